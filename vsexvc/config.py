@@ -1,0 +1,63 @@
+"""What a network is, as data: frozen, hashable, readable from and writable to a weights file's metadata. Imports nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture of one network; the defaults are the released layout (Appendix A, Tables 2 and 3).
+
+    Attributes:
+        width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
+        features_input: what the feature net sees. "L": L scaled to -1..1, one channel, the same for frame and reference.
+            "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus means, x 255).
+            "imagenet": torchvision's (frame and reference grey in three channels, ImageNet mean and deviation).
+        temperature: tau of eq. 4.
+        head: "tanh": ab = 128 tanh(...), as released. "select": per pixel a softmax blend of the warped colour, the previous
+            frame's colour and the net's own tanh colour.
+        motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
+            features before the colour net sees it; 0: not aligned, as in the paper.
+        warp_upsampling: how the warped colour and the similarity return from 1/4 size.
+    """
+
+    width: float = 1.0
+    features_input: Literal["L", "upstream", "imagenet"] = "upstream"
+    temperature: float = 0.01
+    head: Literal["tanh", "select"] = "tanh"
+    motion: int = 0
+    warp_upsampling: Literal["nearest", "bilinear"] = "nearest"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.width <= 2.0:
+            raise ValueError(f"NetworkConfig: width must be above 0 and at most 2, got {self.width}")
+        if self.features_input not in ("L", "upstream", "imagenet"):
+            raise ValueError(f"NetworkConfig: features_input must be L, upstream or imagenet, got {self.features_input!r}")
+        if self.head not in ("tanh", "select"):
+            raise ValueError(f"NetworkConfig: head must be tanh or select, got {self.head!r}")
+        if self.warp_upsampling not in ("nearest", "bilinear"):
+            raise ValueError(f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}")
+        if not 1e-10 <= self.temperature <= 1.0:
+            raise ValueError(f"NetworkConfig: temperature must be 1e-10..1, got {self.temperature}")
+        if not 0 <= self.motion <= 64:
+            raise ValueError(f"NetworkConfig: motion must be 0..64, got {self.motion}")
+
+    def channels(self, count: int) -> int:
+        """Channels of a layer that has `count` in the paper's tables."""
+        return max(4, round(count * self.width))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> NetworkConfig:
+        """Raises ValueError for text that is not a configuration or has unknown keys."""
+        try:
+            fields = json.loads(text)
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"NetworkConfig: unknown or wrong field: {error}") from None

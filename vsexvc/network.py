@@ -1,0 +1,299 @@
+"""The three nets of the paper (Appendix A) in the layout of the released checkpoint; no memory between frames.
+
+Feature net (VGG19 to relu5_2) -> correspondence net (theta and phi per position, eq. 3-6) -> colour net (eq. 7).
+Whoever calls keeps the previous frame: see session.py. Nothing here knows VapourSynth, files or devices.
+
+Axes: B batch, H and W the network's size (multiples of 8), h = H/4 and w = W/4 the size of the correspondence,
+C embedding channels, N = h*w positions. L_centred is L-50 (-50..50); ab -128..127; lab stands for (L_centred, a, b).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsexvc.color import lab_to_rgb
+from vsexvc.config import NetworkConfig
+
+MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
+_EPSILON = 1e-6  # of the channel norms; the release's 2.2e-16 vanishes in half precision
+_CHUNK = 512  # rows of the correlation matrix held at once
+_LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
+
+
+class Features(NamedTuple):
+    """Four levels of the feature net, at 1/2, 1/4, 1/8 and 1/16 of the network's size."""
+
+    relu2_2: Tensor
+    relu3_2: Tensor
+    relu4_2: Tensor
+    relu5_2: Tensor
+
+
+class Embedding(NamedTuple):
+    """What the correspondence compares: unit vectors (B, C, h, w); theta asks, phi answers."""
+
+    theta: Tensor
+    phi: Tensor
+
+
+class FeatureNet(nn.Module):
+    """VGG19's convolutions up to relu5_2, named as in `vgg19_conv.pth`; with batch norm only while it is trained."""
+
+    _CHANNELS = (64, 128, 256, 512, 512)
+    _LAYERS = (2, 2, 4, 4, 2)
+
+    def __init__(self, config: NetworkConfig, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.input = config.features_input
+        inputs = 1 if self.input == "L" else 3
+        self._blocks: list[list[str]] = []
+        for block, (count, layers) in enumerate(zip(self._CHANNELS, self._LAYERS, strict=True), 1):
+            self._blocks.append([f"{block}_{layer}" for layer in range(1, layers + 1)])
+            for name in self._blocks[-1]:
+                outputs = config.channels(count)
+                self.add_module("conv" + name, nn.Conv2d(inputs, outputs, 3, padding=1))
+                if batch_norm:
+                    self.add_module("norm" + name, nn.BatchNorm2d(outputs))
+                inputs = outputs
+
+    def forward(self, x: Tensor) -> Features:
+        """x: (B, 1 or 3, H, W) as `prepare` makes it."""
+        levels = []
+        for block in self._blocks:
+            if levels or block is not self._blocks[0]:
+                x = F.max_pool2d(x, 2)
+            for name in block:
+                x = self.get_submodule("conv" + name)(x)
+                if "norm" + name in self._modules:
+                    x = self.get_submodule("norm" + name)(x)
+                x = F.relu(x, inplace=not torch.is_grad_enabled())
+                if name.endswith("_2") and block is not self._blocks[0]:
+                    levels.append(x)
+        return Features(*levels)
+
+    def prepare(self, lab: Tensor, is_reference: bool) -> Tensor:
+        """The input that these weights were trained on. lab: (B, 3, H, W); the frame's own ab is never looked at."""
+        L_centred = lab[:, :1]
+        if self.input == "L":
+            return L_centred / 50.0
+        if self.input == "imagenet":
+            grey = lab_to_rgb(F.pad(L_centred + 50.0, (0, 0, 0, 0, 0, 2)))
+            mean = grey.new_tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+            return (grey - mean) / grey.new_tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+        if is_reference:
+            rgb = lab_to_rgb(torch.cat((L_centred + 50.0, lab[:, 1:]), dim=1))
+        else:
+            rgb = ((L_centred + 50.0) / 100.0).expand(-1, 3, -1, -1)
+        return (rgb.flip(1) - rgb.new_tensor((0.40760392, 0.45795686, 0.48501961)).view(1, 3, 1, 1)) * 255.0
+
+
+class ResidualBlock(nn.Module):
+    """Table 2's Resblock: pad, conv, instance norm, PReLU twice, the second PReLU after adding the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3)
+        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.prelu = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.prelu(F.instance_norm(self.conv1(F.pad(x, (1, 1, 1, 1), mode="reflect"))))
+        y = F.instance_norm(self.conv2(F.pad(y, (1, 1, 1, 1), mode="reflect")))
+        return self.prelu(y + x)
+
+
+def _level(inputs: int, middle: int, outputs: int, *, stride: int = 1, up_middle: bool = False, up: bool = False) -> nn.Module:
+    def convolution(source: int, target: int, step: int) -> list[nn.Module]:
+        return [nn.ReflectionPad2d(1), nn.Conv2d(source, target, 3, stride=step), nn.InstanceNorm2d(target), nn.PReLU()]
+
+    layers = convolution(inputs, middle, 1)
+    layers += [nn.Upsample(scale_factor=2)] if up_middle else []
+    layers += convolution(middle, outputs, stride)
+    layers += [nn.Upsample(scale_factor=2)] if up else []
+    return nn.Sequential(*layers)
+
+
+class CorrespondenceNet(nn.Module):
+    """Table 2: four feature levels brought to 1/4 size, three residual blocks, theta and phi."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.layer2_1 = _level(c(128), c(128), c(64), stride=2)
+        self.layer3_1 = _level(c(256), c(128), c(64))
+        self.layer4_1 = _level(c(512), c(256), c(64), up=True)
+        self.layer5_1 = _level(c(512), c(256), c(64), up_middle=True, up=True)
+        self.layer = nn.Sequential(*(ResidualBlock(4 * c(64)) for _ in range(3)))
+        self.theta = nn.Conv2d(4 * c(64), 4 * c(64), 1)
+        self.phi = nn.Conv2d(4 * c(64), 4 * c(64), 1)
+
+    def forward(self, features: Features) -> Embedding:
+        features = Features(*(_unit(level) for level in features))
+        x2, x3, x4 = self.layer2_1(features.relu2_2), self.layer3_1(features.relu3_2), self.layer4_1(features.relu4_2)
+        x5 = self.layer5_1(features.relu5_2)
+        rows, columns = x2.shape[2] - x5.shape[2], x2.shape[3] - x5.shape[3]
+        if rows or columns:  # 16 does not divide the size: one row or column is missing on each side
+            x5 = F.pad(x5, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2), mode="replicate")
+        x = self.layer(torch.cat((x2, x3, x4, x5), dim=1))
+        theta, phi = self.theta(x).float(), self.phi(x).float()
+        return Embedding(_unit(theta - theta.mean((2, 3), keepdim=True)), _unit(phi - phi.mean((2, 3), keepdim=True)))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)
+
+
+class ColorNet(nn.Module):
+    """Table 3: an encoder and decoder with skips over (L_centred, warped ab, similarity, previous lab), 7 channels."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.head = config.head
+
+        def conv(inputs: int, outputs: int, dilation: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+
+        def down(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, channels, 1, stride=2, bias=False, groups=channels)
+
+        def up(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
+
+        self.conv1_1 = nn.Sequential(conv(7, c(32)), nn.ReLU(), conv(c(32), c(64)))
+        self.conv1_2, self.conv1_2norm_ss = conv(c(64), c(64)), down(c(64))
+        self.conv2_1, self.conv2_2, self.conv2_2norm_ss = conv(c(64), c(128)), conv(c(128), c(128)), down(c(128))
+        self.conv3_1, self.conv3_2, self.conv3_3 = conv(c(128), c(256)), conv(c(256), c(256)), conv(c(256), c(256))
+        self.conv3_3norm_ss = down(c(256))
+        self.conv4_1, self.conv4_2, self.conv4_3 = conv(c(256), c(512)), conv(c(512), c(512)), conv(c(512), c(512))
+        for block, dilation in ((5, 2), (6, 2), (7, 1)):
+            for layer in (1, 2, 3):
+                self.add_module(f"conv{block}_{layer}", conv(c(512), c(512), dilation))
+        self.conv8_1, self.conv3_3_short = up(c(512), c(256)), conv(c(256), c(256))
+        self.conv8_2, self.conv8_3 = conv(c(256), c(256)), conv(c(256), c(256))
+        self.conv9_1, self.conv2_2_short, self.conv9_2 = up(c(256), c(128)), conv(c(128), c(128)), conv(c(128), c(128))
+        self.conv10_1, self.conv1_2_short, self.conv10_2 = up(c(128), c(128)), conv(c(64), c(128)), conv(c(128), c(128))
+        self.conv10_ab = nn.Conv2d(c(128), 2 if self.head == "tanh" else 5, 1)
+        if self.head == "select":  # start from the warped colour
+            with torch.no_grad():
+                self.conv10_ab.weight.mul_(0.1)
+                self.conv10_ab.bias.copy_(torch.tensor((0.0, 0.0, 1.0, 0.0, -3.0)))  # type: ignore[union-attr]
+
+    def _block(self, x: Tensor, *names: str) -> Tensor:
+        for name in names:
+            x = F.relu(self.get_submodule(name)(x))
+        return F.instance_norm(x)
+
+    def forward(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
+        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros means that there is no previous frame."""
+        x1 = self._block(torch.cat((L_centred, warped_ab, similarity, prev_lab), dim=1), "conv1_1", "conv1_2")
+        x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
+        x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
+        x = self._block(self.conv3_3norm_ss(x3), "conv4_1", "conv4_2", "conv4_3")
+        for block in (5, 6, 7):
+            x = self._block(x, *(f"conv{block}_{layer}" for layer in (1, 2, 3)))
+        x = self._block(F.relu(self.conv8_1(x) + self.conv3_3_short(x3)), "conv8_2", "conv8_3")
+        x = self._block(F.relu(self.conv9_1(x) + self.conv2_2_short(x2)), "conv9_2")
+        x = F.relu(self.conv10_1(x) + self.conv1_2_short(x1))
+        x = self.conv10_ab(F.leaky_relu(self.conv10_2(x), 0.2)).float()
+        own_ab = torch.tanh(x[:, :2]) * 128.0
+        if self.head == "tanh":
+            return own_ab
+        no_previous = (prev_lab == 0).all(1, keepdim=True).all(2, keepdim=True).all(3, keepdim=True)
+        hidden = F.pad(no_previous.to(x.dtype) * -1e4, (0, 0, 0, 0, 1, 1))
+        share = torch.softmax(x[:, 2:] + hidden, dim=1)
+        return share[:, :1] * warped_ab + share[:, 1:2] * prev_lab[:, 1:] + share[:, 2:] * own_ab
+
+
+class ColorizationNet(nn.Module):
+    """The whole network of one frame, in the order in which session.py calls it: embed, correlate, align, colorize."""
+
+    def __init__(self, config: NetworkConfig, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.features = FeatureNet(config, batch_norm)
+        self.correspondence = CorrespondenceNet(config)
+        self.color = ColorNet(config)
+
+    def embed(self, lab: Tensor, is_reference: bool = False) -> Embedding:
+        """lab: (B, 3, H, W); only the "upstream" input of a reference looks at its ab."""
+        embedding: Embedding = self.correspondence(self.features(self.features.prepare(lab, is_reference)))
+        return embedding
+
+    def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 3-5. theta (B, C, h, w) of the frame; phi (B or 1, C, h', w') and ab (B or 1, 2, H', W') of the reference.
+
+        Returns:
+            warped_ab (B, 2, H, W) and similarity (B, 1, H, W), -1..1, brought from 1/4 size to the network's.
+        """
+        b, c, h, w = theta.shape
+        colours = F.avg_pool2d(ab, 4).flatten(2).transpose(1, 2).expand(b, -1, -1)
+        keys = phi.flatten(2).expand(b, -1, -1)
+        queries = theta.flatten(2).transpose(1, 2) / self.config.temperature
+        warped, similarity = [], []
+        for rows in queries.split(h * w if torch.is_grad_enabled() else _CHUNK, dim=1):
+            logits = rows @ keys  # (B, chunk, N'): M / tau
+            best = logits.max(2, keepdim=True).values
+            if not torch.is_grad_enabled():
+                logits.sub_(best).clamp_min_(_LOWEST_LOGIT)
+            warped.append(torch.softmax(logits, dim=2) @ colours)
+            similarity.append(best * self.config.temperature)
+        small = torch.cat((torch.cat(warped, 1), torch.cat(similarity, 1)), dim=2).transpose(1, 2).reshape(b, 3, h, w)
+        large = F.interpolate(small, scale_factor=4, mode=self.config.warp_upsampling)
+        return large[:, :2], large[:, 2:]
+
+    def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor) -> Tensor:
+        """The previous frame moved to where the correspondence features find it in this one.
+
+        Best match in a window of `config.motion` cells, refined below a cell by the softmax of its 3x3 neighbours, then
+        sampled at full size. theta, prev_phi: (B, C, h, w); prev_lab, result: (B, 3, H, W). Beyond the paper (its Appendix F).
+        """
+        radius = self.config.motion
+        if radius == 0:
+            return prev_lab
+        b, c, h, w = theta.shape
+        keys = prev_phi.flatten(2)
+        x_index = torch.arange(w, device=theta.device)
+        y_index = torch.arange(h, device=theta.device)
+        far_x = (x_index[None, :] - x_index[:, None]).abs() > radius  # (w, w)
+        best = []
+        rows_at_once = max(1, _CHUNK // w)
+        with torch.no_grad():
+            for top in range(0, h, rows_at_once):
+                bottom = min(h, top + rows_at_once)
+                first, last = max(0, top - radius), min(h, bottom + radius)
+                M = theta[:, :, top:bottom].flatten(2).transpose(1, 2) @ keys[:, :, first * w : last * w]
+                far_y = (y_index[None, first:last] - y_index[top:bottom, None]).abs() > radius
+                far = (far_y[:, None, :, None] | far_x[None, :, None, :]).view(M.shape[1:])
+                best.append(M.masked_fill_(far, -2.0).argmax(2) + first * w)
+            index = torch.cat(best, 1)  # (B, N), where in the previous frame
+            offset = torch.tensor([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)], device=theta.device)
+            y = (index // w)[:, :, None] + offset[:, 0]  # (B, N, 9)
+            x = (index % w)[:, :, None] + offset[:, 1]
+            outside = (y < 0) | (y >= h) | (x < 0) | (x >= w)
+            near = (y.clamp(0, h - 1) * w + x.clamp(0, w - 1)).flatten(1)[:, None].expand(-1, c, -1)
+            dy = y - y_index.repeat_interleave(w)[None, :, None]
+            dx = x - x_index.repeat(h)[None, :, None]
+        M = (theta.flatten(2)[..., None] * keys.gather(2, near).view(b, c, h * w, 9)).sum(1)
+        share = torch.softmax((M / self.config.temperature).masked_fill(outside, -1e4), dim=2)
+        flow = torch.stack(((share * dx).sum(2), (share * dy).sum(2)), dim=1).view(b, 2, h, w)
+        flow = F.interpolate(flow, scale_factor=4, mode="bilinear") * 4.0  # pixels, (B, 2, H, W)
+        return warp(prev_lab, flow)
+
+    def colorize(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
+        """Eq. 7: ab (B, 2, H, W) of the frame."""
+        ab: Tensor = self.color(L_centred, warped_ab, similarity, prev_lab)
+        return ab
+
+
+def warp(picture: Tensor, flow: Tensor) -> Tensor:
+    """picture (B, C, H, W) sampled at x + flow, bilinear, the border repeated. flow: (B, 2, H, W) as (dx, dy) in pixels."""
+    h, w = picture.shape[2:]
+    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
+    grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
+    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
