@@ -146,6 +146,7 @@ class _Run:
     # -- one step -------------------------------------------------------------------------------------------------
 
     def _train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        torch.manual_seed(1_000_003 * self.options.seed + self.step)  # so that a resumed run draws the same numbers
         rate = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -235,7 +236,6 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "config": self.config.to_json(),
-            "random": torch.get_rng_state(),
         }
         torch.save(state, partial)
         partial.replace(self.checkpoint)
@@ -248,7 +248,6 @@ class _Run:
         if everything:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
-            torch.set_rng_state(state["random"].cpu())
 
     def _validate(self, writer: SummaryWriter, limit: int | None) -> dict[str, float]:
         network = fold_batch_norm(self.net)

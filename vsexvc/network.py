@@ -19,7 +19,7 @@ from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
 
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
-_EPSILON = 1e-6  # of the channel norms; the release's 2.2e-16 vanishes in half precision
+_EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
 _CHUNK = 512  # rows of the correlation matrix held at once
 _LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
 
@@ -144,7 +144,7 @@ class CorrespondenceNet(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + max(_EPSILON, torch.finfo(x.dtype).tiny))
 
 
 class ColorNet(nn.Module):

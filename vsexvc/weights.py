@@ -65,7 +65,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     except SafetensorError as error:
         raise ValueError(f"model {str(path)!r} must be a safetensors file; it is damaged or something else: {error}") from None
     if metadata.get("vsexvc") != FORMAT:
-        raise ValueError(f"model {str(path)!r} must have format {FORMAT}, got {metadata.get('vsexvc', 'no vsexvc metadata')!r}")
+        raise ValueError(f"model {str(path)!r} must have format {FORMAT}, got {metadata.get('vsexvc', 'none')}")
     return metadata
 
 

@@ -1,0 +1,352 @@
+"""train/evaluate.py, baselines.py and report.py: on clips that the tests draw and a session that they act."""
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from skimage.color import lab2rgb, rgb2lab
+from skimage.metrics import peak_signal_noise_ratio
+
+from train import baselines, evaluate, metrics, report
+from train.baselines import Clip
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet
+
+VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "val_fast"
+
+
+def drawn(frames: int, seed: int = 0, size: tuple[int, int] = (48, 64), speed: int = 1) -> np.ndarray:
+    """A coloured texture that moves to the left: (N, H, W, 3) uint8."""
+    height, width = size
+    noise = np.random.default_rng(seed).random((height, width + frames * speed, 3), np.float32)
+    world = cv2.GaussianBlur(noise, (0, 0), 4)
+    world = ((world - world.min()) / np.ptp(world) * 255).astype(np.uint8)
+    return np.stack([world[:, k * speed : k * speed + width] for k in range(frames)])
+
+
+def clip_of(rgb: np.ndarray) -> Clip:
+    return Clip(Path("drawn.mp4"), rgb)
+
+
+def write_video(path: Path, rgb: np.ndarray) -> Path:
+    height, width = rgb.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (width, height))
+    assert writer.isOpened()
+    for frame in rgb:
+        writer.write(frame[..., ::-1].copy())
+    writer.release()
+    return path
+
+
+# --- a session whose colours are known: warped is the reference's mean, output half of it plus half of previous
+
+
+@dataclass
+class ActedCorrespondence:
+    L: torch.Tensor
+    warped_ab: torch.Tensor
+    similarity: torch.Tensor
+
+
+class ActedSession:
+    def __init__(self, network):
+        self.seen = network.seen
+
+    def reference(self, lab):
+        assert lab.shape[:2] == (1, 3)
+        return lab
+
+    def correspond(self, L, reference):
+        assert L.shape[1] == 1
+        self.seen.append(len(L))
+        mean = reference[:, 1:].mean((2, 3), keepdim=True)
+        return [
+            ActedCorrespondence(one, mean.expand(1, 2, *L.shape[2:]).clone(), torch.ones_like(one))
+            for one in L.split(1)
+        ]
+
+    def start(self, reference):
+        return None if reference is None else reference[:, 1:]
+
+    def step(self, state, correspondence):
+        previous = torch.zeros_like(correspondence.warped_ab) if state is None else state
+        ab = (correspondence.warped_ab + previous) / 2
+        return ab, ab
+
+
+class ActedNetwork(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = NetworkConfig()
+        self.seen: list[int] = []
+
+
+@pytest.fixture
+def acted(monkeypatch) -> ActedNetwork:
+    monkeypatch.setattr(evaluate, "Session", ActedSession)
+    return ActedNetwork()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    place = tmp_path / "clips"
+    place.mkdir()
+    for seed in range(3):
+        write_video(place / f"{seed}.avi", drawn(4, seed, (120, 160)))
+    return place
+
+
+def arguments(*given: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return parser.parse_args([str(g) for g in given])
+
+
+# --- protocol --------------------------------------------------------------------------------------------------------
+
+
+def test_read_clip_stretches_and_stops_at_40(tmp_path):
+    rgb = np.zeros((45, 120, 160, 3), np.uint8)
+    rgb[..., 0] = 200  # red: a swap of channels would show
+    clip = baselines.read_clip(write_video(tmp_path / "red.avi", rgb))
+    assert clip.rgb.shape == (40, 216, 384, 3)
+    assert clip.rgb.dtype == np.uint8
+    np.testing.assert_allclose(clip.rgb.reshape(-1, 3).mean(0), (200, 0, 0), atol=6)
+    assert clip.lab.shape == (40, 3, 216, 384)
+
+
+def test_clips_that_cannot_be_used_are_named(tmp_path):
+    single = write_video(tmp_path / "one.avi", drawn(1, size=(120, 160)))
+    with pytest.raises(OSError, match=r"one\.avi must have at least 2 frames"):
+        baselines.read_clip(single)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="empty must hold clips"):
+        baselines.clip_paths(empty)
+    with pytest.raises(OSError, match="nowhere"):
+        baselines.clip_paths(tmp_path / "nowhere")
+
+
+def test_baselines_against_scikit_image():
+    clip = clip_of(drawn(4))
+    lab = rgb2lab(clip.rgb)
+    mean = lab[0, ..., 1:].mean((0, 1))
+    for method, ab in ((baselines.grey, (0, 0)), (baselines.mean_colour, mean)):
+        expected = []
+        for k in (1, 2, 3):
+            picture = lab[k].copy()
+            picture[..., 1:] = ab
+            expected.append(peak_signal_noise_ratio(clip.rgb[k], np.rint(lab2rgb(picture) * 255).astype(np.uint8)))
+        assert evaluate.score(clip, method(clip)).psnr == pytest.approx(expected, abs=0.02)
+
+
+def test_baselines_of_a_still_clip():
+    clip = clip_of(np.repeat(drawn(1), 6, axis=0))
+    true, flow = (evaluate.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
+    assert min(true.psnr) > 60
+    assert min(flow.psnr) > 45
+    assert len(true.psnr) == len(true.ssim) == len(true.colourfulness) == 5
+    assert len(true.flicker) == 4
+    assert true.flicker == pytest.approx([0, 0, 0, 0], abs=1e-3)
+    assert true.cdc == 0
+
+
+def test_optical_flow_beats_the_mean_colour_on_a_moving_clip():
+    clip = clip_of(drawn(5, size=(96, 128), speed=3))
+    flow, mean = (
+        np.mean(evaluate.score(clip, method(clip)).psnr) for method in (baselines.optical_flow, baselines.mean_colour)
+    )
+    assert flow > mean + 5
+
+
+def test_luminance_matching_takes_the_nearest_sample():
+    """Against the plain search over all samples; the table's half-unit cells may settle near ties otherwise."""
+    clip = clip_of(drawn(2, size=(48, 64)))
+    L = clip.lab[:, 0].double().numpy()
+
+    def features(picture: np.ndarray) -> np.ndarray:
+        padded = np.pad(picture, 2, mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+        return np.stack([picture, windows.std((2, 3))], -1)
+
+    samples = features(L[0])[4::8, 4::8].reshape(-1, 2)
+    distances = np.linalg.norm(features(L[1])[:, :, None] - samples, axis=-1)
+    colours = clip.lab[0, 1:, 4::8, 4::8].reshape(2, -1).numpy().T
+    found = baselines.luminance_matching(clip)[0].permute(1, 2, 0).numpy()
+    assert (np.abs(found - colours[distances.argmin(-1)]).max(-1) < 1e-3).mean() > 0.9
+    chosen = np.abs(found[:, :, None] - colours).max(-1).argmin(-1)
+    excess = np.take_along_axis(distances, chosen[..., None], -1)[..., 0] - distances.min(-1)
+    assert excess.max() < 2 * math.hypot(0.25, 0.25) + 1e-3
+
+
+def test_means_go_over_frames_then_over_clips():
+    long = evaluate.Score([30.0, 20.0, 10.0], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
+    short = evaluate.Score([40.0], [0.5], [7], [], 0.4)
+    summary = evaluate.summarise([long, short])
+    assert summary["psnr"] == 30.0  # (20 + 40) / 2, not (30 + 20 + 10 + 40) / 4
+    assert summary["last"] == 25.0
+    assert summary["ssim"] == 0.75
+    assert summary["colourfulness"] == 6.0
+    assert summary["flicker"] == 2.0  # a clip without pairs has no say
+    assert summary["cdc"] == pytest.approx(0.3)
+    assert evaluate.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def test_propagate_starts_from_the_true_first_frame_and_feeds_back(acted):
+    clip = clip_of(drawn(20))
+    results = evaluate.propagate(acted, clip, zeroed=True)
+    assert acted.seen == [8, 8, 3]  # 19 frames: the first one is the reference
+    first = clip.lab[0, 1:]
+    mean = first.mean((1, 2), keepdim=True)
+    for k in range(19):  # half of the way to the mean at each step
+        torch.testing.assert_close(results["model"][k], mean + (first - mean) * 0.5 ** (k + 1), atol=1e-3, rtol=0)
+        torch.testing.assert_close(results["model, previous zeroed"][k], (mean / 2).expand_as(first), atol=1e-3, rtol=0)
+        torch.testing.assert_close(results["warped colour"][k], mean.expand_as(first), atol=1e-3, rtol=0)
+
+
+def test_the_warped_colour_is_measured_bilinearly_whatever_the_network_does():
+    network = ActedNetwork()
+    small = torch.rand(1, 2, 4, 6)
+    expected = torch.nn.functional.interpolate(small, scale_factor=4, mode="bilinear")
+    nearest = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(evaluate.warped_colour(network, ActedCorrespondence(None, nearest, None)), expected)
+    network.config = NetworkConfig(warp_upsampling="bilinear")
+    torch.testing.assert_close(evaluate.warped_colour(network, ActedCorrespondence(None, expected, None)), expected)
+
+
+def test_foreign_reference_who_decides(acted, monkeypatch):
+    clip, other = clip_of(drawn(4, seed=1)), clip_of(drawn(4, seed=2))
+    other.rgb[:] = (230, 90, 40)
+    found, output, warped = evaluate.colour_foreign(acted, clip, other)
+    foreign = other.lab[0, 1:].mean((1, 2))
+    torch.testing.assert_close(warped.mean((0, 2, 3)), foreign, atol=1e-3, rtol=1e-3)
+    shares = np.array([0.5, 0.75, 0.875, 0.9375])  # it starts from nothing
+    torch.testing.assert_close(
+        output.mean((2, 3)), torch.tensor(shares).float()[:, None] * foreign, atol=1e-3, rtol=1e-3
+    )
+    assert found.to_warped == pytest.approx(float((1 - shares.mean()) * foreign.norm()), rel=1e-3)
+    true = clip.lab[:, 1:].mean((0, 2, 3))
+    assert found.to_truth == pytest.approx(float((foreign * shares.mean() - true).norm()), rel=1e-3)
+    assert found.to_warped < found.to_truth
+    assert found.left_grey == 0.0
+    assert evaluate.summarise_foreign([found])["nearer"] == 1.0
+
+    def forget(self, state, correspondence):
+        return None, torch.zeros_like(correspondence.warped_ab)
+
+    monkeypatch.setattr(ActedSession, "step", forget)
+    ignored = evaluate.colour_foreign(acted, clip, other)[0]
+    assert ignored.left_grey == 1.0
+    assert ignored.colourfulness < 1
+    assert evaluate.summarise_foreign([found, ignored])["nearer"] == 0.5
+
+
+def test_run_is_the_quick_validation(acted, folder):
+    acted.train()
+    found = evaluate.run(acted, folder, limit=2, frames=3)
+    assert set(found) == {"warped", "model", "last"}
+    assert acted.training
+    assert acted.seen == [2, 2]  # two clips, two frames after the first
+    clips = [baselines.read_clip(path, 3) for path in baselines.clip_paths(folder, 2)]
+    scores = [evaluate.score(clip, evaluate.propagate(acted, clip)["model"]) for clip in clips]
+    assert found["model"] == pytest.approx(evaluate.summarise(scores)["psnr"])
+    assert found["last"] == pytest.approx(evaluate.summarise(scores)["last"])
+
+
+def test_run_with_the_real_session(folder):
+    torch.manual_seed(0)
+    network = ColorizationNet(
+        NetworkConfig(width=0.0625, features_input="L", head="select", warp_upsampling="bilinear")
+    )
+    found = evaluate.run(network, folder, limit=1, frames=3)
+    assert all(5 < value < 60 for value in found.values())
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(evaluate.weights, "load", lambda model, device: acted)
+    evaluate.main(arguments(folder, "--out", out, "--frames", 3))
+    printed = capsys.readouterr().out
+    rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow"]
+    rows += ["warped colour", "model", "model, previous zeroed"]
+    document = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    found = document["folders"][0]
+    assert list(found["rows"]) == rows
+    assert found["clips"] == ["0.avi", "1.avi", "2.avi"]
+    assert [len(v) for v in found["psnr_by_frame"].values()] == [2] * len(rows)
+    assert 0 <= found["foreign"]["nearer"] <= 1
+    assert document["settings"]["frames"] == 3
+    for row in rows:
+        assert f"| {row} " in printed
+    assert (out / "evaluation.md").read_text().strip() == printed.strip()
+    assert cv2.imread(str(out / "psnr_clips.png")).shape == (540, 960, 3)
+    assert cv2.imread(str(out / "sheets" / "clips" / "0.png")).shape == (5 * 216, 2 * 384, 3)
+    assert cv2.imread(str(out / "sheets" / "clips" / "0_foreign.png")).shape == (4 * 216, 2 * 384, 3)
+
+    monkeypatch.setattr(evaluate, "BASELINES", {"grey": pytest.fail})
+    evaluate.main(arguments(folder, "--out", out, "--frames", 3))
+    assert capsys.readouterr().out == printed
+
+
+def test_main_without_a_network_writes_nothing_unasked(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    evaluate.main(arguments(folder, "--baselines-only", "--limit", 1, "--frames", 2))
+    printed = capsys.readouterr().out
+    assert "| optical flow " in printed
+    assert "model" not in printed
+    assert [p.name for p in tmp_path.iterdir()] == ["clips"]
+
+
+def test_main_names_what_it_cannot_use(folder, tmp_path):
+    with pytest.raises(OSError, match=r"missing\.safetensors"):
+        evaluate.main(arguments(folder, "--model", tmp_path / "missing.safetensors"))
+    with pytest.raises(ValueError, match=r"--device .*'abacus'"):
+        evaluate.main(arguments(folder, "--device", "abacus"))
+    for given in (("--frames", 1), ("--limit", 0)):
+        with pytest.raises(SystemExit):
+            arguments(folder, *given)
+
+
+def test_table_lines_up():
+    lines = report.table(("method", "dB"), [("grey", "22.30"), ("a longer name", "5.10")]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1] == "|---------------|------:|"
+    assert lines[2] == "| grey          | 22.30 |"
+
+
+# --- the real clips --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not VALIDATION.is_dir(), reason="needs ../shared/data/val_fast, which is not part of the repository"
+)
+def test_baselines_reproduce_the_figures_seen_beforehand():
+    expected = {
+        baselines.grey: (22.3, None),
+        baselines.mean_colour: (25.1, None),
+        baselines.luminance_matching: (25.1, None),
+        baselines.optical_flow: (32.0, 27.9),
+    }
+    found: dict[object, list[list[float]]] = {method: [] for method in expected}
+    for path in baselines.clip_paths(VALIDATION):
+        clip = baselines.read_clip(path)
+        for method, values in found.items():
+            pictures = zip(evaluate.to_rgb(clip, method(clip)), clip.rgb[1:], strict=True)
+            values.append([metrics.psnr(result, true) for result, true in pictures])
+    for method, (mean, last) in expected.items():
+        assert np.mean([np.mean(values) for values in found[method]]) == pytest.approx(mean, abs=0.15)
+        if last is not None:
+            assert np.mean([values[-1] for values in found[method]]) == pytest.approx(last, abs=0.15)

@@ -1,0 +1,93 @@
+"""train/metrics.py: against numbers worked out by hand, scikit-image and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import jensenshannon
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from train import metrics
+
+
+@pytest.fixture
+def pair() -> tuple[metrics.Picture, metrics.Picture]:
+    rng = np.random.default_rng(1)
+    ramp = np.linspace(0, 255, 48 * 64 * 3).reshape(48, 64, 3)
+    return tuple((ramp + rng.normal(0, 20, ramp.shape)).clip(0, 255).astype(np.uint8) for _ in range(2))
+
+
+def flat(colour: tuple[int, int, int], size: tuple[int, int] = (6, 8)) -> metrics.Picture:
+    return np.full((*size, 3), colour, np.uint8)
+
+
+def test_psnr(pair):
+    assert metrics.psnr(flat((10, 20, 30)), flat((20, 10, 40))) == pytest.approx(20 * math.log10(25.5))
+    assert metrics.psnr(*pair) == pytest.approx(peak_signal_noise_ratio(*pair))
+    assert metrics.psnr(pair[0], pair[0]) == 100.0
+
+
+def test_psnr_of_far_values_does_not_wrap_around():
+    assert metrics.psnr(flat((0, 0, 0)), flat((255, 255, 255))) == pytest.approx(0.0)
+
+
+def test_ssim(pair):
+    expected = structural_similarity(
+        *pair, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+    )
+    assert metrics.ssim(*pair) == pytest.approx(expected, abs=1e-4)
+    assert metrics.ssim(pair[0], pair[0]) == pytest.approx(1.0)
+
+
+def test_colourfulness_by_hand():
+    assert metrics.colourfulness(flat((90, 90, 90))) == 0.0
+    # R - G = 255; (R + G) / 2 - B = 127.5; no spread
+    assert metrics.colourfulness(flat((255, 0, 0))) == pytest.approx(0.3 * math.hypot(255, 127.5))
+    red_and_blue = np.concatenate([flat((255, 0, 0)), flat((0, 0, 255))])
+    # R - G: 255 and 0; (R + G) / 2 - B: 127.5 and -255
+    expected = math.hypot(127.5, 191.25) + 0.3 * math.hypot(127.5, 63.75)
+    assert metrics.colourfulness(red_and_blue) == pytest.approx(expected)
+
+
+def test_cdc_by_hand():
+    black, white = flat((0, 0, 0)), flat((255, 255, 255))
+    assert metrics.cdc(np.stack([black] * 5)) == 0.0
+    assert metrics.cdc(np.stack([black, white])) == pytest.approx(math.log(2))
+    # one frame apart: nothing in common; two apart: the same; four apart: no such pair
+    assert metrics.cdc(np.stack([black, white, black])) == pytest.approx(math.log(2) / 2)
+    red = flat((255, 0, 0))
+    assert metrics.cdc(np.stack([black, red])) == pytest.approx(math.log(2) / 3)  # one channel of three differs
+
+
+def test_cdc_against_scipy():
+    frames = np.random.default_rng(2).integers(0, 256, (6, 20, 30, 3), np.uint8)
+    frames[3:] //= 2
+
+    def divergence(i: int, j: int) -> float:
+        counts = [np.stack([np.histogram(frames[k, ..., c], 256, (0, 256))[0] for c in range(3)]) for k in (i, j)]
+        return float(np.mean([jensenshannon(p, q) ** 2 for p, q in zip(*counts, strict=True)]))
+
+    expected = np.mean([np.mean([divergence(i, i + step) for i in range(6 - step)]) for step in (1, 2, 4)])
+    assert metrics.cdc(frames) == pytest.approx(expected)
+
+
+def test_flicker_by_hand():
+    previous = np.zeros((4, 6, 2), np.float32) + np.float32([10, -4])
+    current = np.zeros((4, 6, 2), np.float32) + np.float32([12, -4])
+    still, everywhere = np.zeros((4, 6, 2), np.float32), np.ones((4, 6), bool)
+    assert metrics.flicker(previous, current, still, everywhere) == pytest.approx(1.0)  # (2 + 0) / 2 channels
+    current[:, 3:] = 100
+    left = everywhere.copy()
+    left[:, 3:] = False
+    assert metrics.flicker(previous, current, still, left) == pytest.approx(1.0)  # occluded pixels do not count
+    assert math.isnan(metrics.flicker(previous, current, still, ~everywhere))
+
+
+def test_flicker_follows_the_motion():
+    previous = np.random.default_rng(3).normal(0, 30, (8, 12, 2)).astype(np.float32)
+    current = np.roll(previous, 2, axis=1)
+    flow_backward = np.zeros((8, 12, 2), np.float32) + np.float32([-2, 0])
+    valid = np.ones((8, 12), bool)
+    valid[:, :2] = False
+    assert metrics.flicker(previous, current, flow_backward, valid) == pytest.approx(0.0, abs=1e-5)
+    assert metrics.flicker(previous, current, np.zeros_like(flow_backward), valid) > 5

@@ -1,0 +1,135 @@
+"""The network against a slow plain implementation (plain.py) and against hand-made cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from skimage.color import rgb2lab
+from torch import Tensor
+
+import plain
+from vsexvc.color import lab_to_rgb
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet, warp
+from vsexvc.session import Session
+
+# Parameter counts of the released files (facts of the release, not of this code).
+RELEASED_PARAMETERS = {"correspondence": (43, 6_917_131), "color": (65, 32_802_370)}
+
+
+def small(seed: int = 0, **options: object) -> ColorizationNet:
+    torch.manual_seed(seed)
+    return ColorizationNet(NetworkConfig(width=0.0625, **options)).eval()  # type: ignore[arg-type]
+
+
+def part(network: ColorizationNet, name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(name + "."): v for k, v in network.state_dict().items() if k.startswith(name + ".")}
+
+
+@pytest.mark.parametrize("name", RELEASED_PARAMETERS)
+def test_the_full_width_nets_have_the_released_number_of_tensors_and_parameters(name: str) -> None:
+    with torch.device("meta"):
+        state = part(ColorizationNet(NetworkConfig()), name)
+    assert (len(state), sum(v.numel() for v in state.values())) == RELEASED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (40, 48)], ids=["16 divides", "relu5 branch padded"])
+def test_one_full_step_agrees_with_the_plain_implementation(size: tuple[int, int]) -> None:
+    network = small()
+    h, w = size
+    L = torch.rand(1, 1, h, w) * 100
+    rgb = torch.rand(1, 3, h, w, dtype=torch.float64)
+    reference = torch.from_numpy(rgb2lab(rgb[0].permute(1, 2, 0).numpy())).permute(2, 0, 1)[None].float()
+    session = Session(network)
+    first = session.reference(reference)
+    state, ab = session.step(session.start(first), session.correspond(L, first)[0])
+
+    features, matching, colour = (part(network, n) for n in ("features", "correspondence", "color"))
+    fx = plain.correspondence_features(plain.vgg(plain.vgg_input((L.double() / 100).expand(-1, 3, -1, -1)), features), matching)
+    rgb = lab_to_rgb(reference.double())  # checked against scikit-image in test_color.py; its last digits matter here
+    fy = plain.correspondence_features(plain.vgg(plain.vgg_input(rgb), features), matching)
+    warped, similarity = plain.match(fx, fy, reference[:, 1:].double(), matching, tau=0.01)
+    previous = torch.cat((reference[:, :1] - 50, reference[:, 1:]), dim=1).double()
+    expected = plain.color_net(torch.cat((L.double() - 50, warped, similarity, previous), dim=1), colour)
+
+    mse = float((ab.double() - expected).pow(2).mean())
+    assert 10 * torch.log10(torch.tensor(255**2 / mse)) >= 80
+    aligned = session.correspond(L, first)[0]
+    assert torch.allclose(aligned.similarity.double(), similarity, atol=1e-4)
+    assert (aligned.warped_ab.double() - warped).abs().max() < 0.01
+    assert state.prev_lab is not None
+    assert torch.equal(state.prev_lab[:, 1:], ab) and torch.equal(state.prev_lab[:, :1], L - 50)
+
+
+def test_a_picture_matched_with_itself_gives_its_own_colours_back_where_they_are_flat() -> None:
+    """Similarity with oneself is 1 at every position once theta and phi are the same map."""
+    network = small(features_input="L", temperature=1e-4)
+    network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+    lab = torch.rand(1, 3, 64, 64) * 80 - 40
+    lab[:, 1:] = lab[:, 1:, ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    theta, phi = network.embed(lab)
+    warped, similarity = network.correlate(theta, phi, lab[:, 1:])
+    assert torch.allclose(similarity, torch.ones_like(similarity), atol=1e-4)
+    assert (warped - lab[:, 1:]).abs().mean() < 0.5
+
+
+def test_chunks_of_the_correlation_do_not_change_it() -> None:
+    network = small(features_input="L")
+    embedding = network.embed(torch.rand(2, 3, 96, 128) * 80 - 40)
+    ab = torch.rand(2, 2, 96, 128) * 60
+    whole = network.correlate(*embedding, ab)
+    with torch.no_grad():
+        chunked = network.correlate(*embedding, ab)
+    for a, b in zip(whole, chunked, strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_very_negative_logits_change_nothing() -> None:
+    network = small(features_input="L", temperature=0.01)
+    theta = torch.nn.functional.normalize(torch.randn(1, 16, 8, 8), dim=1)
+    phi = torch.cat((theta[..., :4], -theta[..., :4]), dim=3)  # similarities from 1 to -1: logits down to -200
+    ab = torch.rand(1, 2, 32, 32) * 60
+    with torch.no_grad():
+        clamped = network.correlate(theta, phi, ab)[0]
+    exact = network.correlate(theta, phi, ab)[0]
+    assert torch.allclose(clamped, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (2, 0), (-3, 1), (0, 5)])
+def test_align_finds_a_shift_of_whole_cells(shift: tuple[int, int]) -> None:
+    """theta is phi moved by (dx, dy) cells: away from the border the previous picture moves by four times that."""
+    dx, dy = shift
+    network = small(features_input="L", motion=5, temperature=1e-3)
+    prev_phi = torch.nn.functional.normalize(torch.randn(1, 16, 16, 24), dim=1)
+    theta = prev_phi.roll((dy, dx), dims=(2, 3))
+    picture = torch.rand(1, 3, 64, 96)
+    moved = network.align(theta, prev_phi, picture)
+    expected = picture.roll((4 * dy, 4 * dx), dims=(2, 3))
+    assert torch.allclose(moved[..., 24:40, 24:72], expected[..., 24:40, 24:72], atol=1e-3)
+
+
+def test_warp_samples_between_pixels() -> None:
+    picture = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 1, 4, 8)
+    flow = torch.zeros(1, 2, 4, 8)
+    flow[:, 0] = 0.25
+    assert torch.allclose(warp(picture, flow)[0, 0, 0], torch.tensor([0.25, 1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.0]))
+
+
+def test_the_select_head_never_takes_a_previous_frame_that_is_not_there() -> None:
+    network = small(features_input="L", head="select")
+    with torch.no_grad():  # all weight on the previous frame
+        network.color.conv10_ab.weight.zero_()
+        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0, -20.0]))
+    L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
+    with_previous = network.colorize(L, ab, similarity, torch.full((1, 3, 32, 32), 3.0))
+    without = network.colorize(L, ab, similarity, torch.zeros(1, 3, 32, 32))
+    assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
+    assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)]
+)
+def test_a_wrong_configuration_names_its_field(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be .* got"):
+        NetworkConfig(**{field: value})  # type: ignore[arg-type]

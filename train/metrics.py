@@ -1,0 +1,117 @@
+"""What is measured of a coloured clip: numbers in, numbers out; no files, no network, no drawing.
+
+Axes: N frames, H and W rows and columns, 3 = (R, G, B), ab = (a, b) of CIE Lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train import flow
+
+Picture = NDArray[np.uint8]
+PSNR_CEILING = 100.0  # dB; stands in for infinity so that means over frames stay finite. One wrong bit is 102 dB.
+
+
+def psnr(result: Picture, truth: Picture) -> float:
+    """Peak signal-to-noise ratio over all pixels and channels, in dB.
+
+    Args:
+        result: (H, W, 3) uint8.
+        truth: (H, W, 3) uint8.
+
+    Returns:
+        10 log10(255^2 / mean squared difference), at most PSNR_CEILING (equal pictures).
+    """
+    error = float(np.mean(np.square(result.astype(np.float64) - truth)))
+    return min(PSNR_CEILING, 10 * np.log10(255**2 / error)) if error > 0 else PSNR_CEILING
+
+
+def ssim(result: Picture, truth: Picture) -> float:
+    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, mean over channels and pixels.
+
+    Args:
+        result: (H, W, 3) uint8, at least 11 x 11.
+        truth: (H, W, 3) uint8.
+
+    Returns:
+        -1..1; 1 for equal pictures. The margin of 5 pixels, where the window leaves the picture, is not counted.
+    """
+    x, y = result.astype(np.float32), truth.astype(np.float32)
+    mean_x, mean_y = _window(x), _window(y)
+    variance_x = _window(x * x) - mean_x**2
+    variance_y = _window(y * y) - mean_y**2
+    covariance = _window(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    score /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    return float(score[5:-5, 5:-5].mean(dtype=np.float64))
+
+
+def colourfulness(picture: Picture) -> float:
+    """Hasler and Suesstrunk 2003, M^(3): spread plus 0.3 times mean of the opponent colours R - G and (R + G)/2 - B.
+
+    Args:
+        picture: (H, W, 3) uint8.
+
+    Returns:
+        0 (grey) to about 110 (extremely colourful).
+    """
+    red, green, blue = np.moveaxis(picture.astype(np.float64), -1, 0)
+    red_green, yellow_blue = red - green, (red + green) / 2 - blue
+    spread = np.hypot(red_green.std(), yellow_blue.std())
+    return float(spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
+
+
+def cdc(frames: NDArray[np.uint8], steps: Sequence[int] = (1, 2, 4)) -> float:
+    """Colour distribution consistency (Liu et al. 2021): how far the colours of the whole frame wander.
+
+    Args:
+        frames: (N, H, W, 3) uint8.
+        steps: distances in frames.
+
+    Returns:
+        Jensen-Shannon divergence (natural logarithm, 0..0.693) of the 256-bin histograms of each channel, averaged over
+        channels, then over pairs of frames, then over the steps that fit the clip; 0 if none does.
+    """
+    histograms = np.stack([[np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(f, -1, 0)] for f in frames])
+    shares = histograms / histograms.sum(-1, keepdims=True)
+    means = [_jensen_shannon(shares[step:], shares[:-step]).mean() for step in steps if step < len(frames)]
+    return float(np.mean(means)) if means else 0.0
+
+
+def flicker(
+    previous_ab: flow.Array, current_ab: flow.Array, flow_backward: flow.Array, valid: NDArray[np.bool_]
+) -> float:
+    """Colour change along the motion: equation 13 as the mean L1 over a and b on unoccluded pixels.
+
+    Args:
+        previous_ab: (H, W, 2) float32, -128..127.
+        current_ab: (H, W, 2) float32, -128..127.
+        flow_backward: (H, W, 2) float32, pixels, from the current frame into the previous, found on the true L.
+        valid: (H, W) bool, True where the flow holds.
+
+    Returns:
+        Mean of |warped previous - current| over the valid pixels and the two channels; nan where no pixel is valid.
+    """
+    difference = np.abs(flow.warp(previous_ab, flow_backward) - current_ab)
+    return float(difference[valid].mean(dtype=np.float64)) if valid.any() else float("nan")
+
+
+def _window(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5))
+
+
+def _jensen_shannon(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 256) shares that add up to 1 -> (...) divergence in nats."""
+    middle = (p + q) / 2
+    return (_entropy_terms(p, middle) + _entropy_terms(q, middle)) / 2
+
+
+def _entropy_terms(p: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[np.float64]:
+    ratio = np.divide(p, middle, out=np.ones_like(p), where=p > 0)
+    return np.asarray((p * np.log(ratio)).sum(-1))
