@@ -1,0 +1,68 @@
+# Sourced by demo.sh and test.sh: finds a Python, makes .venv in the checkout and installs vsexvc into it.
+# Afterwards ROOT is the checkout, PYTHON the environment's interpreter, and its programs (vspipe) come first on PATH.
+# An environment that is there and complete is used as it is. Messages go to stderr.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Whether "$1" really starts (a pyenv shim is on PATH and does not), is 3.12 or later and can make environments.
+usable() {
+    "$1" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1
+}
+
+# Prints the interpreter to use: $PYTHON, else the first usable one.
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        usable "$PYTHON" || fail "\$PYTHON ($PYTHON) is no Python of 3.12 or later with its venv module"
+        printf '%s\n' "$PYTHON"
+        return
+    fi
+    while IFS= read -r candidate; do
+        if usable "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done < <(
+        printf '%s\n' python3.14 python3.13 python3.12 python3
+        printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.*/bin/python | sort -rV
+    )
+    fail "found no Python of 3.12 or later with its venv module: install one, or name one in \$PYTHON"
+}
+
+# What the installed package was made from; another answer than the one kept in .venv means: install again.
+stamp() {
+    cat "$ROOT/pyproject.toml" "$ROOT/hatch_build.py" "$ROOT/vsexvc/native/exvc.c" | sha256sum
+}
+
+make_environment() {
+    local venv=$ROOT/.venv python
+    python=$(find_python) || exit 1
+    # An environment whose interpreter is gone, or is not the one asked for, is made anew.
+    if ! usable "$venv/bin/python" || { [ -n "${PYTHON:-}" ] && ! same_python "$venv/bin/python" "$python"; }; then
+        printf 'making .venv with %s\n' "$python" >&2
+        "$python" -m venv --clear "$venv" >&2 || fail "could not make $venv with $python"
+    fi
+    if [ "$(cat "$venv/installed" 2>/dev/null)" != "$(stamp)" ]; then
+        # ${CC:-} may be a command with arguments; the build hook looks for a compiler in the same order.
+        command -v ${CC:-cc} >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
+            fail "found no C compiler: install one (Debian: apt-get install gcc libc6-dev), or name one in \$CC"
+        printf 'installing vsexvc and what it needs into .venv (torch alone is some GB)\n' >&2
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$ROOT[dev]" >&2 || fail "pip install failed"
+        stamp >"$venv/installed"
+    fi
+    PYTHON=$venv/bin/python
+    export PATH=$venv/bin:$PATH
+}
+
+# Whether environment interpreter $1 was made from interpreter $2.
+same_python() {
+    local where='import sys; print(sys.base_prefix, sys.version)'
+    [ "$("$1" -c "$where")" = "$("$2" -c "$where")" ]
+}
+
+make_environment

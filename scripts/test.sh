@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes the environment (scripts/environment.sh) and runs every check: ruff, mypy, pytest.
+# Arguments go to pytest, and then only pytest runs: scripts/test.sh tests/test_color.py -k lab
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$ROOT"
+if [ $# -eq 0 ]; then
+    "$PYTHON" -m ruff check .
+    "$PYTHON" -m mypy
+fi
+exec "$PYTHON" -m pytest "$@"

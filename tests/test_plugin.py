@@ -1,0 +1,378 @@
+"""plugin.py through real VapourSynth graphs: formats, properties, colours, arguments."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import vapoursynth as vs
+from skimage import color as skcolor
+from torch import Tensor
+
+import vsexvc
+from vsexvc import weights
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet
+from vsexvc.plugin import build
+from vsexvc.pump import Schedule
+
+core = vs.core
+WIDTH, HEIGHT, LENGTH = 96, 64, 6
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network of random weights: what it makes of a frame depends on the frames before."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), path, {})
+    return str(path)
+
+
+def moving(format: int, length: int = LENGTH, width: int = WIDTH, height: int = HEIGHT) -> vs.VideoNode:
+    """A coloured pattern that moves, in `format`; YUV is BT.601, no other properties."""
+    blank = core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=length)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        y, x = np.mgrid[0:height, 0:width]
+        for plane, (a, b) in enumerate(((9.0, 7.0), (13.0, 5.0), (6.0, 17.0))):
+            np.asarray(f[plane])[:] = 0.5 + 0.4 * np.sin((x + 2 * n) / a) * np.cos(y / b)
+        return f
+
+    clip = blank.std.ModifyFrame(blank, fill)
+    family = core.get_video_format(format).color_family
+    clip = clip.resize.Bicubic(format=format, matrix=vs.MATRIX_RGB if family == vs.RGB else vs.MATRIX_ST170_M)
+    return clip.std.RemoveFrameProps(["_Matrix", "_Range", "_Transfer", "_Primaries", "_ChromaLocation"])
+
+
+def planes(clip: vs.VideoNode, n: int = 0) -> list[np.ndarray[Any, Any]]:
+    with clip.get_frame(n) as f:
+        return [np.array(f[plane]) for plane in range(f.format.num_planes)]
+
+
+def props(clip: vs.VideoNode, n: int = 0) -> dict[str, Any]:
+    with clip.get_frame(n) as f:
+        return dict(f.props)
+
+
+def same(a: vs.VideoNode, b: vs.VideoNode, n: int = 0) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(planes(a, n), planes(b, n), strict=True))
+
+
+@dataclass
+class ConstantSession:
+    """Gives every pixel of every frame the same ab, and notes the references."""
+
+    ab: tuple[float, float]
+    references: list[Tensor]
+
+    def reference(self, lab: Tensor) -> int:
+        self.references.append(lab)
+        return len(self.references)
+
+    def correspond(self, L: Tensor, reference: int) -> list[Any]:
+        @dataclass
+        class One:
+            similarity: Tensor
+
+        return [One(torch.full_like(one[None], 0.5)) for one in L]
+
+    def start(self, reference: int | None) -> None:
+        return None
+
+    def step(self, state: None, one: Any) -> tuple[None, Tensor]:
+        a, b = (torch.full_like(one.similarity, value) for value in self.ab)
+        return None, torch.cat((a, b), dim=1)
+
+
+def constant(clip: vs.VideoNode, ab: tuple[float, float], ref: vs.VideoNode | None = None, **schedule: Any) -> Any:
+    """The graph with ConstantSession: (output, session)."""
+    session = ConstantSession(ab, [])
+    ref = moving(vs.RGB24, 1) if ref is None else ref
+    plan = Schedule(clip.num_frames, ref.num_frames, **schedule)
+    return build(clip, ref, session, plan, 64, torch.device("cpu")), session
+
+
+FORMATS = {
+    vs.GRAY8: vs.YUV444P8,
+    vs.GRAY10: vs.YUV444P10,
+    vs.GRAY16: vs.YUV444P16,
+    vs.GRAYH: vs.YUV444PH,
+    vs.GRAYS: vs.YUV444PS,
+    vs.YUV410P8: vs.YUV410P8,
+    vs.YUV411P8: vs.YUV411P8,
+    vs.YUV420P8: vs.YUV420P8,
+    vs.YUV420P10: vs.YUV420P10,
+    vs.YUV422P16: vs.YUV422P16,
+    vs.YUV440P8: vs.YUV440P8,
+    vs.YUV444P8: vs.YUV444P8,
+    vs.YUV420PH: vs.YUV420PH,
+    vs.YUV444PS: vs.YUV444PS,
+    vs.RGB24: vs.RGB24,
+    vs.RGB30: vs.RGB30,
+    vs.RGB48: vs.RGB48,
+    vs.RGBH: vs.RGBH,
+    vs.RGBS: vs.RGBS,
+}
+
+
+class TestFormats:
+    @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+    def test_output(self, format: int, model: str) -> None:
+        clip = moving(format)
+        out = core.exvc.Colorize(clip, moving(vs.RGB24, 1), model=model, size=64, device="cpu")
+        assert out.format.id == FORMATS[format]
+        assert (out.width, out.height, out.num_frames, out.fps) == (WIDTH, HEIGHT, LENGTH, clip.fps)
+        for n in (0, 4):
+            before, after = planes(clip, n), planes(out, n)
+            if out.format.color_family == vs.YUV:
+                assert np.array_equal(before[0], after[0])
+                assert min(after[1].std(), after[2].std()) > 0
+            else:
+                assert not np.array_equal(before[0], after[0])
+
+    @pytest.mark.parametrize(("width", "height"), [(2, 2), (16, 300), (301, 17), (1, 1)])
+    def test_sizes(self, width: int, height: int, model: str) -> None:
+        clip = moving(vs.YUV444P8, 2, width, height)
+        out = vsexvc.colorize(clip, moving(vs.RGB24, 1), model=model, size=64, device="cpu")
+        assert np.array_equal(planes(out, 1)[0], planes(clip, 1)[0])
+
+    def test_own_chroma_is_ignored(self, model: str) -> None:
+        clip = moving(vs.YUV420P8)
+        tinted = clip.std.Expr(["", "x 30 +", "x 50 -"])
+        ref = moving(vs.RGB24, 1)
+        a, b = (vsexvc.colorize(c, ref, model=model, size=64, device="cpu") for c in (clip, tinted))
+        assert same(a, b, 3)
+
+
+class TestProperties:
+    def test_kept(self, model: str) -> None:
+        clip = moving(vs.YUV420P8).std.SetFrameProps(
+            _Matrix=5, _Range=1, _Transfer=6, _Primaries=5, _ChromaLocation=2, _SARNum=4, _SARDen=3, Mine="kept"
+        )
+        out = vsexvc.colorize(clip, moving(vs.RGB24, 1), model=model, size=64, device="cpu")
+        before, after = props(clip), props(out)
+        assert {name: after[name] for name in before} == before
+        assert {*after} - {*before} == {"ExvcReference", "ExvcSimilarity", "ExvcSceneStart"}
+        assert (after["ExvcReference"], after["ExvcSceneStart"]) == (0, 0)
+        assert -1.0 <= after["ExvcSimilarity"] <= 1.0
+
+    @pytest.mark.parametrize("tags", [{}, {"_Matrix": 0}, {"_Matrix": 2, "_Primaries": 2, "_Transfer": 2}])
+    @pytest.mark.parametrize("format", [vs.GRAY8, vs.GRAY16, vs.GRAYS])
+    def test_untagged_grey(self, format: int, tags: dict[str, int]) -> None:
+        clip = moving(format)
+        out, _ = constant(clip.std.SetFrameProps(**tags) if tags else clip, (20.0, -30.0))
+        expected = {"_Matrix": 6, "_Range": 0, "_Primaries": 1, "_Transfer": 1, "_ChromaLocation": 0}
+        assert expected.items() <= props(out).items()
+        large, _ = constant(core.std.BlankClip(format=format, width=1280, height=720, length=1), (20.0, -30.0))
+        assert props(large)["_Matrix"] == vs.MATRIX_BT709
+
+    def test_tagged_grey(self) -> None:
+        tags = {"_Matrix": 9, "_Range": 1, "_Primaries": 9, "_Transfer": 14}
+        out, _ = constant(moving(vs.GRAY10).std.SetFrameProps(**tags), (20.0, -30.0))
+        assert tags.items() <= props(out).items()
+
+    def test_untagged_colour_clip_says_its_matrix(self) -> None:
+        out, _ = constant(moving(vs.YUV420P8), (20.0, -30.0))
+        assert props(out)["_Matrix"] == vs.MATRIX_ST170_M
+        assert "_Range" not in props(out)
+
+    def test_old_range_property(self) -> None:
+        clip = moving(vs.GRAY8)
+        old, _ = constant(clip.std.SetFrameProps(_ColorRange=0), (20.0, -30.0))
+        new, _ = constant(clip.std.SetFrameProps(_Range=1), (20.0, -30.0))
+        assert props(old)["_Range"] == vs.RANGE_FULL
+        assert same(old, new)
+
+
+KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
+
+
+def decoded(clip: vs.VideoNode, matrix: int, full: bool) -> np.ndarray[Any, Any]:
+    """R'G'B' (H, W, 3) of a YUV 4:4:4 clip of 8-16 bits by the definition."""
+    y, u, v = (plane.astype(np.float64) / (1 << (clip.format.bits_per_sample - 8)) for plane in planes(clip))
+    kr, kb = KR_KB[matrix]
+    y = y / 255.0 if full else (y - 16.0) / 219.0
+    u, v = ((c - 128.0) / (255.0 if full else 224.0) for c in (u, v))
+    red, blue = y + 2.0 * (1.0 - kr) * v, y + 2.0 * (1.0 - kb) * u
+    return np.stack((red, (y - kr * red - kb * blue) / (1.0 - kr - kb), blue), axis=-1)
+
+
+class TestColours:
+    @pytest.mark.parametrize("matrix", KR_KB)
+    @pytest.mark.parametrize("range_", [vs.RANGE_LIMITED, vs.RANGE_FULL])
+    @pytest.mark.parametrize("format", [vs.GRAY8, vs.GRAY16, vs.YUV444P10])
+    def test_the_ab_asked_for_arrive(self, format: int, matrix: int, range_: int) -> None:
+        """Decoded by hand, scikit-image sees the ab that the session gave."""
+        clip = moving(format).std.SetFrameProps(_Matrix=matrix, _Range=range_)
+        out, _ = constant(clip, (18.0, -12.0))
+        rgb = decoded(out, matrix, range_ == vs.RANGE_FULL)
+        inside = ((rgb > 0.05) & (rgb < 0.95)).all(-1)
+        lab = skcolor.rgb2lab(rgb.clip(0.0, 1.0))[inside]
+        assert inside.mean() > 0.5
+        assert np.abs(lab[:, 1:] - (18.0, -12.0)).max() < (2.5 if clip.format.bits_per_sample == 8 else 0.7)
+
+    @pytest.mark.parametrize("format", [vs.RGB24, vs.RGB48, vs.RGBS])
+    def test_rgb(self, format: int) -> None:
+        clip = moving(format)
+        out, _ = constant(clip, (18.0, -12.0))
+        scale = 1.0 if clip.format.sample_type == vs.FLOAT else (1 << clip.format.bits_per_sample) - 1.0
+        before, after = (np.stack(planes(c), -1) / scale for c in (clip, out))
+        assert np.abs((after - before) @ (0.2126, 0.7152, 0.0722)).max() < 0.004
+        inside = ((after > 0.05) & (after < 0.95)).all(-1)
+        assert np.abs(skcolor.rgb2lab(after)[inside][:, 1:] - (18.0, -12.0)).max() < 2.5
+
+    def test_subsampled_is_the_same_colour(self) -> None:
+        flat = core.std.BlankClip(format=vs.YUV420P8, width=WIDTH, height=HEIGHT, length=1, color=[120, 9, 200])
+        wide = flat.resize.Point(format=vs.YUV444P8)
+        small, large = (planes(constant(c, (18.0, -12.0))[0]) for c in (flat, wide))
+        for plane in (1, 2):
+            assert np.unique(small[plane]) == np.unique(large[plane])
+
+    def test_reference_is_read_in_its_own_colours(self) -> None:
+        """One picture as RGB and as YUV of two matrices and ranges, tagged or guessed: one Lab."""
+        rgb = moving(vs.RGBS, 1)
+        clip = moving(vs.GRAY8)
+        variants = [
+            rgb,
+            rgb.resize.Bicubic(format=vs.YUV444P16, matrix=1, range=1),
+            rgb.resize.Bicubic(format=vs.YUV444P16, matrix=9, range=0).std.SetFrameProps(_Transfer=14),
+            rgb.resize.Bicubic(format=vs.YUV444PS, matrix=6).std.RemoveFrameProps(["_Matrix", "_Range"]),
+            rgb.resize.Bicubic(format=vs.RGB48).std.SetFrameProps(_FieldBased=1),
+        ]
+        found = []
+        for ref in variants:
+            out, session = constant(clip, (0.0, 0.0), ref)
+            out.get_frame(0)
+            found.append(session.references[0])
+        truth = skcolor.rgb2lab(np.stack(planes(rgb), -1))
+        assert abs(float(found[0][0, 0].mean()) - truth[..., 0].mean()) < 0.2
+        for lab in found[1:]:
+            assert (lab - found[0]).abs().max() < 0.2
+
+    def test_reference_keeps_its_aspect_unless_propagated(self) -> None:
+        clip, ref = moving(vs.GRAY8), moving(vs.RGB24, 1, 40, 80)
+        for propagate, shape in ((False, (128, 64)), (True, (64, 96))):
+            out, session = constant(clip, (0.0, 0.0), ref, propagate=propagate)
+            out.get_frame(0)
+            assert session.references[0].shape == (1, 3, *shape)
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("tags", "text"),
+        [
+            ({"_Transfer": 16}, "_Transfer must be one of .*, got 16"),
+            ({"_Matrix": 8}, "_Matrix must be one of .*, got 8"),
+            ({"_Primaries": 10}, "_Primaries must be one of .*, got 10"),
+            ({"_FieldBased": 2}, "clip: must be progressive, got _FieldBased=2"),
+        ],
+    )
+    def test_frames(self, tags: dict[str, int], text: str, model: str) -> None:
+        clip = moving(vs.YUV444P8).std.SetFrameProps(**tags)
+        out = vsexvc.colorize(clip, moving(vs.RGB24, 1), model=model, size=64, device="cpu")
+        with pytest.raises(vs.Error, match=r"^Colorize: frame \d+: .*" + text):
+            out.get_frame(0)
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ({"size": 63}, "size must be 64..1080, got 63"),
+            ({"size": 1081}, "size must be 64..1080, got 1081"),
+            ({"sc_threshold": 1.5}, "sc_threshold must be 0..1, got 1.5"),
+            ({"sc_threshold": float("nan")}, "sc_threshold must be 0..1, got nan"),
+            ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu'"),
+            ({"device_index": -1}, "device_index must be 0 or above, got -1"),
+            ({"ref_frames": [0, 1]}, "ref_frames must be as many as ref has frames, 1, got 2"),
+            ({"ref_frames": 6}, "ref_frames must be frame numbers of clip, 0..5, got 6"),
+            ({"ref_frames": -1}, "ref_frames must be frame numbers of clip, 0..5, got -1"),
+            ({"ref": moving(vs.RGB24, 2), "ref_frames": [3, 3]}, "ref_frames must be ascending, got [3, 3]"),
+            ({"model": "no-such-model"}, "model must be one of "),
+            ({"model": "/no/such.safetensors"}, "model must be an existing weights file"),
+            ({"ref": moving(vs.GRAY8, 1)}, "ref must be YUV or RGB: a grey picture has no colours to give, got Gray8"),
+            ({"clip": core.std.BlankClip(varsize=True)}, "clip must be of constant size"),
+            ({"clip": core.std.BlankClip(varformat=True)}, "clip must be of constant format"),
+            ({"ref": core.std.BlankClip(varsize=True)}, "ref must be of constant size"),
+            ({"ref": core.std.BlankClip(varformat=True)}, "ref must be of constant format"),
+            ({"clip": core.std.BlankClip(format=vs.GRAY32)}, "clip must be 8 to 16 bit integer, half or float, got "),
+        ],
+    )
+    @pytest.mark.parametrize("function", [core.exvc.Colorize, vsexvc.colorize], ids=["native", "python"])
+    def test_arguments(self, function: Callable[..., vs.VideoNode], arguments: Any, text: str, model: str) -> None:
+        given = {"clip": moving(vs.GRAY8), "ref": moving(vs.RGB24, 1), "model": model, "device": "cpu", **arguments}
+        with pytest.raises(vs.Error) as error:
+            function(**given)
+        assert str(error.value).startswith("Colorize: " + text)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_a_device_that_is_not_there(self, model: str) -> None:
+        with pytest.raises(vs.Error, match=r"^Colorize: device must be 'cpu': there is no CUDA device .* got 'cuda'$"):
+            core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=model, device="cuda")
+
+    @pytest.mark.parametrize("damage", ["cut", "text", "shape"])
+    def test_damaged_weights(self, damage: str, model: str, tmp_path: Path) -> None:
+        path = tmp_path / "bad.safetensors"
+        if damage == "cut":
+            path.write_bytes(Path(model).read_bytes()[:5000])
+        elif damage == "text":
+            path.write_text("not weights")
+        else:
+            network = ColorizationNet(NetworkConfig(width=0.0625, features_input="L"))
+            network.color.conv10_ab = torch.nn.Conv2d(3, 2, 1)
+            weights.save(network, path, {})
+        with pytest.raises(vs.Error, match=r"^Colorize: model '.*bad.safetensors'") as error:
+            core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=str(path), device="cpu")
+        assert "\n" not in str(error.value)
+
+
+class TestWhole:
+    def test_any_order_and_instances(self, model: str) -> None:
+        """Two chained filters with different references, in order and at random from all threads: the same bytes."""
+
+        def chain() -> vs.VideoNode:
+            clip, ref = moving(vs.YUV420P8, 24), moving(vs.RGB24, 3)
+            first = core.exvc.Colorize(clip, ref, ref_frames=[0, 7, 15], model=model, size=64, device="cpu")
+            return core.exvc.Colorize(first, clip[5], model=model, size=64, propagate=True, device="cpu")
+
+        plain = chain()
+        truth = [planes(plain, n) for n in range(24)]
+        shuffled = chain()
+        order = random.Random(0).sample(range(24), 24)
+        futures = [(n, shuffled.get_frame_async(n)) for n in order]
+        for n, future in futures:
+            with future.result() as f:
+                assert all(np.array_equal(f[p], truth[n][p]) for p in range(3))
+
+    def test_native_and_python_are_one(self, model: str) -> None:
+        clip, ref = moving(vs.GRAY8), moving(vs.RGB24, 2)
+        arguments = {"ref_frames": [1, 3], "model": model, "size": 72, "propagate": True, "sc": False, "device": "cpu"}
+        assert same(core.exvc.Colorize(clip, ref, **arguments), vsexvc.colorize(clip, ref, **arguments), 4)
+
+    def test_a_script_prints_nothing(self, model: str, tmp_path: Path) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            "import vapoursynth as vs\n"
+            "core = vs.core\n"
+            "clip = core.std.BlankClip(format=vs.YUV420P8, width=64, height=64, length=3)\n"
+            "ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1)\n"
+            f"out = core.exvc.Colorize(clip, ref, model={model!r}, size=64, device='cpu')\n"
+            "for n in range(3): out.get_frame(n)\n"
+        )
+        command = [sys.executable, "-W", "default", str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    def test_import_is_light(self) -> None:
+        text = "import sys, vsexvc; assert not {'torch', 'vapoursynth', 'numpy'} & {*sys.modules}"
+        assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0

@@ -1,0 +1,407 @@
+/* exvc.c - the native face of vsexvc: what makes `core.exvc` exist.
+ *
+ * A VapourSynth namespace comes only from a native plugin, so this file registers one and hands all work to Python:
+ *
+ *   Colorize  asks Python's vsexvc.plugin for its entry point and calls it with the arguments of the caller.
+ *   Bind      is how that entry point gets here as a VSFunction (internal).
+ *   PyFilter  is a filter whose frames a Python callable computes, step by step (internal).
+ *
+ * What may not enter: anything about colour, networks or arguments' meaning; Python headers or a link to libpython
+ * (its few stable-ABI functions are looked up at run time, so that a host without Python gets an error message where
+ * an undefined symbol would end its process); a VSFunction in a global (plugins have no unload hook to free it in).
+ */
+#define _GNU_SOURCE /* RTLD_DEFAULT */
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <VapourSynth4.h>
+
+enum { MESSAGE_SIZE = 1024 };
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Python, as far as Colorize needs it
+ */
+
+typedef void PyObject;
+
+typedef struct Python {
+    int (*Py_IsInitialized)(void);
+    int (*PyGILState_Ensure)(void);
+    void (*PyGILState_Release)(int);
+    PyObject *(*PyImport_ImportModule)(const char *);
+    PyObject *(*PyObject_CallMethod)(PyObject *, const char *, const char *, ...);
+    PyObject *(*PyErr_GetRaisedException)(void);
+    int (*PyErr_ExceptionMatches)(PyObject *);
+    void (*PyErr_Clear)(void);
+    void (*PyErr_SetInterrupt)(void);
+    PyObject *(*PyObject_Repr)(PyObject *);
+    const char *(*PyUnicode_AsUTF8AndSize)(PyObject *, ptrdiff_t *);
+    void (*Py_DecRef)(PyObject *);
+    PyObject **PyExc_KeyboardInterrupt;
+} Python;
+
+/* Looks every name up in the running process. False where one is missing: no Python in here, or one too old. */
+static bool python_find(Python *py) {
+    const struct {
+        const char *name;
+        void *slot;
+    } wanted[] = {
+#define WANT(name) { #name, &py->name }
+        WANT(Py_IsInitialized),   WANT(PyGILState_Ensure),       WANT(PyGILState_Release),
+        WANT(PyImport_ImportModule), WANT(PyObject_CallMethod),  WANT(PyErr_GetRaisedException),
+        WANT(PyErr_ExceptionMatches), WANT(PyErr_Clear),         WANT(PyErr_SetInterrupt),
+        WANT(PyObject_Repr),      WANT(PyUnicode_AsUTF8AndSize), WANT(Py_DecRef),
+        WANT(PyExc_KeyboardInterrupt),
+#undef WANT
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        void *symbol = dlsym(RTLD_DEFAULT, wanted[i].name);
+        if (!symbol)
+            return false;
+        memcpy(wanted[i].slot, &symbol, sizeof symbol); /* ISO C has no cast from object to function pointer */
+    }
+    return true;
+}
+
+/* Takes the exception that is set and writes `what`, then the exception, to message. The GIL is held. */
+static void python_error(const Python *py, const char *what, char message[MESSAGE_SIZE]) {
+    if (py->PyErr_ExceptionMatches(*py->PyExc_KeyboardInterrupt))
+        py->PyErr_SetInterrupt(); /* a VSMap carries text only: let Python raise it again once we have returned */
+    PyObject *exception = py->PyErr_GetRaisedException();
+    PyObject *repr = exception ? py->PyObject_Repr(exception) : NULL;
+    const char *text = repr ? py->PyUnicode_AsUTF8AndSize(repr, NULL) : NULL;
+    snprintf(message, MESSAGE_SIZE, "Colorize: %s: %s", what, text ? text : "unknown error");
+    py->PyErr_Clear();
+    if (repr)
+        py->Py_DecRef(repr);
+    if (exception)
+        py->Py_DecRef(exception);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Colorize and Bind
+ */
+
+/* Where Bind leaves the entry point for the Colorize call that waits for it further down the same stack. */
+typedef struct Binding {
+    VSFunction *entry; /* owned by Colorize */
+    VSCore *core;
+} Binding;
+
+static _Thread_local Binding *waiting;
+
+static void VS_CC bind_create(const VSMap *in, VSMap *out, void *user, VSCore *core, const VSAPI *vsapi) {
+    (void)user;
+    if (!waiting) {
+        vsapi->mapSetError(out, "Bind: internal to vsexvc, call Colorize");
+        return;
+    }
+    vsapi->freeFunction(waiting->entry);
+    waiting->entry = vsapi->mapGetFunction(in, "func", 0, NULL);
+    waiting->core = core;
+}
+
+/* Runs vsexvc.plugin.bind(), which calls Bind above. False with a message where that fails. */
+static bool ask_python(Binding *binding, char message[MESSAGE_SIZE]) {
+    Python py;
+    if (!python_find(&py) || !py.Py_IsInitialized()) {
+        snprintf(message, MESSAGE_SIZE,
+                 "Colorize: needs Python 3.12 or later running in the host process (vspipe, a VSScript editor, "
+                 "python), this host has none");
+        return false;
+    }
+    Binding *outer = waiting;
+    waiting = binding;
+    message[0] = '\0';
+    int gil = py.PyGILState_Ensure();
+    PyObject *module = py.PyImport_ImportModule("vsexvc.plugin");
+    if (!module) {
+        python_error(&py, "the Python package vsexvc could not be imported", message);
+    } else {
+        PyObject *none = py.PyObject_CallMethod(module, "bind", NULL);
+        if (none)
+            py.Py_DecRef(none);
+        else
+            python_error(&py, "vsexvc.plugin.bind() failed", message);
+        py.Py_DecRef(module);
+    }
+    py.PyGILState_Release(gil);
+    waiting = outer;
+    return !message[0];
+}
+
+static void VS_CC colorize_create(const VSMap *in, VSMap *out, void *user, VSCore *core, const VSAPI *vsapi) {
+    (void)user;
+    Binding binding = { NULL, NULL };
+    char message[MESSAGE_SIZE];
+    if (!ask_python(&binding, message)) {
+        vsapi->mapSetError(out, message);
+    } else if (!binding.entry) {
+        vsapi->mapSetError(out, "Colorize: vsexvc.plugin.bind() bound no entry point");
+    } else if (binding.core != core) {
+        vsapi->mapSetError(out, "Colorize: called on a core other than vapoursynth.core of the calling script");
+    } else {
+        VSMap *arguments = vsapi->createMap();
+        VSMap *answer = vsapi->createMap();
+        vsapi->copyMap(in, arguments);
+        vsapi->callFunction(binding.entry, arguments, answer);
+        vsapi->freeMap(arguments);
+        const char *raised = vsapi->mapGetError(answer); /* "[VS_PY_EXC_ID:...": Python knows its exception by it */
+        if (raised) {
+            vsapi->mapSetError(out, raised);
+        } else if (vsapi->mapGetType(answer, "error") == ptData) {
+            vsapi->mapSetError(out, vsapi->mapGetData(answer, "error", 0, NULL));
+        } else if (vsapi->mapGetType(answer, "clip") == ptVideoNode) {
+            vsapi->mapConsumeNode(out, "clip", vsapi->mapGetNode(answer, "clip", 0, NULL), maReplace);
+        } else {
+            vsapi->mapSetError(out, "Colorize: vsexvc.plugin answered with neither a clip nor an error");
+        }
+        vsapi->freeMap(answer);
+    }
+    vsapi->freeFunction(binding.entry);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * PyFilter
+ *
+ * A request for output frame n runs so:
+ *   1. clips[0] is asked for frame n.
+ *   2. step(n=, nums=, clips=, frames=) is called with what was asked for: frames[i] is frame nums[i] of
+ *      clips[clips[i]]. Calls never overlap (fmParallelRequests), and may come in any order of n.
+ *   3. {"frame": f}: done. {"error": text}: the request fails. {"need": [...], "need_clip": [...]}: those frames are
+ *      asked for in place of the former ones, and 2. follows with the same n.
+ */
+
+typedef struct Filter {
+    VSFunction *step;
+    VSVideoInfo vi;
+    int num_clips;
+    VSNode **clips;
+} Filter;
+
+/* What one request waits for. Owned by the request's frameData. */
+typedef struct Needs {
+    int size;
+    struct Need {
+        int num;
+        int clip;
+    } need[];
+} Needs;
+
+static Needs *needs_new(int size) {
+    Needs *needs = malloc(sizeof *needs + (size_t)size * sizeof *needs->need);
+    if (needs)
+        needs->size = size;
+    return needs;
+}
+
+static void needs_request(const Needs *needs, const Filter *filter, VSFrameContext *context, const VSAPI *vsapi) {
+    for (int i = 0; i < needs->size; i++)
+        vsapi->requestFrameFilter(needs->need[i].num, filter->clips[needs->need[i].clip], context);
+}
+
+/* Sets the error of a request, in printf's way. Always NULL, so that a caller can return it. */
+static void *fail(VSFrameContext *context, const VSAPI *vsapi, const char *text, ...) {
+    char message[MESSAGE_SIZE];
+    va_list args;
+    va_start(args, text);
+    vsnprintf(message, sizeof message, text, args);
+    va_end(args);
+    vsapi->setFilterError(message, context);
+    return NULL;
+}
+
+/* The frames that step asks for, each checked: the core takes a wrong number for another. NULL: error set. */
+static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, VSFrameContext *context,
+                         const VSAPI *vsapi) {
+    int size = vsapi->mapNumElements(answer, "need");
+    int size_clip = vsapi->mapNumElements(answer, "need_clip");
+    if (size < 1)
+        return fail(context, vsapi, "PyFilter: step answered frame %d with no frame, need or error", n);
+    if (size_clip != size)
+        return fail(context, vsapi, "PyFilter: step answered frame %d with %d in need and %d in need_clip, must be as "
+                    "many", n, size, size_clip < 0 ? 0 : size_clip);
+    int bad_num = 0, bad_clip = 0;
+    const int64_t *nums = vsapi->mapGetIntArray(answer, "need", &bad_num);
+    const int64_t *clips = vsapi->mapGetIntArray(answer, "need_clip", &bad_clip);
+    if (bad_num || bad_clip)
+        return fail(context, vsapi, "PyFilter: need and need_clip of frame %d must hold integers", n);
+    Needs *needs = needs_new(size);
+    if (!needs)
+        return fail(context, vsapi, "PyFilter: out of memory");
+    for (int i = 0; i < size; i++) {
+        if (clips[i] < 0 || clips[i] >= filter->num_clips) {
+            free(needs);
+            return fail(context, vsapi, "PyFilter: step asked for clip %lld at frame %d, must be 0..%d",
+                        (long long)clips[i], n, filter->num_clips - 1);
+        }
+        int last = vsapi->getVideoInfo(filter->clips[clips[i]])->numFrames - 1;
+        if (nums[i] < 0 || nums[i] > last) {
+            free(needs);
+            return fail(context, vsapi, "PyFilter: step asked for frame %lld of clip %lld at frame %d, must be 0..%d",
+                        (long long)nums[i], (long long)clips[i], n, last);
+        }
+        needs->need[i] = (struct Need){ (int)nums[i], (int)clips[i] };
+    }
+    return needs;
+}
+
+/* Calls step with the frames that were asked for, and lets go of them. The answer is the caller's to free. */
+static VSMap *call_step(const Filter *filter, int n, const Needs *needs, VSFrameContext *context,
+                        const VSAPI *vsapi) {
+    VSMap *arguments = vsapi->createMap();
+    VSMap *answer = vsapi->createMap();
+    vsapi->mapSetInt(arguments, "n", n, maReplace);
+    for (int i = 0; i < needs->size; i++) {
+        const struct Need *need = &needs->need[i];
+        vsapi->mapSetInt(arguments, "nums", need->num, maAppend);
+        vsapi->mapSetInt(arguments, "clips", need->clip, maAppend);
+        vsapi->mapConsumeFrame(arguments, "frames",
+                               vsapi->getFrameFilter(need->num, filter->clips[need->clip], context), maAppend);
+    }
+    for (int i = 0; i < needs->size; i++) /* the context's own references would live until frame n is done */
+        vsapi->releaseFrameEarly(filter->clips[needs->need[i].clip], needs->need[i].num, context);
+    vsapi->callFunction(filter->step, arguments, answer);
+    vsapi->freeMap(arguments);
+    return answer;
+}
+
+/* The frame of an answer, checked against what the filter declared: the core aborts on a wrong one. */
+static const VSFrame *frame_read(const VSMap *answer, const Filter *filter, int n, VSFrameContext *context,
+                                 const VSAPI *vsapi) {
+    const VSFrame *frame = vsapi->mapGetFrame(answer, "frame", 0, NULL);
+    const VSVideoInfo *vi = &filter->vi;
+    const VSVideoFormat *format = vsapi->getVideoFrameFormat(frame);
+    int width = vsapi->getFrameWidth(frame, 0), height = vsapi->getFrameHeight(frame, 0);
+    if (width == vi->width && height == vi->height && format->colorFamily == vi->format.colorFamily &&
+        format->sampleType == vi->format.sampleType && format->bitsPerSample == vi->format.bitsPerSample &&
+        format->subSamplingW == vi->format.subSamplingW && format->subSamplingH == vi->format.subSamplingH)
+        return frame;
+    char seen[32] = "?", declared[32] = "?";
+    vsapi->getVideoFormatName(format, seen);
+    vsapi->getVideoFormatName(&vi->format, declared);
+    vsapi->freeFrame(frame);
+    return fail(context, vsapi, "PyFilter: step answered frame %d with %s %dx%d, must be %s %dx%d", n, seen, width,
+                height, declared, vi->width, vi->height);
+}
+
+static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, void **frame_data,
+                                             VSFrameContext *context, VSCore *core, const VSAPI *vsapi) {
+    (void)core;
+    const Filter *filter = instance;
+    Needs *needs = *frame_data;
+    *frame_data = NULL;
+    if (reason == arInitial) {
+        needs = needs_new(1);
+        if (!needs)
+            return fail(context, vsapi, "PyFilter: out of memory");
+        needs->need[0] = (struct Need){ n, 0 };
+        needs_request(needs, filter, context, vsapi);
+        *frame_data = needs;
+        return NULL;
+    }
+    if (reason != arAllFramesReady) { /* arError: a frame that was asked for failed, its error is set */
+        free(needs);
+        return NULL;
+    }
+    VSMap *answer = call_step(filter, n, needs, context, vsapi);
+    free(needs);
+    const VSFrame *frame = NULL;
+    const char *raised = vsapi->mapGetError(answer);
+    if (raised) {
+        vsapi->setFilterError(raised, context); /* as it is: Python finds its exception by "[VS_PY_EXC_ID:..." */
+    } else if (vsapi->mapGetType(answer, "error") == ptData) {
+        vsapi->setFilterError(vsapi->mapGetData(answer, "error", 0, NULL), context);
+    } else if (vsapi->mapGetType(answer, "frame") == ptVideoFrame) {
+        frame = frame_read(answer, filter, n, context, vsapi);
+    } else {
+        needs = needs_read(answer, filter, n, context, vsapi);
+        if (needs)
+            needs_request(needs, filter, context, vsapi);
+        *frame_data = needs;
+    }
+    vsapi->freeMap(answer);
+    return frame;
+}
+
+static void VS_CC filter_free(void *instance, VSCore *core, const VSAPI *vsapi) {
+    (void)core;
+    Filter *filter = instance;
+    vsapi->freeFunction(filter->step);
+    for (int i = 0; i < filter->num_clips; i++)
+        vsapi->freeNode(filter->clips[i]);
+    free(filter->clips);
+    free(filter);
+}
+
+/* What the output looks like: clips[0], but for what is given. An error text where that is no constant format. */
+static const char *filter_video_info(VSVideoInfo *vi, const VSMap *in, VSCore *core, const VSAPI *vsapi) {
+    if (vsapi->mapNumElements(in, "format") > 0) {
+        int64_t id = vsapi->mapGetInt(in, "format", 0, NULL);
+        if (id < 0 || id > INT32_MAX || !vsapi->getVideoFormatByID(&vi->format, (uint32_t)id, core))
+            return "PyFilter: format is not the id of a video format";
+    }
+    if (vsapi->mapNumElements(in, "width") > 0)
+        vi->width = vsapi->mapGetIntSaturated(in, "width", 0, NULL);
+    if (vsapi->mapNumElements(in, "height") > 0)
+        vi->height = vsapi->mapGetIntSaturated(in, "height", 0, NULL);
+    if (vi->format.colorFamily == cfUndefined || vi->width < 1 || vi->height < 1)
+        return "PyFilter: format, width and height must be given where clips[0] varies in them, sizes from 1";
+    if (vi->width % (1 << vi->format.subSamplingW) || vi->height % (1 << vi->format.subSamplingH))
+        return "PyFilter: width and height must be multiples of the format's subsampling";
+    return NULL;
+}
+
+static void VS_CC filter_create(const VSMap *in, VSMap *out, void *user, VSCore *core, const VSAPI *vsapi) {
+    (void)user;
+    int num_clips = vsapi->mapNumElements(in, "clips");
+    Filter *filter = num_clips > 0 ? calloc(1, sizeof *filter) : NULL;
+    VSNode **clips = filter ? calloc((size_t)num_clips, sizeof *clips) : NULL;
+    VSFilterDependency *dependencies = clips ? calloc((size_t)num_clips, sizeof *dependencies) : NULL;
+    if (!dependencies) {
+        free(clips);
+        free(filter);
+        vsapi->mapSetError(out, num_clips > 0 ? "PyFilter: out of memory" : "PyFilter: clips must hold a clip");
+        return;
+    }
+    filter->clips = clips;
+    filter->num_clips = num_clips;
+    filter->step = vsapi->mapGetFunction(in, "step", 0, NULL);
+    for (int i = 0; i < num_clips; i++) {
+        clips[i] = vsapi->mapGetNode(in, "clips", i, NULL);
+        dependencies[i] = (VSFilterDependency){ clips[i], rpGeneral };
+    }
+    filter->vi = *vsapi->getVideoInfo(clips[0]);
+    const char *error = filter_video_info(&filter->vi, in, core, vsapi);
+    if (error) {
+        filter_free(filter, core, vsapi);
+        vsapi->mapSetError(out, error);
+    } else {
+        VSNode *node = vsapi->createVideoFilter2("PyFilter", &filter->vi, filter_get_frame, filter_free,
+                                                 fmParallelRequests, dependencies, num_clips, filter, core);
+        if (node) {
+            vsapi->mapConsumeNode(out, "clip", node, maReplace);
+        } else { /* the core calls filter_free only for a filter that it made */
+            filter_free(filter, core, vsapi);
+            vsapi->mapSetError(out, "PyFilter: the core refused the filter");
+        }
+    }
+    free(dependencies);
+}
+
+VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI *vspapi) {
+    vspapi->configPlugin("com.vsexvc.exvc", "exvc", "Exemplar-based video colorization", VS_MAKE_VERSION(0, 1),
+                         VAPOURSYNTH_API_VERSION, 0, plugin);
+    vspapi->registerFunction("Colorize",
+                             "clip:vnode;ref:vnode;ref_frames:int[]:opt;model:data:opt;size:int:opt;propagate:int:opt;"
+                             "sc:int:opt;sc_threshold:float:opt;device:data:opt;device_index:int:opt;",
+                             "clip:vnode;", colorize_create, NULL, plugin);
+    vspapi->registerFunction("Bind", "func:func;", "", bind_create, NULL, plugin);
+    vspapi->registerFunction("PyFilter",
+                             "clips:vnode[];step:func;format:int:opt;width:int:opt;height:int:opt;",
+                             "clip:vnode;", filter_create, NULL, plugin);
+}

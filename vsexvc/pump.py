@@ -1,0 +1,333 @@
+"""The pump: frames in any order -> the session's steps in the right order. The same bytes whatever the order.
+
+It knows VapourSynth frames and the session, and nothing of formats, arguments or full-size pictures (plugin.py).
+
+    scene      from one cut to the next. Cuts are a pure function of the frame number.
+    segment    from one start of the recurrent state to the next: a scene; with propagate, `ref_frames` cut it too.
+    block      `BLOCK` frames, the unit of all work: counted from the segment's start, and anew at each of `ref_frames`.
+               Correspondence always runs on a whole block (its last frame repeated where the scene ends inside it), so
+               that the size of a batch never changes a byte.
+
+1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
+   replay goes block by block, can be interrupted between two blocks, and always makes progress.
+2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
+   Whoever comes back with frames first looks whether another request has meanwhile done the work.
+3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used.
+
+Nothing here lives longer than its pump: no module-level state, no VideoFrame kept beyond the call that brought it.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import vapoursynth as vs
+from torch import Tensor
+
+from vsexvc.color import L_from_luma, rgb_to_lab
+
+BLOCK = 4  # frames of which the correspondence is computed at once
+DEFAULT_CUT = 0.05  # of `is_cut`: misses 1 % of joins of unlike clips, and seldom takes motion for a cut
+_CUT_SIZE = (64, 36)  # of the picture that cuts are found on
+_CUT_PROPS = ("ExvcCut", "ExvcCutBefore", "ExvcCutAfter")  # prefixes of std.PlaneStats' properties
+
+_LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
+_CHECKPOINT = 16  # frames between the states that are kept longer
+_RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 32, 64  # how many are kept
+_SEARCH = 32  # frames looked at in one go for the cut before
+_LONG_REPLAY = 256  # frames of replay that the user is told about
+
+Need = tuple[int, int]  # frame number, index of the clip
+Frames = Sequence[vs.VideoFrame]
+
+
+class SessionLike(Protocol):
+    """What the pump asks of a session (vsexvc.session.Session). References, correspondences and states are opaque."""
+
+    def reference(self, lab: Tensor, /) -> Any: ...
+    def correspond(self, L: Tensor, reference: Any, /) -> Sequence[Any]: ...
+    def start(self, reference: Any, /) -> Any: ...
+    def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which frame takes which reference, and where the state starts anew.
+
+    Attributes:
+        num_frames: of the clip.
+        num_references: frames of the reference clip.
+        ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
+            each scene takes the reference that its first frame is most similar to.
+        propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
+        sc: the state starts anew at cuts.
+        sc_threshold: of `is_cut`.
+    """
+
+    num_frames: int
+    num_references: int = 1
+    ref_frames: tuple[int, ...] | None = (0,)
+    propagate: bool = False
+    sc: bool = True
+    sc_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b)."""
+
+    planes: Tensor
+    reference: int
+    similarity: float
+    segment: int
+
+
+@dataclass
+class _Replay:
+    """How far a request for frame n has come in its segment: `state` is that before `position`, None at the start."""
+
+    n: int
+    start: int
+    position: int
+    state: Any
+
+
+class Lightness:
+    """GRAY16 frames of full range -> luma and L, by a table of 65,536 entries for each transfer that comes along."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = device
+        self._tables: dict[int, Tensor] = {}
+
+    def __call__(self, frame: vs.VideoFrame) -> tuple[Tensor, Tensor]:
+        """Copies. Returns luma 0..1 and L 0..100, both (1, 1, H, W) float32. Raises ValueError for the transfer."""
+        transfer = int(frame.props.get("_Transfer", 2))
+        if transfer not in self._tables:
+            luma = torch.arange(65536, dtype=torch.float32) / 65535.0
+            self._tables[transfer] = L_from_luma(luma, transfer).to(self._device)
+        index = torch.from_numpy(np.asarray(frame[0]).astype(np.int32)).to(self._device)
+        L = self._tables[transfer].index_select(0, index.flatten()).view(1, 1, *index.shape)
+        return index.to(torch.float32).div_(65535.0).view(1, 1, *index.shape), L
+
+
+def measure_cuts(clip: vs.VideoNode) -> vs.VideoNode:
+    """A tiny clip with what `is_cut` needs in its frame properties. clip: GRAY, any constant size and depth."""
+    tiny = clip.resize.Bilinear(*_CUT_SIZE, format=vs.GRAY8)
+
+    def shifted(frames: int) -> vs.VideoNode:
+        if frames < 0:
+            return (tiny[:1] * -frames + tiny)[: tiny.num_frames]
+        return (tiny + tiny[-1:] * frames)[frames:] if frames else tiny
+
+    for prefix, offset in zip(_CUT_PROPS, (0, -1, 1), strict=True):
+        stats = shifted(offset).std.PlaneStats(shifted(offset - 1), prop=prefix)
+        clip = clip.std.CopyFrameProps(stats, props=[prefix + "Diff"])
+    return clip
+
+
+def is_cut(props: Mapping[str, Any], threshold: float | None) -> bool:
+    """Whether a new scene begins with the frame of these properties.
+
+    Without a threshold `_SceneChangePrev` is trusted where it is there. Else a cut is a frame whose mean difference in
+    luma (0..1) to the frame before exceeds both its neighbours' by the threshold: steady motion, however fast, does
+    not, nor does a dissolve or a flash of one frame.
+    """
+    if threshold is None and "_SceneChangePrev" in props:
+        return bool(props["_SceneChangePrev"])
+    here, before, after = (float(props.get(prefix + "Diff", 0.0)) for prefix in _CUT_PROPS)
+    return here - max(before, after) > (DEFAULT_CUT if threshold is None else threshold)
+
+
+class Pump:
+    """The step callable of exvc.PyFilter. clips[0]: GRAY16 at the network's size, full range, with the properties of
+    `measure_cuts`; clips[1]: the references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity, a, b) of the
+    network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
+    """
+
+    def __init__(
+        self, session: SessionLike, schedule: Schedule, window: int = 16, log: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """window: outputs kept beside those that are being asked for. log: told about long replays."""
+        self._session, self._schedule, self._window, self._log = session, schedule, window, log
+        self._lightness = Lightness()
+        # PyFilter never calls twice at once; the lock makes that true for every caller. It is held while computing,
+        # never while frames are waited for.
+        self._lock = threading.Lock()
+        self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
+        self._cuts[0] = _CUT
+        if not schedule.sc:
+            self._cuts[1:] = bytes([_PLAIN]) * (schedule.num_frames - 1)
+        self._requests: OrderedDict[int, tuple[Generator[list[Need], Frames, Output], list[Need]]] = OrderedDict()
+        self._outputs: OrderedDict[int, Output] = OrderedDict()
+        self._recent: OrderedDict[int, Any] = OrderedDict()  # state before frame n
+        self._checkpoints: OrderedDict[int, Any] = OrderedDict()
+        self._references: OrderedDict[int, Any] = OrderedDict()
+        self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
+
+    def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
+        """One call of PyFilter (native/exvc.c). Errors are answers, but for interrupts."""
+        came = list(zip(_listed(nums), _listed(clips), strict=True))
+        frames = _listed(frames)
+        try:
+            with self._lock:
+                answer = self._resume(n, came, frames)
+            return {"frame": _frame(answer)} if isinstance(answer, Output) else answer
+        except Exception as error:
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return {"error": f"Colorize: frame {n}: {text}"}
+
+    def _resume(self, n: int, came: list[Need], frames: Frames) -> Output | dict[str, Any]:
+        for (number, clip), frame in zip(came, frames, strict=True):
+            if clip == _LUMA_CLIP and self._cuts[number] == _UNKNOWN:
+                cut = is_cut(frame.props, self._schedule.sc_threshold)
+                self._cuts[number] = _CUT if cut else _PLAIN
+        here = dict(zip(came, frames, strict=True))
+        request, asked = self._requests.pop(n, (None, []))
+        try:
+            if request is None or not here.keys() >= set(asked):  # new, or left behind by one that failed upstream
+                request = self._serve(n)
+                asked = next(request)
+            while here.keys() >= set(asked):
+                asked = request.send([here[need] for need in asked])
+        except StopIteration as done:
+            output: Output = done.value
+            return output
+        _remember(self._requests, n, (request, asked), _REQUESTS)
+        return {"need": [number for number, _ in asked], "need_clip": [clip for _, clip in asked]}
+
+    def _serve(self, n: int) -> Generator[list[Need], Frames, Output]:
+        start = yield from self._find_start(n)
+        replay, told = _Replay(n, start, start, None), 0
+        while (output := self._outputs.pop(n, None)) is None:
+            self._jump(replay)
+            if n - replay.position >= _LONG_REPLAY and replay.position >= told:
+                told = replay.position + _LONG_REPLAY
+                self._log(f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it")
+            index, reference = yield from self._find_reference(replay)
+            block = range(replay.position, min(replay.position + BLOCK, self._schedule.num_frames))
+            self._advance(replay, block, index, reference, (yield [(number, _LUMA_CLIP) for number in block]))
+        return output
+
+    def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
+        """The first frame of n's segment."""
+        first = self._switch_before(n) if self._schedule.propagate else 0
+        while True:
+            cut = max(first, self._cuts.rfind(_CUT, first, n + 1))
+            unknown = self._cuts.rfind(_UNKNOWN, cut + 1, n + 1)
+            if unknown < 0:
+                return cut
+            look = range(max(cut + 1, unknown - _SEARCH + 1), unknown + 1)
+            yield [(number, _LUMA_CLIP) for number in look if self._cuts[number] == _UNKNOWN]
+
+    def _switch_before(self, n: int) -> int:
+        """The last of `ref_frames` not after n, 0 where there is none."""
+        frames = self._schedule.ref_frames or ()
+        index = bisect_right(frames, n)
+        return frames[index - 1] if index else 0
+
+    def _jump(self, replay: _Replay) -> None:
+        """To the furthest known state between where the replay is and n."""
+        for store in (self._recent, self._checkpoints):
+            found = max((number for number in store if replay.position < number <= replay.n), default=None)
+            if found is not None:
+                store.move_to_end(found)
+                replay.position, replay.state = found, store[found]
+
+    def _find_reference(self, replay: _Replay) -> Generator[list[Need], Frames, tuple[int, Any]]:
+        """The reference of the block where the replay is, and its index."""
+        frames = self._schedule.ref_frames
+        if frames is not None:
+            index = max(0, bisect_right(frames, replay.position) - 1)
+        else:
+            index = yield from self._choose(replay.start)
+        return index, (yield from self._load(index))
+
+    def _choose(self, scene: int) -> Generator[list[Need], Frames, int]:
+        """The reference that the scene's first frame is most similar to; the first of equals."""
+        scores = self._scores.setdefault(scene, [])
+        while (index := len(scores)) < self._schedule.num_references:
+            reference = yield from self._load(index)
+            L = self._luma((yield [(scene, _LUMA_CLIP)]))
+            if len(scores) == index:  # no other request has done it meanwhile
+                scores.append(float(self._session.correspond(L, reference)[0].similarity.mean()))
+        return max(range(len(scores)), key=scores.__getitem__)
+
+    def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
+        while index not in self._references:
+            lab = _reference_lab((yield [(index, _REF_CLIP)]))
+            if index not in self._references:
+                _remember(self._references, index, self._session.reference(lab), _REFERENCES)
+        self._references.move_to_end(index)
+        return self._references[index]
+
+    def _luma(self, frames: Frames) -> Tensor:
+        """L (B, 1, h, w)."""
+        return torch.cat([self._lightness(frame)[1] for frame in frames])
+
+    def _advance(self, replay: _Replay, block: range, index: int, reference: Any, frames: Frames) -> None:
+        """Computes a block up to the next start of one, unless another request has meanwhile done so."""
+        self._jump(replay)
+        if replay.n in self._outputs or replay.position != block.start:
+            return
+        state = replay.state
+        if state is None:
+            state = self._session.start(reference if self._schedule.propagate else None)
+        starts = [number for number in self._schedule.ref_frames or () if number in block[1:]]
+        cut = self._cuts.find(_CUT, block.start + 1, block.stop)
+        end = min([block.stop, *starts[:1]] if cut < 0 else [block.stop, *starts[:1], cut])
+        L = self._luma(frames[: end - block.start])
+        L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
+        aligned = self._session.correspond(L, reference)
+        for number in range(block.start, end):
+            one = aligned[number - block.start]
+            state, ab = self._session.step(state, one)
+            planes = torch.cat((one.similarity, ab), dim=1)[0].float().cpu()
+            self._outputs[number] = Output(planes, index, float(one.similarity.mean()), replay.start)
+            self._outputs.move_to_end(number)
+        replay.position, replay.state = end, state
+        _remember(self._recent, end, state, _RECENT_STATES)
+        if (end - replay.start) // _CHECKPOINT > (block.start - replay.start) // _CHECKPOINT:
+            _remember(self._checkpoints, end, state, _CHECKPOINTS)
+        unasked = [number for number in self._outputs if number not in self._requests]
+        for number in unasked[: max(0, len(unasked) - self._window)]:
+            del self._outputs[number]
+
+
+_UNKNOWN, _PLAIN, _CUT = range(3)
+
+
+def _remember(store: OrderedDict[int, Any], key: int, value: Any, capacity: int) -> None:
+    store[key] = value
+    store.move_to_end(key)
+    while len(store) > capacity:
+        store.popitem(last=False)
+
+
+def _listed(value: Any) -> list[Any]:
+    """VapourSynth hands arrays of one element over as the element."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _reference_lab(frames: Frames) -> Tensor:
+    """RGBS -> Lab (1, 3, h, w)."""
+    (frame,) = frames
+    rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))
+    return rgb_to_lab(rgb[None].clamp(0.0, 1.0))
+
+
+def _frame(output: Output) -> vs.VideoFrame:
+    _, height, width = output.planes.shape
+    frame = vs.core.create_video_frame(vs.YUV444PS, width, height)
+    for plane in range(3):
+        np.copyto(np.asarray(frame[plane]), output.planes[plane].numpy())
+    frame.props["ExvcReference"] = output.reference
+    frame.props["ExvcSimilarity"] = output.similarity
+    frame.props["ExvcSceneStart"] = output.segment
+    return frame
