@@ -50,7 +50,7 @@ def find_headers() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / "include" / "VapourSynth4.h").is_file():
             return Path(folder) / "include"
-    raise RuntimeError("vsexvc needs the headers of the vapoursynth package to build: pip install 'vapoursynth>=74'")
+    raise RuntimeError("vsexvc needs the headers of the vapoursynth package to build: pip install 'vapoursynth>=77'")
 
 
 def compile_plugin(source: Path, target: Path) -> None:

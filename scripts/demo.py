@@ -163,13 +163,18 @@ def open_source(path: Path, cache: Path) -> vs.VideoNode:
         raise DemoError(f"cannot read {path}: {error}") from None
 
 
-def matrix_of(clip: vs.VideoNode) -> int:
-    """The matrix of the clip, as its first frame states it; by its size (1: BT.709, 6: BT.601) where it does not."""
+def stated(clip: vs.VideoNode, name: str) -> int:
+    """A colour property of the clip's first frame; 2 (unspecified) where it has none."""
     with clip.get_frame(0) as frame:
-        stated = int(frame.props.get("_Matrix", 2))  # type: ignore[call-overload]
-    if stated != 2 and (stated != 0 or clip.format.color_family == vs.RGB):
-        return stated
-    return 1 if clip.height >= 720 or clip.width >= 1280 else 6
+        return int(frame.props.get(name, 2))  # type: ignore[call-overload]
+
+
+def matrix_of(clip: vs.VideoNode) -> int:
+    """The matrix of a YUV or GRAY clip as stated, else by its size as the filter takes it: BT.709 (1) or BT.601 (6)."""
+    matrix = stated(clip, "_Matrix")
+    if matrix in (0, 2):
+        return 1 if clip.width > 1024 or clip.height > 576 else 6
+    return matrix
 
 
 def write_script(path: Path, clip: Path, references: list[Path], starts: list[int], cache: Path) -> None:
@@ -189,11 +194,8 @@ def write_script(path: Path, clip: Path, references: list[Path], starts: list[in
     ]
     if source.format.color_family == vs.RGB:
         lines.append('clip = core.resize.Bicubic(clip, format=vs.YUV444P8, matrix_s="709")')
-    else:
-        with source.get_frame(0) as frame:
-            stated = frame.props.get("_Matrix", 2)
-        if stated != matrix_of(source):
-            lines.append(f"clip = core.std.SetFrameProps(clip, _Matrix={matrix_of(source)})  # the file does not say")
+    elif stated(source, "_Matrix") != matrix_of(source):
+        lines.append(f"clip = core.std.SetFrameProps(clip, _Matrix={matrix_of(source)})  # the file does not say")
     if len(references) == 1:
         lines.append(f"ref = read({str(references[0])!r})")
         options = ""
@@ -210,9 +212,11 @@ def colour_tags(clip: vs.VideoNode) -> list[str]:
     """ffmpeg's options that say how to read the script's frames: y4m carries no colour description."""
     if clip.format.color_family == vs.RGB:  # the script made it BT.709
         return ["-color_range", "tv", "-colorspace", "1"]
-    with clip.get_frame(0) as frame:
-        full = int(frame.props.get("_Range", 0)) == 1  # type: ignore[call-overload]
-    return ["-color_range", "pc" if full else "tv", "-colorspace", str(matrix_of(clip))]
+    full = stated(clip, "_Range") == vs.RANGE_FULL
+    tags = ["-color_range", "pc" if full else "tv", "-colorspace", str(matrix_of(clip))]
+    for option, name in (("-color_primaries", "_Primaries"), ("-color_trc", "_Transfer")):
+        tags += [option, str(stated(clip, name))]
+    return tags
 
 
 def encode(script: Path, source: Path, target: Path, tags: list[str]) -> None:

@@ -187,6 +187,7 @@ class TestProperties:
         assert props(out)["_Matrix"] == vs.MATRIX_ST170_M
         assert "_Range" not in props(out)
 
+    @pytest.mark.filterwarnings("ignore:The _ColorRange frame property:DeprecationWarning")
     def test_old_range_property(self) -> None:
         clip = moving(vs.GRAY8)
         old, _ = constant(clip.std.SetFrameProps(_ColorRange=0), (20.0, -30.0))

@@ -291,7 +291,8 @@ def fold_batch_norm(net: ColorizationNet) -> ColorizationNet:
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run itself stops them, after its last checkpoint
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _commit() -> str:

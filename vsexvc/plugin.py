@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vsexvc import weights
 from vsexvc.color import chroma, is_srgb_transfer, luma_weights, subsample, upsample_ab
-from vsexvc.pump import Lightness, Pump, Schedule, measure_cuts
+from vsexvc.pump import Lightness, Pump, Schedule, Worker, measure_cuts
 from vsexvc.session import Session, network_size
 
 _UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
@@ -130,45 +130,48 @@ class _Merge:
     def __init__(self, grey: bool, device: torch.device) -> None:
         """grey: the clip was GRAY; its frames come as YUV 4:4:4 with Y in every plane."""
         self._grey, self._device = grey, device
-        self._lightness = Lightness(device)
+        self._lightness, self._worker = Lightness(device), Worker()
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         if clips == 0:
             return {"need": [n] * 4, "need_clip": [1, 2, 3, 4]}
+        source, full, small, coloured = frames
         try:
-            return {"frame": self._merge(*frames)}
+            matrix = _RGB_LUMA if source.format.color_family == vs.RGB else _matrix(source)
+            planes = self._worker(self._planes, source, full, small, coloured, matrix)
+            frame = source.copy()
+            if source.format.color_family == vs.YUV:
+                self._tag(frame, matrix)
+            for plane, values in planes.items():
+                np.asarray(frame[plane])[:] = values
+            for name in _REPORTED:
+                frame.props[name] = coloured.props[name]
+            return {"frame": frame}
         except Exception as error:
             return {"error": f"Colorize: frame {n}: clip: {_first_line(error)}"}
 
     @torch.inference_mode()
-    def _merge(
-        self, source: vs.VideoFrame, full: vs.VideoFrame, small: vs.VideoFrame, coloured: vs.VideoFrame
-    ) -> vs.VideoFrame:
+    def _planes(
+        self, source: vs.VideoFrame, full: vs.VideoFrame, small: vs.VideoFrame, coloured: vs.VideoFrame, matrix: int
+    ) -> dict[int, np.ndarray[Any, Any]]:
+        """The planes to be written, in the numbers of the format, as float32."""
         if _prop(source, "_FieldBased", 0):
             raise ValueError(f"must be progressive, got _FieldBased={_prop(source, '_FieldBased')}")
-        rgb = source.format.color_family == vs.RGB
-        matrix = _RGB_LUMA if rgb else _matrix(source)
         luma, L = self._lightness(full)
         ab = torch.stack([torch.from_numpy(np.array(coloured[plane])) for plane in (1, 2)])[None].to(self._device)
         ab = upsample_ab(ab, self._lightness(small)[1], L)
         uv = chroma(luma, L, ab, matrix, _prop(source, "_Transfer"), _prop(source, "_Primaries"))
-        frame = source.copy()
-        if rgb:
+        if source.format.color_family == vs.RGB:
             kr, kb = luma_weights(matrix)
             red, blue = luma + 2.0 * (1.0 - kr) * uv[:, 1:], luma + 2.0 * (1.0 - kb) * uv[:, :1]
             green = (luma - kr * red - kb * blue) / (1.0 - kr - kb)
-            written = {0: red, 1: green, 2: blue}
+            planes = {0: red, 1: green, 2: blue}
         else:
-            self._tag(frame, matrix)
             factors = 1 << source.format.subsampling_w, 1 << source.format.subsampling_h
             uv = subsample(uv, *factors, _prop(source, "_ChromaLocation", 0))
-            written = {1: uv[:, :1], 2: uv[:, 1:]}
+            planes = {1: uv[:, :1], 2: uv[:, 1:]}
         full_range = _is_full_range(source)
-        for plane, values in written.items():
-            np.asarray(frame[plane])[:] = _scaled(values[0, 0], source.format, full_range).cpu().numpy()
-        for name in _REPORTED:
-            frame.props[name] = coloured.props[name]
-        return frame
+        return {i: _scaled(plane[0, 0], source.format, full_range).cpu().numpy() for i, plane in planes.items()}
 
     def _tag(self, frame: vs.VideoFrame, matrix: int) -> None:
         """States what U and V were made for, where the clip does not say; all of it where the clip was GRAY."""

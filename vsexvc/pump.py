@@ -19,10 +19,11 @@ Nothing here lives longer than its pump: no module-level state, no VideoFrame ke
 
 from __future__ import annotations
 
-import threading
+import ctypes
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ _CUT_PROPS = ("ExvcCut", "ExvcCutBefore", "ExvcCutAfter")  # prefixes of std.Pla
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 32, 64  # how many are kept
+_TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 _SEARCH = 32  # frames looked at in one go for the cut before
 _LONG_REPLAY = 256  # frames of replay that the user is told about
 
@@ -97,6 +99,28 @@ class _Replay:
     start: int
     position: int
     state: Any
+
+
+class Worker:
+    """A thread of its own for all tensors of one filter, whichever thread of VapourSynth asks. Ends with its filter.
+
+    Torch keeps a team of threads for every thread that calls it. And frames and tensors that one thread takes from
+    glibc's heap in turn split each other's free blocks until memory grows without end (measured: 1 MB a frame at
+    432x240), so no frame is made here. What VapourSynth's own frames still do to each other (50 to 150 KB a frame, in
+    scripts without this filter as well) is given back to the system now and then.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "vsexvc")
+        self._calls = 0
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
+
+    def __call__[*P, R](self, function: Callable[[*P], R], *arguments: *P) -> R:
+        """The result of the function, or its exception."""
+        self._calls += 1
+        if self._calls % _TRIM == 0:
+            self._pool.submit(self._trim, 0)
+        return self._pool.submit(function, *arguments).result()
 
 
 class Lightness:
@@ -157,9 +181,7 @@ class Pump:
         """window: outputs kept beside those that are being asked for. log: told about long replays."""
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
         self._lightness = Lightness()
-        # PyFilter never calls twice at once; the lock makes that true for every caller. It is held while computing,
-        # never while frames are waited for.
-        self._lock = threading.Lock()
+        self._worker = Worker()  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
         self._cuts[0] = _CUT
         if not schedule.sc:
@@ -174,10 +196,8 @@ class Pump:
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         """One call of PyFilter (native/exvc.c). Errors are answers, but for interrupts."""
         came = list(zip(_listed(nums), _listed(clips), strict=True))
-        frames = _listed(frames)
         try:
-            with self._lock:
-                answer = self._resume(n, came, frames)
+            answer = self._worker(self._resume, n, came, _listed(frames))
             return {"frame": _frame(answer)} if isinstance(answer, Output) else answer
         except Exception as error:
             text = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -35,13 +35,10 @@ typedef struct Python {
     PyObject *(*PyImport_ImportModule)(const char *);
     PyObject *(*PyObject_CallMethod)(PyObject *, const char *, const char *, ...);
     PyObject *(*PyErr_GetRaisedException)(void);
-    int (*PyErr_ExceptionMatches)(PyObject *);
     void (*PyErr_Clear)(void);
-    void (*PyErr_SetInterrupt)(void);
     PyObject *(*PyObject_Repr)(PyObject *);
     const char *(*PyUnicode_AsUTF8AndSize)(PyObject *, ptrdiff_t *);
     void (*Py_DecRef)(PyObject *);
-    PyObject **PyExc_KeyboardInterrupt;
 } Python;
 
 /* Looks every name up in the running process. False where one is missing: no Python in here, or one too old. */
@@ -51,11 +48,10 @@ static bool python_find(Python *py) {
         void *slot;
     } wanted[] = {
 #define WANT(name) { #name, &py->name }
-        WANT(Py_IsInitialized),   WANT(PyGILState_Ensure),       WANT(PyGILState_Release),
-        WANT(PyImport_ImportModule), WANT(PyObject_CallMethod),  WANT(PyErr_GetRaisedException),
-        WANT(PyErr_ExceptionMatches), WANT(PyErr_Clear),         WANT(PyErr_SetInterrupt),
-        WANT(PyObject_Repr),      WANT(PyUnicode_AsUTF8AndSize), WANT(Py_DecRef),
-        WANT(PyExc_KeyboardInterrupt),
+        WANT(Py_IsInitialized),         WANT(PyGILState_Ensure),   WANT(PyGILState_Release),
+        WANT(PyImport_ImportModule),    WANT(PyObject_CallMethod), WANT(PyErr_GetRaisedException),
+        WANT(PyErr_Clear),              WANT(PyObject_Repr),       WANT(PyUnicode_AsUTF8AndSize),
+        WANT(Py_DecRef),
 #undef WANT
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
@@ -69,8 +65,6 @@ static bool python_find(Python *py) {
 
 /* Takes the exception that is set and writes `what`, then the exception, to message. The GIL is held. */
 static void python_error(const Python *py, const char *what, char message[MESSAGE_SIZE]) {
-    if (py->PyErr_ExceptionMatches(*py->PyExc_KeyboardInterrupt))
-        py->PyErr_SetInterrupt(); /* a VSMap carries text only: let Python raise it again once we have returned */
     PyObject *exception = py->PyErr_GetRaisedException();
     PyObject *repr = exception ? py->PyObject_Repr(exception) : NULL;
     const char *text = repr ? py->PyUnicode_AsUTF8AndSize(repr, NULL) : NULL;

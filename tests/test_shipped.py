@@ -1,0 +1,127 @@
+"""The shipped weights in the real filter on real clips: order of requests, memory, silence. Needs ../shared/data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CLIPS = sorted((DATA / "train_clips").glob("rave-video*.mp4"))
+needs_data = pytest.mark.skipif(len(CLIPS) < 12, reason=f"needs the real clips of {DATA}")
+SMALL = 64  # the network's size here: the order of requests is the same at any, and this is ten times as fast
+
+
+def script(folder: Path, frames: int = 300, size: int = SMALL) -> Path:
+    """A .vpy of `frames` real frames out of several clips, so with cuts, coloured after the first frame."""
+    path = folder / "real.vpy"
+    path.write_text(
+        "import vapoursynth as vs\n"
+        "core = vs.core\n"
+        f"clips = {[str(p) for p in CLIPS[:12]]!r}\n"
+        f"parts = [core.bs.VideoSource(p, showprogress=False, cachepath={str(folder / 'index')!r}) for p in clips]\n"
+        "parts = [p.resize.Bilinear(384, 216, format=vs.YUV420P8) for p in parts]\n"
+        f"clip = core.std.Splice(parts)[:{frames}].std.AssumeFPS(fpsnum=24)\n"
+        "grey = core.std.ShufflePlanes(clip, 0, vs.GRAY)\n"
+        f"coloured = core.exvc.Colorize(grey, clip[0], size={size})\n"
+        "coloured.set_output()\n"
+    )
+    return path
+
+
+def load(path: Path):  # type: ignore[no-untyped-def]
+    variables: dict[str, object] = {}
+    exec(compile(path.read_text(), str(path), "exec"), variables)
+    return variables["coloured"]
+
+
+def digests(clip, order: list[int], threads: int) -> dict[int, str]:  # type: ignore[no-untyped-def]
+    def one(n: int) -> tuple[int, str]:
+        with clip.get_frame(n) as frame:
+            return n, hashlib.sha256(b"".join(bytes(frame[plane]) for plane in range(3))).hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(pool.map(one, order))
+
+
+@needs_data
+def test_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = script(tmp_path)
+    forward = digests(load(path), list(range(300)), 1)
+    cuts = [n for n in range(300) if load(path).get_frame(n).props["ExvcSceneStart"] == n]
+    assert len(cuts) >= 3
+    assert digests(load(path), list(range(299, -1, -1)), 1) == forward
+    assert digests(load(path), random.Random(7).sample(range(300), 300), 8) == forward
+    vspipe = Path(sys.executable).with_name("vspipe")
+    stream = subprocess.run([str(vspipe), "-r", "16", str(path), "-"], capture_output=True, check=True).stdout
+    size = 384 * 216 * 3
+    assert len(stream) == 300 * size
+    assert {n: hashlib.sha256(stream[n * size : (n + 1) * size]).hexdigest() for n in range(300)} == forward
+
+
+MEASURE = """
+import json, resource, sys
+import vapoursynth as vs
+core = vs.core
+core.max_cache_size = 256
+width, height, frames, size, first, last = map(int, sys.argv[1:])
+luma = core.std.BlankClip(format=vs.GRAY8, width=width, height=height, length=frames, color=90)
+line = core.std.BlankClip(luma, width=8, color=200)
+clip = core.std.FrameEval(luma, lambda n: core.std.StackHorizontal([luma, line, luma])
+                          .std.CropAbs(width, height, left=8 * (n % (width // 8)))
+                          .std.SetFrameProps(_SceneChangePrev=0))
+clip = clip.std.SetFrameProps(_SceneChangePrev=0)
+ref = core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, color=[200, 90, 40])
+out = core.exvc.Colorize(clip, ref, size=size, device="cpu")
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize() / 2**20
+
+marks = {}
+for n, frame in enumerate(out.frames(close=True)):
+    if n in (first, last):
+        marks[n] = resident()
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "growth": marks[last] - marks[first]}))
+"""
+
+
+def measure(*numbers: int) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, *map(str, numbers)]
+    result: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    return result
+
+
+@pytest.mark.slow
+def test_1080p_stays_below_two_gigabytes() -> None:
+    assert measure(1920, 1080, 60, 216, 30, 59)["peak"] < 2048
+
+
+def test_memory_does_not_grow(request: pytest.FixtureRequest) -> None:
+    """MiB between frame 300 and frame 1000, max_cache_size 256 MB."""
+    assert measure(384, 216, 1001, SMALL, 300, 1000)["growth"] <= 20
+
+
+def test_import_is_silent_and_leaves_no_trace() -> None:
+    code = (
+        "import os, sys, warnings\n"
+        "before, filters = dict(os.environ), list(warnings.filters)\n"
+        "import vsexvc\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch\n"
+        "state = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.backends.cudnn.benchmark)\n"
+        "environment = dict(os.environ)\n"
+        "from vsexvc import colorize\n"
+        "assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),"
+        " torch.backends.cudnn.benchmark) == state\n"
+        "assert dict(os.environ) == environment\n"
+        "assert list(warnings.filters)[-len(filters):] == filters\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("", "")
