@@ -1,4 +1,4 @@
-"""A second, slow implementation of one step, line by line from the released layout's tables; it shares no code with vsexvc.
+"""A second, slow implementation of one step, line by line from the released layout's tables; no code of vsexvc.
 
 Everything is float64 and written for one picture at a time; weights come as state dicts with the released keys.
 """
@@ -15,7 +15,9 @@ Weights = dict[str, Tensor]
 
 
 def conv(x: Tensor, w: Weights, name: str, **options: int) -> Tensor:
-    return F.conv2d(x, w[name + ".weight"].double(), w[name + ".bias"].double() if name + ".bias" in w else None, **options)
+    return F.conv2d(
+        x, w[name + ".weight"].double(), w[name + ".bias"].double() if name + ".bias" in w else None, **options
+    )
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -96,7 +98,9 @@ def match(fx: Tensor, fy: Tensor, reference_ab: Tensor, w: Weights, tau: float) 
             top = max(m)
             e = [math.exp((value - top) / tau) for value in m]
             for k in range(2):
-                warped[0, k, r, c] = sum(v * float(ab[0, k, y, x]) for v, (y, x) in zip(e, places, strict=True)) / sum(e)
+                warped[0, k, r, c] = sum(v * float(ab[0, k, y, x]) for v, (y, x) in zip(e, places, strict=True)) / sum(
+                    e
+                )
             similarity[0, 0, r, c] = top
     return double_size(double_size(warped)), double_size(double_size(similarity))
 

@@ -29,7 +29,7 @@ def test_temporal_follows_the_flow_and_leaves_occlusions_out() -> None:
 
 
 def test_smoothness_of_an_impulse() -> None:
-    """Flat truth: all eight weights are 1/8. An impulse of 8 in the middle of 5x5: itself 8, its eight neighbours 1 each."""
+    """Flat truth: all eight weights are 1/8. An impulse of 8 in the middle of 5x5: itself 8, its neighbours 1 each."""
     ab = torch.zeros(1, 2, 5, 5)
     ab[0, 0, 2, 2] = 8.0
     assert losses.smoothness(ab, torch.zeros(1, 3, 5, 5)).item() == pytest.approx((8.0 + 8 * 1.0) / (9 * 2))

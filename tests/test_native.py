@@ -70,9 +70,7 @@ class TestPyFilter:
             answer = core.std.BlankClip(format=vs.GRAY16, width=64, height=8, length=1, color=sum(values))
             return {"frame": answer.get_frame(0)}
 
-        out = core.exvc.PyFilter(
-            clips=[counting(), counting(100)], step=step, format=vs.GRAY16, width=64, height=8
-        )
+        out = core.exvc.PyFilter(clips=[counting(), counting(100)], step=step, format=vs.GRAY16, width=64, height=8)
         assert (out.format.id, out.width, out.height) == (vs.GRAY16, 64, 8)
         for n in (3, 9, 0):
             assert value(out, n) == 107 + 2 + 7 + 100 + n

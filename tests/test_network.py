@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import plain
 import pytest
 import torch
 from skimage.color import rgb2lab
 from torch import Tensor
 
-import plain
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet, warp
@@ -45,7 +45,9 @@ def test_one_full_step_agrees_with_the_plain_implementation(size: tuple[int, int
     state, ab = session.step(session.start(first), session.correspond(L, first)[0])
 
     features, matching, colour = (part(network, n) for n in ("features", "correspondence", "color"))
-    fx = plain.correspondence_features(plain.vgg(plain.vgg_input((L.double() / 100).expand(-1, 3, -1, -1)), features), matching)
+    fx = plain.correspondence_features(
+        plain.vgg(plain.vgg_input((L.double() / 100).expand(-1, 3, -1, -1)), features), matching
+    )
     rgb = lab_to_rgb(reference.double())  # checked against scikit-image in test_color.py; its last digits matter here
     fy = plain.correspondence_features(plain.vgg(plain.vgg_input(rgb), features), matching)
     warped, similarity = plain.match(fx, fy, reference[:, 1:].double(), matching, tau=0.01)
@@ -128,7 +130,8 @@ def test_the_select_head_never_takes_a_previous_frame_that_is_not_there() -> Non
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)]
+    ("field", "value"),
+    [("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)],
 )
 def test_a_wrong_configuration_names_its_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field} must be .* got"):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from test_network import small
+
 from vsexvc.session import Session, network_size
 
 
 @pytest.mark.parametrize(
     ("width", "height", "size"),
-    [(1920, 1080, (216, 384)), (640, 480, (216, 288)), (720, 1280, (384, 216)), (384, 216, (216, 384)), (9, 7, (216, 278))],
+    [
+        (1920, 1080, (216, 384)),
+        (640, 480, (216, 288)),
+        (720, 1280, (384, 216)),
+        (384, 216, (216, 384)),
+        (9, 7, (216, 278)),
+    ],
 )
 def test_network_size_keeps_the_aspect(width: int, height: int, size: tuple[int, int]) -> None:
     assert network_size(width, height) == size
@@ -62,7 +68,9 @@ def test_the_recurrence_and_propagation_reach_the_output() -> None:
     session = Session(small(features_input="L"))
     reference = session.reference(torch.rand(1, 3, 64, 64) * 50)
     aligned = session.correspond(torch.rand(1, 1, 64, 64) * 100, reference)[0]
-    assert not torch.equal(session.step(session.start(), aligned)[1], session.step(session.start(reference), aligned)[1])
+    assert not torch.equal(
+        session.step(session.start(), aligned)[1], session.step(session.start(reference), aligned)[1]
+    )
 
 
 def test_propagation_from_another_size_is_refused() -> None:

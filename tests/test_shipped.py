@@ -88,7 +88,8 @@ marks = {}
 for n, frame in enumerate(out.frames(close=True)):
     if n in (first, last):
         marks[n] = resident()
-print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "growth": marks[last] - marks[first]}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"peak": peak, "growth": marks[last] - marks[first]}))
 """
 
 
@@ -115,11 +116,13 @@ def test_import_is_silent_and_leaves_no_trace() -> None:
         "import vsexvc\n"
         "assert 'torch' not in sys.modules\n"
         "import torch\n"
-        "state = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.backends.cudnn.benchmark)\n"
+        "def flags():\n"
+        "    cudnn = torch.backends.cudnn.benchmark\n"
+        "    return torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), cudnn\n"
+        "state = flags()\n"
         "environment = dict(os.environ)\n"
         "from vsexvc import colorize\n"
-        "assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),"
-        " torch.backends.cudnn.benchmark) == state\n"
+        "assert flags() == state\n"
         "assert dict(os.environ) == environment\n"
         "assert list(warnings.filters)[-len(filters):] == filters\n"
     )

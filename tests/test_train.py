@@ -53,7 +53,7 @@ def test_samples_have_the_promised_shapes_and_ranges(folder: Path, tmp_path: Pat
         sample = sequences(folder, tmp_path)[index]
         assert sample["lab"].shape == (4, 3, 32, 48)
         assert sample["flow_backward"].shape == (2, 2, 32, 48) and sample["valid"].shape == (2, 1, 32, 48)
-        assert 0 <= sample["lab"][:, 0].min() and sample["lab"][:, 0].max() <= 100
+        assert sample["lab"][:, 0].min() >= 0 and sample["lab"][:, 0].max() <= 100
         assert set(sample["valid"].unique().tolist()) <= {0.0, 1.0}
 
 
@@ -98,12 +98,14 @@ def test_folding_batch_norm_changes_nothing() -> None:
 
 def arguments(folder: Path, out: Path, steps: int) -> list[str]:
     return (
-        f"fit --clips {folder / 'clips'} --images {folder / 'images'} --out {out} --steps {steps} --width 0.0625 --size 32 48 "
-        "--length 2 --batch 2 --workers 0 --motion 2 --fp32 --correspond-share 0.5"
+        f"fit --clips {folder / 'clips'} --images {folder / 'images'} --out {out} --steps {steps} "
+        "--width 0.0625 --size 32 48 --length 2 --batch 2 --workers 0 --motion 2 --fp32 --correspond-share 0.5"
     ).split()
 
 
-def test_fit_learns_stops_and_goes_on_to_the_same_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_learns_stops_and_goes_on_to_the_same_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(arguments(folder, tmp_path / "whole", 6)) == 0
     taken = loop._Run._train_step
 
@@ -116,7 +118,9 @@ def test_fit_learns_stops_and_goes_on_to_the_same_weights(folder: Path, tmp_path
     monkeypatch.undo()
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 3
     assert main(arguments(folder, tmp_path / "parts", 6)) == 0
-    whole, parts = (weights.load(str(tmp_path / name / "weights.safetensors")).state_dict() for name in ("whole", "parts"))
+    whole, parts = (
+        weights.load(str(tmp_path / name / "weights.safetensors")).state_dict() for name in ("whole", "parts")
+    )
     for key, value in whole.items():
         assert torch.equal(value, parts[key]), key
     assert weights.read_metadata(tmp_path / "whole" / "weights.safetensors")["step"] == "6"

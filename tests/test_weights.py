@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_network import small
 from torch import Tensor
 
-from test_network import small
 from vsexvc import weights
 from vsexvc.config import NetworkConfig
 
@@ -47,11 +47,13 @@ COLORNET = pairs(
         "conv2_2": conv3(128, 128), "conv3_1": conv3(256, 128), "conv3_2": conv3(256, 256), "conv3_3": conv3(256, 256),
         "conv4_1": conv3(512, 256), "conv4_2": conv3(512, 512), "conv4_3": conv3(512, 512),
         **{f"conv{b}_{n}": conv3(512, 512) for b in (5, 6, 7) for n in (1, 2, 3)},
-        "conv8_1.1": conv3(256, 512), "conv3_3_short": conv3(256, 256), "conv8_2": conv3(256, 256), "conv8_3": conv3(256, 256),
+        "conv8_1.1": conv3(256, 512), "conv3_3_short": conv3(256, 256), "conv8_2": conv3(256, 256),
+        "conv8_3": conv3(256, 256),
         "conv9_1.1": conv3(128, 256), "conv2_2_short": conv3(128, 128), "conv9_2": conv3(128, 128),
-        "conv10_1.1": conv3(128, 128), "conv1_2_short": conv3(128, 64), "conv10_2": conv3(128, 128), "conv10_ab": (2, 128, 1, 1),
+        "conv10_1.1": conv3(128, 128), "conv1_2_short": conv3(128, 64), "conv10_2": conv3(128, 128),
+        "conv10_ab": (2, 128, 1, 1),
     }
-) | {"conv1_2norm_ss.weight": (64, 1, 1, 1), "conv2_2norm_ss.weight": (128, 1, 1, 1), "conv3_3norm_ss.weight": (256, 1, 1, 1)}  # fmt: skip
+) | {f"{n}norm_ss.weight": (c, 1, 1, 1) for n, c in (("conv1_2", 64), ("conv2_2", 128), ("conv3_3", 256))}  # fmt: skip
 _CHANNELS = {1: (3, 64, 2), 2: (64, 128, 2), 3: (128, 256, 4), 4: (256, 512, 4), 5: (512, 512, 4)}
 VGG = pairs(
     {
@@ -84,7 +86,10 @@ def test_the_released_layout_loads_strictly(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda s: s.pop("theta.bias"), r"must hold correspondence.theta.bias \(256,\), which is missing"),
-        (lambda s: s.update({"extra": torch.zeros(1)}), "holds correspondence.extra, which its configuration does not know"),
+        (
+            lambda s: s.update({"extra": torch.zeros(1)}),
+            "holds correspondence.extra, which its configuration does not know",
+        ),
         (lambda s: s.update({"phi.bias": torch.zeros(3)}), r"correspondence.phi.bias as \(256,\), got \(3,\)"),
     ],
     ids=["missing", "unknown", "shape"],

@@ -17,15 +17,21 @@ def main(arguments: list[str] | None = None) -> int:
     fit = commands.add_parser("fit", help="train a network from folders of clips and pictures")
     fit.add_argument("--clips", type=Path, nargs="+", required=True, metavar="FOLDER")
     fit.add_argument("--images", type=Path, nargs="*", default=[], metavar="FOLDER")
-    fit.add_argument("--validate", type=Path, nargs="*", default=[], metavar="FOLDER", help="clips to measure on now and then")
-    fit.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoint, log, weights; goes on where it was")
+    fit.add_argument(
+        "--validate", type=Path, nargs="*", default=[], metavar="FOLDER", help="clips to measure on now and then"
+    )
+    fit.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="checkpoint, log, weights; goes on where it was"
+    )
     budget = fit.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="budget; the schedule is finished when it is used up")
     budget.add_argument("--steps", type=int)
     fit.add_argument("--init", metavar="CHECKPOINT", help="start from the networks of another run's checkpoint.pt")
     fit.add_argument("--width", type=float, default=0.25, help="factor on every channel count (default 0.25)")
     fit.add_argument("--head", choices=("select", "tanh"), default="select")
-    fit.add_argument("--motion", type=int, default=6, metavar="CELLS", help="search radius for the previous frame (default 6)")
+    fit.add_argument(
+        "--motion", type=int, default=6, metavar="CELLS", help="search radius for the previous frame (default 6)"
+    )
     fit.add_argument("--size", type=int, nargs=2, default=(128, 224), metavar=("ROWS", "COLUMNS"))
     fit.add_argument("--length", type=int, default=3, help="frames unrolled (default 3)")
     for name in ("batch", "seed", "workers", "threads"):
@@ -42,9 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
             evaluate.main(args)
             return 0
         options = loop.FitOptions(
-            out=args.out, clips=tuple(args.clips), images=tuple(args.images), validate=tuple(args.validate), init=args.init,
-            minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate, seed=args.seed,
-            correspond_share=args.correspond_share, workers=args.workers, threads=args.threads, device=args.device, bf16=not args.fp32,
+            out=args.out, clips=tuple(args.clips), images=tuple(args.images), validate=tuple(args.validate),
+            init=args.init, minutes=args.minutes, steps=args.steps, batch=args.batch, seed=args.seed,
+            learning_rate=args.learning_rate, correspond_share=args.correspond_share, workers=args.workers,
+            threads=args.threads, device=args.device, bf16=not args.fp32,
         )  # fmt: skip
         config = NetworkConfig(
             width=args.width, features_input="L", head=args.head, motion=args.motion, warp_upsampling="bilinear"

@@ -1,6 +1,6 @@
 """Training sequences from plain folders of clips and pictures. Decodes, caches, cuts and augments; no network, no loss.
 
-A sample is a reference, the frame before the sequence, and the sequence itself: float32 RGB becomes lab only at the end.
+A sample is a reference, the frame before the sequence, and the sequence itself.
 Every sample is a pure function of (seed, index), so that a resumed run sees what an uninterrupted one would have seen.
 
 Axes: S frames of a sample (0 reference, 1 the frame before, 2.. the sequence), H and W the crop.
@@ -46,7 +46,10 @@ class DataOptions:
 
 
 def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_000) -> Picture:
-    """All frames of a video, RGB, stretched to `size` by area: (frames, rows, columns, 3) uint8. OSError if unreadable."""
+    """All frames of a video, RGB, stretched to `size` by area: (frames, rows, columns, 3) uint8.
+
+    Raises OSError where nothing can be decoded.
+    """
     capture = cv2.VideoCapture(str(path))
     frames = []
     while len(frames) < most:
@@ -82,7 +85,9 @@ def cached_clips(paths: list[Path], cache: Path) -> list[Path]:
     arrays, bad = [], 0
     for path in paths:
         stat = path.stat()
-        key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {CACHED_SIZE}".encode()).hexdigest()[:20]
+        key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {CACHED_SIZE}".encode()).hexdigest()[
+            :20
+        ]
         target = cache / f"{path.stem}-{key}.npy"
         if not target.exists():
             try:
@@ -103,7 +108,9 @@ def cached_clips(paths: list[Path], cache: Path) -> list[Path]:
 class Sequences(Dataset[dict[str, Tensor]]):
     """Samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
 
-    def __init__(self, clips: list[Path], images: list[Path], options: DataOptions, seed: int, count: int, first: int = 0):
+    def __init__(
+        self, clips: list[Path], images: list[Path], options: DataOptions, seed: int, count: int, first: int = 0
+    ):
         """clips: .npy files of `cached_clips`; images: picture files; the samples are first .. first + count - 1."""
         if not clips and not images:
             raise ValueError("Sequences: neither clips nor images were found")
@@ -115,8 +122,13 @@ class Sequences(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """lab (S, 3, H, W) with L 0..100; flow_backward (S-2, 2, H, W), valid (S-2, 1, H, W) from each frame of the sequence to the one
-        before; true (1,): 1 where the reference shows the same things, 0 where it is a foreign picture."""
+        """One sample.
+
+        Returns:
+            lab: (S, 3, H, W) float32, L 0..100.
+            flow_backward, valid: (S-2, 2, H, W) and (S-2, 1, H, W), from each frame of the sequence to the one before.
+            true: (1,), 1 where the reference shows the same things, 0 where it is a foreign picture.
+        """
         rng = np.random.default_rng((self.seed, self.first + position))
         use_image = not self.clips or (len(self.images) > 0 and rng.random() < self.options.images)
         frames = self._from_image(rng) if use_image else self._from_clip(rng)
@@ -175,7 +187,9 @@ class Sequences(Dataset[dict[str, Tensor]]):
         if kind < 0.25:
             first = frames[0]
         elif kind < 0.85:
-            first = (crop if rng.random() < 0.6 else augment.random_crop(clip.shape[1:3], o.size, rng))(np.asarray(clip[reference]))
+            first = (crop if rng.random() < 0.6 else augment.random_crop(clip.shape[1:3], o.size, rng))(
+                np.asarray(clip[reference])
+            )
         else:
             first = augment.distort(crop(np.asarray(clip[reference])), rng, strength=1.0)
         if rng.random() < 0.5:
@@ -183,7 +197,9 @@ class Sequences(Dataset[dict[str, Tensor]]):
         return [first, *frames]
 
     def _from_image(self, rng: np.random.Generator) -> list[Picture]:
-        picture = augment.fit(self._image(rng), (int(self.options.size[0] * 1.25), int(self.options.size[1] * 1.25)), rng)
+        picture = augment.fit(
+            self._image(rng), (int(self.options.size[0] * 1.25), int(self.options.size[1] * 1.25)), rng
+        )
         moved = augment.moving(picture, self.options.size, self.options.length + 1, rng)
         reference = augment.distort(augment.centre(picture, self.options.size), rng, strength=1.0)
         return [reference, *moved]

@@ -1,9 +1,9 @@
 """The training run: samples in, checkpoints and weights out. Losses are in losses.py, data in data.py.
 
-1. For the first `correspond_share` of the run only the feature net and the correspondence learn: L1 on the warped colour,
-   and L1 on the true previous frame's colour moved by the motion search.
+1. For the first `correspond_share` of the run only the feature net and the correspondence learn: L1 on the warped
+   colour, and L1 on the true previous frame's colour moved by the motion search.
 2. Then all nets learn together, unrolled over the sequence on the net's own outputs.
-The learning rate warms up, then follows a cosine over the run's budget (minutes or steps), so that every run ends finished.
+The learning rate warms up, then follows a cosine over the budget (minutes or steps), so that every run ends finished.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class _Run:
         self.device = torch.device(options.device)
         net = ColorizationNet(config, batch_norm=True)
         self.net = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
         self.step, self.seconds = 0, 0.0
         self.checkpoint = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -99,7 +101,9 @@ class _Run:
     def run(self) -> Path:
         clips = data.cached_clips(data.find(list(self.options.clips), data.VIDEO_SUFFIXES), self.options.out / "cache")
         images = data.find(list(self.options.images), data.IMAGE_SUFFIXES)
-        log.info("%d clips, %d images, %d parameters", len(clips), len(images), sum(p.numel() for p in self.net.parameters()))
+        log.info(
+            "%d clips, %d images, %d parameters", len(clips), len(images), sum(p.numel() for p in self.net.parameters())
+        )
         sequences = data.Sequences(
             clips, images, self.sample, self.options.seed, count=1 << 40, first=self.step * self.options.batch
         )
@@ -114,7 +118,12 @@ class _Run:
         )
         previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         writer = SummaryWriter(str(self.options.out / "tensorboard"))
-        bar = tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", initial=100 * self._progress())
+        bar = tqdm(
+            total=100.0,
+            unit="%",
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
+            initial=100 * self._progress(),
+        )
         started, saved, validated = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
         self.net.train()
         batches = iter(loader)
@@ -196,11 +205,13 @@ class _Run:
         return sums
 
     def _starting_frame(self, lab: Tensor) -> Tensor:
-        """The frame before the sequence as the net may meet it: sometimes with colours that are blurred, faded or off."""
+        """The frame before the sequence as the net may meet it: sometimes with colours that are faded or off."""
         b = len(lab)
         ab = lab[:, 1:]
         kind = torch.rand(b, 1, 1, 1, device=lab.device)
-        coarse = torch.nn.functional.interpolate(torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear")
+        coarse = torch.nn.functional.interpolate(
+            torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear"
+        )
         spoiled = ab * (0.7 + 0.4 * torch.rand(b, 1, 1, 1, device=lab.device)) + 6.0 * coarse
         return torch.cat((lab[:, :1], torch.where(kind < 0.3, spoiled, ab)), dim=1)
 
@@ -216,7 +227,11 @@ class _Run:
 
     def _learning_rate(self) -> float:
         warm = min(1.0, (self.step + 1) / 200)
-        return self.options.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress()))))
+        return (
+            self.options.learning_rate
+            * warm
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress()))))
+        )
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
@@ -276,7 +291,7 @@ class _Run:
 
 
 def fold_batch_norm(net: ColorizationNet) -> ColorizationNet:
-    """A copy without batch norm: running statistics and affine maps go into the convolutions before them (eval mode, CPU)."""
+    """A copy without batch norm: its statistics and affine maps go into the convolutions before it (eval mode, CPU)."""
     state = {key: value.detach().cpu().float() for key, value in net.state_dict().items()}
     for key in [k for k in state if k.startswith("features.norm") and k.endswith(".weight")]:
         norm = key.removesuffix(".weight")

@@ -24,7 +24,8 @@ def l1(ab: Tensor, target_ab: Tensor, weight: Tensor | None = None) -> Tensor:
 def temporal(ab: Tensor, prev_ab: Tensor, flow_backward: Tensor, valid: Tensor) -> Tensor:
     """Eq. 13: L1 between this frame's ab and the previous one's carried along the flow, on unoccluded pixels.
 
-    ab, prev_ab: (B, 2, H, W); flow_backward: (B, 2, H, W) pixels, this frame to the previous; valid: (B, 1, H, W), 1 = usable.
+    ab, prev_ab: (B, 2, H, W). flow_backward: (B, 2, H, W) pixels, from this frame to the previous.
+    valid: (B, 1, H, W), 1 = usable.
     """
     return l1(ab, warp(prev_ab, flow_backward), valid)
 

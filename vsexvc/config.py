@@ -1,4 +1,4 @@
-"""What a network is, as data: frozen, hashable, readable from and writable to a weights file's metadata. Imports nothing."""
+"""What a network is, as data: frozen, hashable, kept in a weights file's metadata. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class NetworkConfig:
 
     Attributes:
         width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
-        features_input: what the feature net sees. "L": L scaled to -1..1, one channel, the same for frame and reference.
-            "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus means, x 255).
-            "imagenet": torchvision's (frame and reference grey in three channels, ImageNet mean and deviation).
+        features_input: what the feature net sees. "L": L scaled to -1..1, one channel, for frame and reference alike.
+            "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
+            means, x 255). "imagenet": torchvision's (both grey in three channels, ImageNet mean and deviation).
         temperature: tau of eq. 4.
-        head: "tanh": ab = 128 tanh(...), as released. "select": per pixel a softmax blend of the warped colour, the previous
-            frame's colour and the net's own tanh colour.
+        head: "tanh": ab = 128 tanh(...), as released. "select": per pixel a softmax blend of the warped colour, the
+            previous frame's colour and the net's own tanh colour.
         motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
             features before the colour net sees it; 0: not aligned, as in the paper.
         warp_upsampling: how the warped colour and the similarity return from 1/4 size.
@@ -36,11 +36,15 @@ class NetworkConfig:
         if not 0.0 < self.width <= 2.0:
             raise ValueError(f"NetworkConfig: width must be above 0 and at most 2, got {self.width}")
         if self.features_input not in ("L", "upstream", "imagenet"):
-            raise ValueError(f"NetworkConfig: features_input must be L, upstream or imagenet, got {self.features_input!r}")
+            raise ValueError(
+                f"NetworkConfig: features_input must be L, upstream or imagenet, got {self.features_input!r}"
+            )
         if self.head not in ("tanh", "select"):
             raise ValueError(f"NetworkConfig: head must be tanh or select, got {self.head!r}")
         if self.warp_upsampling not in ("nearest", "bilinear"):
-            raise ValueError(f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}")
+            raise ValueError(
+                f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}"
+            )
         if not 1e-10 <= self.temperature <= 1.0:
             raise ValueError(f"NetworkConfig: temperature must be 1e-10..1, got {self.temperature}")
         if not 0 <= self.motion <= 64:

@@ -62,9 +62,9 @@ class FeatureNet(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         """x: (B, 1 or 3, H, W) as `prepare` makes it."""
-        levels = []
+        levels: list[Tensor] = []
         for block in self._blocks:
-            if levels or block is not self._blocks[0]:
+            if block is not self._blocks[0]:
                 x = F.max_pool2d(x, 2)
             for name in block:
                 x = self.get_submodule("conv" + name)(x)
@@ -103,10 +103,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.prelu(F.instance_norm(self.conv1(F.pad(x, (1, 1, 1, 1), mode="reflect"))))
         y = F.instance_norm(self.conv2(F.pad(y, (1, 1, 1, 1), mode="reflect")))
-        return self.prelu(y + x)
+        out: Tensor = self.prelu(y + x)
+        return out
 
 
-def _level(inputs: int, middle: int, outputs: int, *, stride: int = 1, up_middle: bool = False, up: bool = False) -> nn.Module:
+def _level(
+    inputs: int, middle: int, outputs: int, *, stride: int = 1, up_middle: bool = False, up: bool = False
+) -> nn.Module:
     def convolution(source: int, target: int, step: int) -> list[nn.Module]:
         return [nn.ReflectionPad2d(1), nn.Conv2d(source, target, 3, stride=step), nn.InstanceNorm2d(target), nn.PReLU()]
 
@@ -144,7 +147,8 @@ class CorrespondenceNet(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + max(_EPSILON, torch.finfo(x.dtype).tiny))
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / (norm + max(_EPSILON, torch.finfo(x.dtype).tiny))
 
 
 class ColorNet(nn.Module):
@@ -189,7 +193,7 @@ class ColorNet(nn.Module):
         return F.instance_norm(x)
 
     def forward(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
-        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros means that there is no previous frame."""
+        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame."""
         x1 = self._block(torch.cat((L_centred, warped_ab, similarity, prev_lab), dim=1), "conv1_1", "conv1_2")
         x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
         x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
@@ -225,17 +229,22 @@ class ColorizationNet(nn.Module):
         return embedding
 
     def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 3-5. theta (B, C, h, w) of the frame; phi (B or 1, C, h', w') and ab (B or 1, 2, H', W') of the reference.
+        """Eq. 3-5.
+
+        Args:
+            theta: (B, C, h, w) of the frame.
+            phi: (B or 1, C, h', w') of the reference.
+            ab: (B or 1, 2, H', W') of the reference.
 
         Returns:
             warped_ab (B, 2, H, W) and similarity (B, 1, H, W), -1..1, brought from 1/4 size to the network's.
         """
-        b, c, h, w = theta.shape
+        b, _, h, w = theta.shape
         colours = F.avg_pool2d(ab, 4).flatten(2).transpose(1, 2).expand(b, -1, -1)
         keys = phi.flatten(2).expand(b, -1, -1)
         queries = theta.flatten(2).transpose(1, 2) / self.config.temperature
         warped, similarity = [], []
-        for rows in queries.split(h * w if torch.is_grad_enabled() else _CHUNK, dim=1):
+        for rows in torch.split(queries, h * w if torch.is_grad_enabled() else _CHUNK, dim=1):
             logits = rows @ keys  # (B, chunk, N'): M / tau
             best = logits.max(2, keepdim=True).values
             if not torch.is_grad_enabled():
@@ -250,7 +259,12 @@ class ColorizationNet(nn.Module):
         """The previous frame moved to where the correspondence features find it in this one.
 
         Best match in a window of `config.motion` cells, refined below a cell by the softmax of its 3x3 neighbours, then
-        sampled at full size. theta, prev_phi: (B, C, h, w); prev_lab, result: (B, 3, H, W). Beyond the paper (its Appendix F).
+        sampled at full size. Beyond the paper (its Appendix F). With motion 0 the previous frame as it is.
+
+        Args:
+            theta: (B, C, h, w) of this frame.
+            prev_phi: (B, C, h, w) of the previous frame.
+            prev_lab: (B, 3, H, W); more channels are moved alike.
         """
         radius = self.config.motion
         if radius == 0:
@@ -291,7 +305,7 @@ class ColorizationNet(nn.Module):
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """picture (B, C, H, W) sampled at x + flow, bilinear, the border repeated. flow: (B, 2, H, W) as (dx, dy) in pixels."""
+    """picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) in pixels."""
     h, w = picture.shape[2:]
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]

@@ -24,19 +24,17 @@ from vsexvc.network import MULTIPLE, ColorizationNet, Embedding
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and phi, its answer in the correspondence."""
+    """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and its phi."""
 
     lab: Tensor
     phi: Tensor
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Correspondence:
     """One frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W) -1..1.
 
-    `padded` is what the colour net sees (L_centred, warped_ab, similarity: 4 channels) and `embedding` what the next frame
-    compares itself with.
+    `padded` is what the colour net sees (L_centred, warped_ab, similarity: 4 channels); motion is found by `embedding`.
     """
 
     L: Tensor
@@ -48,14 +46,14 @@ class Correspondence:
 
 @dataclass(frozen=True)
 class State:
-    """The previous frame: lab (1, 3, H, W) with centred L, padded, and its phi; phi is None where nothing came before."""
+    """The previous frame: lab (1, 3, H, W) with centred L, padded, and its phi; None where nothing came before."""
 
     prev_lab: Tensor | None
     prev_phi: Tensor | None
 
 
 def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]:
-    """(H, W) of a picture inside the network: its aspect, the shorter side `shorter` (216: what the networks are trained at).
+    """(H, W) of a picture inside the network: its aspect, the shorter side `shorter` (216: the networks' own).
 
     At least one multiple of the network on each side, at most 8 times as long as wide.
     """
@@ -65,7 +63,7 @@ def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]
 
 
 class Session:
-    """A network and the order in which its parts are called. Holds no state of any clip; calls may come from any thread."""
+    """A network and the order in which its parts are called. Holds no state of any clip; any thread may call."""
 
     def __init__(self, network: ColorizationNet) -> None:
         self.network = network.eval()
@@ -75,7 +73,7 @@ class Session:
     def reference(self, lab: Tensor) -> Reference:
         """lab: (1, 3, H', W') float32, L 0..100; any size from 2 x 2."""
         lab = _padded(lab.to(self.device) - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1).to(self.device))
-        return Reference(lab, self.network.embed(lab, is_reference=True).phi, tuple(lab.shape[2:]))  # type: ignore[arg-type]
+        return Reference(lab, self.network.embed(lab, is_reference=True).phi)
 
     @torch.inference_mode()
     def correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
@@ -112,13 +110,15 @@ class Session:
     @torch.inference_mode()
     def step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
         """Eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device)."""
-        L_centred, warped_ab, similarity = correspondence.padded.split((1, 2, 1), dim=1)
+        padded = correspondence.padded
+        L_centred, warped_ab, similarity = padded[:, :1], padded[:, 1:3], padded[:, 3:]
         theta, phi = correspondence.embedding
         if state.prev_lab is None or state.prev_phi is None:
             prev_lab = torch.zeros_like(L_centred).expand(-1, 3, -1, -1)
         elif state.prev_lab.shape[2:] != L_centred.shape[2:]:
             raise ValueError(
-                f"step: the previous frame must be {tuple(L_centred.shape[2:])} inside the network, got {tuple(state.prev_lab.shape[2:])}"
+                f"step: the previous frame must be {tuple(L_centred.shape[2:])} inside the network, "
+                f"got {tuple(state.prev_lab.shape[2:])}"
             )
         else:
             prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab)

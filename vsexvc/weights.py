@@ -63,7 +63,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"model {str(path)!r} must be a safetensors file; it is damaged or something else: {error}") from None
+        raise ValueError(
+            f"model {str(path)!r} must be a safetensors file; it is damaged or something else: {error}"
+        ) from None
     if metadata.get("vsexvc") != FORMAT:
         raise ValueError(f"model {str(path)!r} must have format {FORMAT}, got {metadata.get('vsexvc', 'none')}")
     return metadata
@@ -110,7 +112,9 @@ def _read_pth(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         state = torch.load(paths[-1], map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-        raise ValueError(f"model {str(paths[-1])!r} is damaged or not a plain state dict: {_first_line(error)}") from None
+        raise ValueError(
+            f"model {str(paths[-1])!r} is damaged or not a plain state dict: {_first_line(error)}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"model {str(paths[-1])!r} must be a state dict of tensors, got {type(state).__name__}")
     return {key.removeprefix("module."): value.float() for key, value in state.items()}

@@ -1,0 +1,94 @@
+"""Every script and command that the README shows, run on tiny clips (demo.sh and test.sh themselves are run by CI)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BY_CI = ("scripts/demo.sh", "scripts/test.sh", "pip install")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """film.mkv of ten frames with its references, clips and pictures to train on, and a bin/ with `ffmpeg`."""
+    root = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 255, (9, 16, 3), dtype=np.uint8), (192, 108), interpolation=cv2.INTER_CUBIC)
+    for name in ("reference", "a", "b", "c"):
+        cv2.imwrite(str(root / f"{name}.png"), picture)
+    (root / "CLIPS").mkdir()
+    (root / "IMAGES").mkdir()
+    cv2.imwrite(str(root / "IMAGES" / "0.png"), picture)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    raw = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", "96x54", "-r", "24", "-i", "-"]
+    frames = b"".join(np.ascontiguousarray(picture[n : n + 54, 2 * n : 2 * n + 96]).tobytes() for n in range(10))
+    for target, pixels in (("film.mkv", "gray"), ("CLIPS/a.mkv", "yuv444p")):
+        command = [ffmpeg, "-loglevel", "error", *raw, "-c:v", "ffv1", "-pix_fmt", pixels, str(root / target)]
+        subprocess.run(command, input=frames, check=True)
+    shutil.copytree(root / "CLIPS", root / "VALIDATION_CLIPS")
+    (root / "bin").mkdir()
+    (root / "bin" / "ffmpeg").symlink_to(ffmpeg)
+    return root
+
+
+def run(command: str, folder: Path) -> None:
+    path = os.pathsep.join((str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+
+
+def test_the_three_lines_and_the_pipe(folder: Path) -> None:
+    (script,) = (code for language, code in BLOCKS if language == "python" and "set_output" in code)
+    assert len(script.strip().splitlines()) == 3
+    (folder / "film.vpy").write_text(script)
+    (pipe,) = (code for language, code in BLOCKS if language == "sh" and "vspipe" in code)
+    run(pipe, folder)
+    assert (folder / "film-in-colour.mkv").stat().st_size > 500
+
+
+def test_several_references(folder: Path) -> None:
+    (script,) = (code for language, code in BLOCKS if language == "python" and "Splice" in code)
+    (folder / "several.vpy").write_text(
+        "import vapoursynth as vs\ncore = vs.core\n"
+        "clip = core.std.BlankClip(format=vs.GRAY8, width=96, height=54, length=1000)\n"
+        + script
+        + "clip[:1].set_output()\n"
+    )
+    run("vspipe several.vpy .", folder)
+
+
+def test_training_and_evaluation(folder: Path) -> None:
+    (block,) = (code for language, code in BLOCKS if language == "sh" and "train fit" in code)
+    for command in (line for line in block.splitlines() if line.startswith("python -m train")):
+        small = "--steps 2 --width 0.0625 --size 32 48 --length 2 --batch 1 --workers 0"
+        run(command.replace("--minutes 600", small).replace("python -m", f"{sys.executable} -m"), folder)
+    assert (folder / "runs" / "mine" / "weights.safetensors").exists()
+
+
+def test_no_command_is_left_out() -> None:
+    tested = ("vspipe -c y4m", "python -m train")
+    for language, code in BLOCKS:
+        for line in code.splitlines() if language == "sh" else []:
+            assert line.startswith((*BY_CI, *tested)), f"nobody runs: {line}"
+
+
+def test_arguments_are_those_of_the_filter() -> None:
+    import vapoursynth as vs
+
+    signature = [part.split(":")[0] for part in vs.core.exvc.Colorize.signature.strip("()").split(";") if ":" in part]
+    assert re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE) == signature
