@@ -148,3 +148,21 @@ def test_unknown_names_and_missing_paths_differ() -> None:
         weights.load("nonsense")
     with pytest.raises(OSError, match="must be an existing weights file"):
         weights.load("/nowhere/x.safetensors")
+
+
+SHIPPED = sorted(weights.installed())
+
+
+def test_the_default_is_shipped() -> None:
+    assert weights.DEFAULT in SHIPPED
+    assert weights.load().config.features_input == "L"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_files_are_small_and_say_where_they_come_from(name: str) -> None:
+    path = weights.installed()[name]
+    assert path.stat().st_size <= 30 * 2**20
+    metadata = weights.read_metadata(path)
+    for key in ("licence", "data", "clip_sources", "image_sources", "commit", "options", "trained_size", "minutes"):
+        assert metadata.get(key), key
+    assert (weights.folders()[1] / "README.md").exists()

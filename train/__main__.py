@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     budget.add_argument("--minutes", type=float, help="budget; the schedule is finished when it is used up")
     budget.add_argument("--steps", type=int)
     fit.add_argument("--init", metavar="CHECKPOINT", help="start from the networks of another run's checkpoint.pt")
+    fit.add_argument(
+        "--metadata", type=Path, metavar="JSON", help="facts to write into the weights: licence, data, ..."
+    )
     fit.add_argument("--width", type=float, default=0.25, help="factor on every channel count (default 0.25)")
     fit.add_argument("--head", choices=("select", "tanh"), default="select")
     fit.add_argument(
@@ -49,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         options = loop.FitOptions(
             out=args.out, clips=tuple(args.clips), images=tuple(args.images), validate=tuple(args.validate),
-            init=args.init, minutes=args.minutes, steps=args.steps, batch=args.batch, seed=args.seed,
-            learning_rate=args.learning_rate, correspond_share=args.correspond_share, workers=args.workers,
-            threads=args.threads, device=args.device, bf16=not args.fp32,
+            init=args.init, metadata=args.metadata, minutes=args.minutes, steps=args.steps, batch=args.batch,
+            seed=args.seed, learning_rate=args.learning_rate, correspond_share=args.correspond_share,
+            workers=args.workers, threads=args.threads, device=args.device, bf16=not args.fp32,
         )  # fmt: skip
         config = NetworkConfig(
             width=args.width, features_input="L", head=args.head, motion=args.motion, warp_upsampling="bilinear"

@@ -50,6 +50,7 @@ class FitOptions:
     learning_rate: float = 7e-4
     correspond_share: float = 0.15
     seed: int = 1
+    metadata: Path | None = None
     workers: int = 1
     threads: int = 0
     device: str = "cpu"
@@ -286,6 +287,8 @@ class _Run:
             "options": json.dumps(dataclasses.asdict(self.options), default=str),
             "commit": _commit(),
         }
+        if self.options.metadata is not None:
+            facts |= {key: str(value) for key, value in json.loads(self.options.metadata.read_text()).items()}
         weights.save(fold_batch_norm(self.net), path, facts)
         return path
 
