@@ -82,7 +82,7 @@ class NativePluginHook(BuildHookInterface):  # type: ignore[misc, type-arg, unus
             return
         build_data["force_include"][str(library)] = PLUGIN
         models = Path(self.root) / "models"
-        for path in sorted([*models.glob("*.safetensors"), *models.glob("*.md")]):
+        for path in sorted(p for pattern in ("*.safetensors", "*.json", "*.md") for p in models.glob(pattern)):
             build_data["force_include"][str(path)] = f"vsexvc/models/{path.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

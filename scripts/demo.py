@@ -197,7 +197,7 @@ def write_script(path: Path, clip: Path, references: list[Path], starts: list[in
     elif stated(source, "_Matrix") != matrix_of(source):
         lines.append(f"clip = core.std.SetFrameProps(clip, _Matrix={matrix_of(source)})  # the file does not say")
     if len(references) == 1:
-        lines.append(f"ref = read({str(references[0])!r})")
+        lines.append(f"ref = read({str(references[0])!r})[0]  # its first frame, where it is a clip")
         options = ""
     else:
         lines += ["ref = core.std.Splice([", *(f"    read({str(r)!r})," for r in references), "])"]
@@ -271,7 +271,6 @@ def write_sheet(path: Path, source: Path, references: list[Path], starts: list[i
     """Writes source, reference and result side by side, a row for each of several frames."""
     before, after = reader(source, cache), reader(result, cache)
     pictures = [reader(reference, cache)(0) for reference in references]
-    total = sum(open_source(reference, cache).num_frames for reference in references)
     size = open_source(result, cache)
     line = 24
     height = round(SHEET_COLUMN * size.height / size.width)
@@ -281,7 +280,7 @@ def write_sheet(path: Path, source: Path, references: list[Path], starts: list[i
     font = ImageFont.load_default(15)
     for row, (n, reference) in enumerate(rows):
         top = row * (height + line)
-        which = f"reference {reference + 1} of {total}" if total > 1 else "reference"
+        which = f"reference {reference + 1} of {len(references)}" if len(references) > 1 else "reference"
         for column, (label, picture) in enumerate(
             [(f"source, frame {n}", before(n)), (which, pictures[reference]), (f"result, frame {n}", after(n))]
         ):
@@ -297,7 +296,9 @@ def write_sheet(path: Path, source: Path, references: list[Path], starts: list[i
 def main() -> None:
     parser = argparse.ArgumentParser(prog="demo.sh", description="Colours a clip after a reference with vsexvc.")
     parser.add_argument("clip", type=Path, nargs="?", help="the clip to colour; without it, one made of photographs")
-    parser.add_argument("ref", type=Path, nargs="?", help="the reference: a picture, or a clip of references")
+    parser.add_argument(
+        "ref", type=Path, nargs="?", help="the reference: a picture, or a clip whose first frame is taken"
+    )
     parser.add_argument("out", type=Path, nargs="?", default=Path("demo-out"), help="output folder (demo-out)")
     arguments = parser.parse_args()
     if arguments.clip and not arguments.ref:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# demo.sh [CLIP REF [OUT]]: colours CLIP after the picture or clip REF, into the folder OUT (default: ./demo-out).
+# demo.sh [CLIP REF [OUT]]: colours CLIP after the picture REF, into the folder OUT (default: ./demo-out).
 # Without arguments it makes a grey clip from photographs first. Makes the environment (scripts/environment.sh).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -377,3 +378,23 @@ class TestWhole:
     def test_import_is_light(self) -> None:
         text = "import sys, vsexvc; assert not {'torch', 'vapoursynth', 'numpy'} & {*sys.modules}"
         assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
+
+
+def test_a_long_replay_under_vspipe_is_told_and_done(tmp_path: Path) -> None:
+    """VSScript has no environment on a thread of ours: a message from there used to end the request."""
+    script = tmp_path / "long.vpy"
+    script.write_text(
+        "import vapoursynth as vs\n"
+        "core = vs.core\n"
+        "clip = core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=300, keep=True)\n"
+        "ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1, color=[200, 90, 40])\n"
+        "core.exvc.Colorize(clip, ref, size=64, sc=False, device='cpu').set_output()\n"
+    )
+    vspipe = Path(sys.executable).with_name("vspipe")
+    path = os.pathsep.join((str(vspipe.parent), os.environ["PATH"]))
+    result = subprocess.run(
+        [str(vspipe), "-s", "270", "-e", "270", str(script), "-"], capture_output=True, env={**os.environ, "PATH": path}
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) == 3 * 64 * 64
+    assert b"frame 270 needs the 270 frames of its scene before it" in result.stderr

@@ -78,7 +78,7 @@ def test_the_released_layout_loads_strictly(tmp_path: Path) -> None:
     state = released(NONLOCAL)
     write_released(tmp_path, nonlocal_net_iter_76000={f"module.{k}": v for k, v in state.items()})
     network = weights.load(str(tmp_path))
-    assert network.config == NetworkConfig()
+    assert network.config == NetworkConfig(temperature=1e-10)
     assert torch.equal(network.correspondence.layer[1].conv2.weight, state["layer.1.conv2.weight"].float())
 
 
@@ -136,6 +136,26 @@ def test_damage_is_named(tmp_path: Path) -> None:
             weights.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("junk", "must state a valid configuration: Expecting value"), ('{"depth": 3}', "valid configuration: .*unknown")],
+)
+def test_a_wrong_configuration_names_the_file(tmp_path: Path, config: str, message: str) -> None:
+    path = tmp_path / "one.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"vsexvc": "1", "config": config})
+    with pytest.raises(ValueError, match=f"model .*one.safetensors.* {message}"):
+        weights.load(str(path))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    network = small(features_input="L")
+    with torch.no_grad():
+        network.color.conv10_2.bias[0] = torch.nan
+    weights.save(network, tmp_path / "nan.safetensors", {})
+    with pytest.raises(ValueError, match=r"damaged: color.conv10_2.bias holds values that are not finite"):
+        weights.load(str(tmp_path / "nan.safetensors"))
+
+
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path)
@@ -146,6 +166,8 @@ def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
 def test_unknown_names_and_missing_paths_differ() -> None:
     with pytest.raises(ValueError, match=r"model must be one of .*, got 'nonsense'"):
         weights.load("nonsense")
+    with pytest.raises(ValueError, match="got ''"):
+        weights.load("")
     with pytest.raises(OSError, match="must be an existing weights file"):
         weights.load("/nowhere/x.safetensors")
 

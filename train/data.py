@@ -112,10 +112,10 @@ class Sequences(Dataset[dict[str, Tensor]]):
         self, clips: list[Path], images: list[Path], options: DataOptions, seed: int, count: int, first: int = 0
     ):
         """clips: .npy files of `cached_clips`; images: picture files; the samples are first .. first + count - 1."""
-        if not clips and not images:
-            raise ValueError("Sequences: neither clips nor images were found")
         self.clips = [np.load(path, mmap_mode="r") for path in clips]
         self.clips = [clip for clip in self.clips if len(clip) >= options.length + 2]
+        if not self.clips and not images:
+            raise ValueError(f"Sequences: found no image and no clip of {options.length + 2} frames or more")
         self.images, self.options, self.seed, self.count, self.first = images, options, seed, count, first
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from train import metrics, report
+from train import commit, metrics, report
 from train.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc import weights
 from vsexvc.color import lab_to_rgb
@@ -259,6 +259,10 @@ class Evaluation:
             first = [f"{s['psnr']:.2f}", f"{s['last']:.2f}", f"{s['ssim']:.4f}"] if name != "truth" else ["-", "-", "-"]
             rows.append([name, *first, f"{s['colourfulness']:.1f}", f"{s['flicker']:.3f}", f"{s['cdc']:.5f}"])
         text = f"### {self.folder}, {len(self.clips)} clips\n\n{report.table(header, rows)}"
+        curves = {name: psnr_by_frame(of_clips) for name, of_clips in self.scores.items() if name != "truth"}
+        shown = [n for n in (2, 3, 5, 10, 20, 30, 40) if n - 2 < min(map(len, curves.values()))]
+        by_frame = [[name, *(f"{curve[n - 2]:.1f}" for n in shown)] for name, curve in curves.items()]
+        text += f"\n\n{report.table(['dB at frame', *map(str, shown)], by_frame)}"
         if not self.foreign:
             return text
         f = summarise_foreign(self.foreign)
@@ -380,7 +384,7 @@ def main(args: argparse.Namespace) -> None:
             name: value if isinstance(value, int | None) else str(value) for name, value in vars(args).items()
         }
         settings["folders"] = [str(folder) for folder in args.folders]
-        versions = {"torch": torch.__version__, "opencv": cv2.__version__}
+        versions = {"commit": commit(), "torch": torch.__version__, "opencv": cv2.__version__}
         document = {"settings": settings, "versions": versions, "folders": [e.as_json() for e in found]}
         (args.out / "evaluation.json").write_text(json.dumps(_without_nan(document), indent=1) + "\n")
         (args.out / "evaluation.md").write_text("\n\n".join(e.as_markdown() for e in found) + "\n")

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,10 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from train import data, evaluate, losses
+from train import commit, data, evaluate, losses
 from vsexvc import weights
 from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.network import MULTIPLE, ColorizationNet
 
 log = logging.getLogger("train")
 
@@ -71,6 +70,11 @@ def fit(options: FitOptions, config: NetworkConfig, sample: data.DataOptions) ->
 
     Raises ValueError for arguments that do not go together, OSError for folders that are not there.
     """
+    if sample.length < 1 or any(side < 32 or side % MULTIPLE for side in sample.size):
+        raise ValueError(
+            f"fit: length must be 1 or more and size multiples of {MULTIPLE} from 32, "
+            f"got {sample.length} and {sample.size}"
+        )
     if (options.minutes is None) == (options.steps is None):
         raise ValueError("fit: exactly one of minutes and steps must be given")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.commits = 0, 0.0, [commit()]
+        self.metadata = {} if options.metadata is None else json.loads(options.metadata.read_text())
         self.checkpoint = options.out / "checkpoint.pt"
         if self.checkpoint.exists():
             self._restore(self.checkpoint, everything=True)
@@ -200,7 +205,8 @@ class _Run:
                 ab = self.net.colorize(lab[:, t, :1], warped_ab, similarity, moved[:, :3])
             add("l1", losses.l1(ab, target, true))
             add("smoothness", losses.smoothness(ab, lab[:, t]))
-            add("temporal", losses.temporal(ab, prev_lab[:, 1:], flow, valid * has_previous))
+            before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a starting frame that was spoiled
+            add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
             add("follow", losses.l1(ab, warped_ab.detach(), 1 - true))
             prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
         return sums
@@ -252,6 +258,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "config": self.config.to_json(),
+            "commits": self.commits,
         }
         torch.save(state, partial)
         partial.replace(self.checkpoint)
@@ -264,6 +271,7 @@ class _Run:
         if everything:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]
+            self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
 
     def _validate(self, writer: SummaryWriter, limit: int | None) -> dict[str, float]:
         network = fold_batch_norm(self.net)
@@ -285,10 +293,9 @@ class _Run:
             "minutes": f"{self.seconds / 60:.1f}",
             "trained_size": json.dumps(self.sample.size),
             "options": json.dumps(dataclasses.asdict(self.options), default=str),
-            "commit": _commit(),
+            "commit": ", ".join(self.commits),
+            **{key: str(value) for key, value in self.metadata.items()},
         }
-        if self.options.metadata is not None:
-            facts |= {key: str(value) for key, value in json.loads(self.options.metadata.read_text()).items()}
         weights.save(fold_batch_norm(self.net), path, facts)
         return path
 
@@ -311,10 +318,3 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # the run itself stops them, after its last checkpoint
         signal.signal(number, signal.SIG_IGN)
-
-
-def _commit() -> str:
-    try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -16,7 +16,7 @@ class NetworkConfig:
         width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
         features_input: what the feature net sees. "L": L scaled to -1..1, one channel, for frame and reference alike.
             "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
-            means, x 255). "imagenet": torchvision's (both grey in three channels, ImageNet mean and deviation).
+            means, x 255).
         temperature: tau of eq. 4.
         head: "tanh": ab = 128 tanh(...), as released. "select": per pixel a softmax blend of the warped colour, the
             previous frame's colour and the net's own tanh colour.
@@ -26,7 +26,7 @@ class NetworkConfig:
     """
 
     width: float = 1.0
-    features_input: Literal["L", "upstream", "imagenet"] = "upstream"
+    features_input: Literal["L", "upstream"] = "upstream"
     temperature: float = 0.01
     head: Literal["tanh", "select"] = "tanh"
     motion: int = 0
@@ -35,10 +35,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.width <= 2.0:
             raise ValueError(f"NetworkConfig: width must be above 0 and at most 2, got {self.width}")
-        if self.features_input not in ("L", "upstream", "imagenet"):
-            raise ValueError(
-                f"NetworkConfig: features_input must be L, upstream or imagenet, got {self.features_input!r}"
-            )
+        if self.features_input not in ("L", "upstream"):
+            raise ValueError(f"NetworkConfig: features_input must be L or upstream, got {self.features_input!r}")
         if self.head not in ("tanh", "select"):
             raise ValueError(f"NetworkConfig: head must be tanh or select, got {self.head!r}")
         if self.warp_upsampling not in ("nearest", "bilinear"):
@@ -47,8 +45,8 @@ class NetworkConfig:
             )
         if not 1e-10 <= self.temperature <= 1.0:
             raise ValueError(f"NetworkConfig: temperature must be 1e-10..1, got {self.temperature}")
-        if not 0 <= self.motion <= 64:
-            raise ValueError(f"NetworkConfig: motion must be 0..64, got {self.motion}")
+        if not isinstance(self.motion, int) or not 0 <= self.motion <= 64:
+            raise ValueError(f"NetworkConfig: motion must be an integer, 0..64, got {self.motion}")
 
     def channels(self, count: int) -> int:
         """Channels of a layer that has `count` in the paper's tables."""

@@ -20,7 +20,7 @@ from vsexvc.config import NetworkConfig
 
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
-_CHUNK = 512  # rows of the correlation matrix held at once
+_CHUNK = 1 << 22  # elements of the correlation matrix held at once
 _LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
 
 
@@ -80,10 +80,6 @@ class FeatureNet(nn.Module):
         L_centred = lab[:, :1]
         if self.input == "L":
             return L_centred / 50.0
-        if self.input == "imagenet":
-            grey = lab_to_rgb(F.pad(L_centred + 50.0, (0, 0, 0, 0, 0, 2)))
-            mean = grey.new_tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
-            return (grey - mean) / grey.new_tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
         if is_reference:
             rgb = lab_to_rgb(torch.cat((L_centred + 50.0, lab[:, 1:]), dim=1))
         else:
@@ -244,7 +240,9 @@ class ColorizationNet(nn.Module):
         keys = phi.flatten(2).expand(b, -1, -1)
         queries = theta.flatten(2).transpose(1, 2) / self.config.temperature
         warped, similarity = [], []
-        for rows in torch.split(queries, h * w if torch.is_grad_enabled() else _CHUNK, dim=1):
+        for rows in torch.split(
+            queries, h * w if torch.is_grad_enabled() else max(1, _CHUNK // (b * keys.shape[2])), dim=1
+        ):
             logits = rows @ keys  # (B, chunk, N'): M / tau
             best = logits.max(2, keepdim=True).values
             if not torch.is_grad_enabled():
@@ -275,7 +273,7 @@ class ColorizationNet(nn.Module):
         y_index = torch.arange(h, device=theta.device)
         far_x = (x_index[None, :] - x_index[:, None]).abs() > radius  # (w, w)
         best = []
-        rows_at_once = max(1, _CHUNK // w)
+        rows_at_once = max(1, min(h, _CHUNK // (b * w * w * (2 * radius + 1))))
         with torch.no_grad():
             for top in range(0, h, rows_at_once):
                 bottom = min(h, top + rows_at_once)

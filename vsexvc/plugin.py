@@ -25,6 +25,7 @@ from vsexvc import weights
 from vsexvc.color import chroma, is_srgb_transfer, luma_weights, subsample, upsample_ab
 from vsexvc.pump import Lightness, Pump, Schedule, Worker, measure_cuts
 from vsexvc.session import Session, network_size
+from vsexvc.weights import first_line
 
 _UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
 _RGB_LUMA = 1  # the luma of RGB clips is BT.709's
@@ -82,7 +83,7 @@ def colorize(
     try:
         session = Session(weights.load(model, place))
     except (ValueError, OSError, RuntimeError) as error:
-        raise vs.Error(f"Colorize: {_first_line(error)}") from None
+        raise vs.Error(f"Colorize: {first_line(error)}") from None
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
     return build(clip, ref, session, schedule, int(size), place)
 
@@ -148,7 +149,7 @@ class _Merge:
                 frame.props[name] = coloured.props[name]
             return {"frame": frame}
         except Exception as error:
-            return {"error": f"Colorize: frame {n}: clip: {_first_line(error)}"}
+            return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}
 
     @torch.inference_mode()
     def _planes(
@@ -295,10 +296,6 @@ def _fail(argument: str, accepted: str, seen: Any) -> NoReturn:
     raise vs.Error(f"Colorize: {argument} must be {accepted}, got {seen}")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _entry(**arguments: Any) -> Mapping[str, Any]:
     """What the native Colorize calls: `colorize` with a map of arguments and a map as its answer."""
     try:
@@ -309,7 +306,7 @@ def _entry(**arguments: Any) -> Mapping[str, Any]:
     except vs.Error as error:
         return {"error": str(error)}
     except Exception as error:
-        return {"error": f"Colorize: {type(error).__name__}: {_first_line(error)}"}
+        return {"error": f"Colorize: {type(error).__name__}: {first_line(error)}"}
 
 
 def bind() -> None:

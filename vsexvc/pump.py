@@ -9,7 +9,7 @@ It knows VapourSynth frames and the session, and nothing of formats, arguments o
                that the size of a batch never changes a byte.
 
 1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
-   replay goes block by block, can be interrupted between two blocks, and always makes progress.
+   replay goes block by block, other requests get their turn between two blocks, and it always makes progress.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
    Whoever comes back with frames first looks whether another request has meanwhile done the work.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used.
@@ -33,6 +33,7 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.color import L_from_luma, rgb_to_lab
+from vsexvc.weights import first_line
 
 BLOCK = 4  # frames of which the correspondence is computed at once
 DEFAULT_CUT = 0.05  # of `is_cut`: misses 1 % of joins of unlike clips, and seldom takes motion for a cut
@@ -191,6 +192,7 @@ class Pump:
         self._recent: OrderedDict[int, Any] = OrderedDict()  # state before frame n
         self._checkpoints: OrderedDict[int, Any] = OrderedDict()
         self._references: OrderedDict[int, Any] = OrderedDict()
+        self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
@@ -198,10 +200,11 @@ class Pump:
         came = list(zip(_listed(nums), _listed(clips), strict=True))
         try:
             answer = self._worker(self._resume, n, came, _listed(frames))
+            while self._notices:
+                self._log(self._notices.pop())
             return {"frame": _frame(answer)} if isinstance(answer, Output) else answer
         except Exception as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return {"error": f"Colorize: frame {n}: {text}"}
+            return {"error": f"Colorize: frame {n}: {first_line(error)}"}
 
     def _resume(self, n: int, came: list[Need], frames: Frames) -> Output | dict[str, Any]:
         for (number, clip), frame in zip(came, frames, strict=True):
@@ -229,7 +232,9 @@ class Pump:
             self._jump(replay)
             if n - replay.position >= _LONG_REPLAY and replay.position >= told:
                 told = replay.position + _LONG_REPLAY
-                self._log(f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it")
+                self._notices.append(
+                    f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it"
+                )
             index, reference = yield from self._find_reference(replay)
             block = range(replay.position, min(replay.position + BLOCK, self._schedule.num_frames))
             self._advance(replay, block, index, reference, (yield [(number, _LUMA_CLIP) for number in block]))
@@ -309,6 +314,8 @@ class Pump:
             one = aligned[number - block.start]
             state, ab = self._session.step(state, one)
             planes = torch.cat((one.similarity, ab), dim=1)[0].float().cpu()
+            if not torch.isfinite(planes).all():
+                raise ValueError("the network's colours are not finite numbers: use other weights")
             self._outputs[number] = Output(planes, index, float(one.similarity.mean()), replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state

@@ -39,6 +39,8 @@ def find(model: str | None) -> Path:
     """A name of an installed model, or a path to a file or folder. Raises ValueError (unknown) or OSError (missing)."""
     known = installed()
     model = DEFAULT if model is None else model
+    if not model:
+        raise ValueError(f"model must be one of {', '.join(sorted(known))} or a path, got ''")
     if model in known:
         return known[model]
     path = Path(model).expanduser()
@@ -85,7 +87,12 @@ def load(model: str | None = None, device: str | torch.device = "cpu") -> Colori
     path = find(model)
     if path.is_dir():
         return load_released(path).to(device)
-    config = NetworkConfig.from_json(read_metadata(path).get("config", "{}"))
+    try:
+        config = NetworkConfig.from_json(read_metadata(path).get("config", ""))
+    except ValueError as error:
+        if str(error).startswith("model "):
+            raise
+        raise ValueError(f"model {str(path)!r} must state a valid configuration: {first_line(error)}") from None
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
@@ -97,12 +104,14 @@ def load(model: str | None = None, device: str | torch.device = "cpu") -> Colori
 def load_released(folder: Path) -> ColorizationNet:
     """The authors' checkpoint, unpacked: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth anywhere below `folder`.
 
+    With the temperature that they use for inference, in effect the arg max.
+
     Raises ValueError for wrong keys or shapes, OSError where a file is missing.
     """
     tensors = {f"features.{k}": v for k, v in _read_pth(folder, "vgg19_conv").items() if k not in _UNUSED_VGG}
     for part, name in _RELEASED.items():
         tensors |= {f"{part}.{key}": value for key, value in _read_pth(folder, name).items()}
-    return _filled(ColorizationNet(NetworkConfig()), tensors, str(folder))
+    return _filled(ColorizationNet(NetworkConfig(temperature=1e-10)), tensors, str(folder))
 
 
 def _read_pth(folder: Path, name: str) -> dict[str, Tensor]:
@@ -113,7 +122,7 @@ def _read_pth(folder: Path, name: str) -> dict[str, Tensor]:
         state = torch.load(paths[-1], map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
         raise ValueError(
-            f"model {str(paths[-1])!r} is damaged or not a plain state dict: {_first_line(error)}"
+            f"model {str(paths[-1])!r} is damaged or not a plain state dict: {first_line(error)}"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"model {str(paths[-1])!r} must be a state dict of tensors, got {type(state).__name__}")
@@ -131,9 +140,12 @@ def _filled(network: ColorizationNet, tensors: Mapping[str, Tensor], source: str
             raise ValueError(
                 f"model {source!r} must hold {key} as {tuple(wanted[key].shape)}, got {tuple(tensors[key].shape)}"
             )
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"model {source!r} is damaged: {key} holds values that are not finite")
     network.load_state_dict(dict(tensors), strict=True)
     return network.eval().requires_grad_(False)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
