@@ -45,18 +45,25 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
         (B, 3, H, W): L 0..100, a and b about -110..110.
     """
     xyz = _matrix(_RGB_TO_XYZ, srgb_to_linear(rgb))
-    f = torch.where(xyz > _DELTA**3, xyz.clamp_min(1e-6) ** (1.0 / 3.0), xyz / (3 * _DELTA**2) + 4.0 / 29.0)
-    x, y, z = f.unbind(1)
+    x, y, z = _cube_root(xyz).unbind(1)
     return torch.stack((116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)), dim=1)
 
 
 def lab_to_linear(lab: Tensor) -> Tensor:
     """Lab to linear light of the sRGB primaries, not clamped. lab: (B, 3, H, W) -> (B, 3, H, W) float."""
-    L, a, b = lab.unbind(1)
+    return _matrix(_XYZ_TO_RGB, _lab_to_xyz(lab[:, :1], lab[:, 1:]))
+
+
+def _cube_root(v: Tensor) -> Tensor:
+    """The curve between light and Lab's three coordinates, with its straight foot."""
+    return torch.where(v > _DELTA**3, v.clamp_min(1e-6) ** (1.0 / 3.0), v / (3 * _DELTA**2) + 4.0 / 29.0)
+
+
+def _lab_to_xyz(L: Tensor, ab: Tensor) -> Tensor:
+    """(B, 1, H, W) and (B, 2, H, W) -> (B, 3, H, W) relative to the white."""
     y = (L + 16.0) / 116.0
-    f = torch.stack((y + a / 500.0, y, y - b / 200.0), dim=1)
-    xyz = torch.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4.0 / 29.0))
-    return _matrix(_XYZ_TO_RGB, xyz)
+    f = torch.cat((y + ab[:, :1] / 500.0, y, y - ab[:, 1:] / 200.0), dim=1)
+    return torch.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4.0 / 29.0))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
@@ -157,9 +164,7 @@ def L_from_luma(luma: Tensor, transfer: int = 2) -> Tensor:
     Raises:
         ValueError: a transfer that is not handled (PQ, HLG and the logarithmic ones).
     """
-    light = _decode(luma.clamp(0.0, 1.0), transfer)
-    f = torch.where(light > _DELTA**3, light.clamp_min(1e-6) ** (1.0 / 3.0), light / (3 * _DELTA**2) + 4.0 / 29.0)
-    return 116.0 * f - 16.0
+    return 116.0 * _cube_root(_decode(luma.clamp(0.0, 1.0), transfer)) - 16.0
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
@@ -283,9 +288,7 @@ def _bands(height: int, width: int) -> list[slice]:
 
 def _lab_to_light(L: Tensor, ab: Tensor, xyz_to_rgb: Tensor) -> Tensor:
     """(1, 1, H, W) and (1, 2, H, W) -> linear light (1, 3, H, W), not below 0."""
-    y = (L + 16.0) / 116.0
-    f = torch.cat((y + ab[:, :1] / 500.0, y, y - ab[:, 1:] / 200.0), dim=1)
-    xyz = torch.where(f > _DELTA, f**3, 3 * _DELTA**2 * (f - 4.0 / 29.0))
+    xyz = _lab_to_xyz(L, ab)
     return torch.einsum("ij,bjhw->bihw", xyz_to_rgb.to(xyz), xyz).clamp_min_(0.0)
 
 
