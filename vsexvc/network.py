@@ -273,7 +273,7 @@ class ColorizationNet(nn.Module):
         y_index = torch.arange(h, device=theta.device)
         far_x = (x_index[None, :] - x_index[:, None]).abs() > radius  # (w, w)
         best = []
-        rows_at_once = max(1, min(h, _CHUNK // (b * w * w * (2 * radius + 1))))
+        rows_at_once = max(1, _CHUNK // (b * w * w * (2 * radius + 1)))
         with torch.no_grad():
             for top in range(0, h, rows_at_once):
                 bottom = min(h, top + rows_at_once)

@@ -87,11 +87,10 @@ def load(model: str | None = None, device: str | torch.device = "cpu") -> Colori
     path = find(model)
     if path.is_dir():
         return load_released(path).to(device)
+    metadata = read_metadata(path)
     try:
-        config = NetworkConfig.from_json(read_metadata(path).get("config", ""))
+        config = NetworkConfig.from_json(metadata.get("config", ""))
     except ValueError as error:
-        if str(error).startswith("model "):
-            raise
         raise ValueError(f"model {str(path)!r} must state a valid configuration: {first_line(error)}") from None
     try:
         with safe_open(path, framework="pt") as file:
