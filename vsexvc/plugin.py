@@ -4,10 +4,10 @@
     ref  -> RGBS at the network's size -------------------------+-> exvc.PyFilter(Pump) -> similarity, a, b -.
     clip -> luma, full size ---------------------------------------------------------------------------------+
     clip ----------------------------------------------------------------------------------------------------+
-                                                                       exvc.PyFilter(_Merge): clip's frames, new U, V
+                                                                       exvc.PyFilter(Merge): clip's frames, new U, V
 
-No arithmetic on pictures (color.py), no order of frames (pump.py), no files (weights.py). Nothing is printed, no global
-flag is set, no frame is asked for while the script loads.
+No arithmetic on pictures (color.py, merge.py), no order of frames (pump.py), no files (weights.py). Nothing is printed,
+no global flag is set, no frame is asked for while the script loads.
 """
 
 from __future__ import annotations
@@ -16,21 +16,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 import vapoursynth as vs
-from torch import Tensor
 
 from vsexvc import weights
-from vsexvc.color import chroma, is_srgb_transfer, luma_weights, subsample, upsample_ab
-from vsexvc.pump import Lightness, Pump, Schedule, Worker, measure_cuts
+from vsexvc.color import is_srgb_transfer
+from vsexvc.merge import RGB_LUMA, UNSPECIFIED, Merge, matrix_of, prop
+from vsexvc.pump import Pump, Schedule, measure_cuts
 from vsexvc.session import Session, network_size
 from vsexvc.weights import first_line
-
-_UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
-_RGB_LUMA = 1  # the luma of RGB clips is BT.709's
-# Frame properties that the pump sets and the output carries.
-_REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")
 
 
 def colorize(
@@ -115,93 +109,11 @@ def build(
     pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
     return core.exvc.PyFilter(
         clips=[pacer, source, _luma(clip), small, coloured],
-        step=_Merge(grey, device),
+        step=Merge(grey, device),
         format=source.format.id,
         width=clip.width,
         height=clip.height,
     )
-
-
-class _Merge:
-    """The step callable that writes the output: a copy of the source's frame with new U and V (RGB: R, G and B).
-
-    Y and the frame properties are the source's own. Stateless: any order, any thread.
-    """
-
-    def __init__(self, grey: bool, device: torch.device) -> None:
-        """grey: the clip was GRAY; its frames come as YUV 4:4:4 with Y in every plane."""
-        self._grey, self._device = grey, device
-        self._lightness, self._worker = Lightness(device), Worker()
-
-    def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
-        if clips == 0:
-            return {"need": [n] * 4, "need_clip": [1, 2, 3, 4]}
-        source, full, small, coloured = frames
-        try:
-            matrix = _RGB_LUMA if source.format.color_family == vs.RGB else _matrix(source)
-            planes = self._worker(self._planes, source, full, small, coloured, matrix)
-            frame = source.copy()
-            if source.format.color_family == vs.YUV:
-                self._tag(frame, matrix)
-            for plane, values in planes.items():
-                np.asarray(frame[plane])[:] = values
-            for name in _REPORTED:
-                frame.props[name] = coloured.props[name]
-            return {"frame": frame}
-        except Exception as error:
-            return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}
-
-    @torch.inference_mode()
-    def _planes(
-        self, source: vs.VideoFrame, full: vs.VideoFrame, small: vs.VideoFrame, coloured: vs.VideoFrame, matrix: int
-    ) -> dict[int, np.ndarray[Any, Any]]:
-        """The planes to be written, in the numbers of the format, as float32."""
-        if _prop(source, "_FieldBased", 0):
-            raise ValueError(f"must be progressive, got _FieldBased={_prop(source, '_FieldBased')}")
-        luma, L = self._lightness(full)
-        ab = torch.stack([torch.from_numpy(np.array(coloured[plane])) for plane in (1, 2)])[None].to(self._device)
-        ab = upsample_ab(ab, self._lightness(small)[1], L)
-        uv = chroma(luma, L, ab, matrix, _prop(source, "_Transfer"), _prop(source, "_Primaries"))
-        if source.format.color_family == vs.RGB:
-            kr, kb = luma_weights(matrix)
-            red, blue = luma + 2.0 * (1.0 - kr) * uv[:, 1:], luma + 2.0 * (1.0 - kb) * uv[:, :1]
-            green = (luma - kr * red - kb * blue) / (1.0 - kr - kb)
-            planes = {0: red, 1: green, 2: blue}
-        else:
-            factors = 1 << source.format.subsampling_w, 1 << source.format.subsampling_h
-            uv = subsample(uv, *factors, _prop(source, "_ChromaLocation", 0))
-            planes = {1: uv[:, :1], 2: uv[:, 1:]}
-        full_range = _is_full_range(source)
-        return {i: _scaled(plane[0, 0], source.format, full_range).cpu().numpy() for i, plane in planes.items()}
-
-    def _tag(self, frame: vs.VideoFrame, matrix: int) -> None:
-        """States what U and V were made for, where the clip does not say; all of it where the clip was GRAY."""
-        frame.props["_Matrix"] = matrix
-        if self._grey:
-            frame.props["_Range"] = int(vs.RANGE_FULL if _is_full_range(frame) else vs.RANGE_LIMITED)
-            frame.props["_ChromaLocation"] = _prop(frame, "_ChromaLocation", 0)
-            for name in ("_Transfer", "_Primaries"):
-                if _prop(frame, name) == _UNSPECIFIED:
-                    frame.props[name] = 1
-
-
-def _scaled(values: Tensor, format: vs.VideoFormat, full_range: bool) -> Tensor:
-    """A plane of chroma (-0.5..0.5) or of R, G, B (0..1) in the numbers of the format. values: (H, W) float32."""
-    if format.sample_type == vs.FLOAT:
-        return values
-    highest, step = (1 << format.bits_per_sample) - 1, 1 << (format.bits_per_sample - 8)
-    if format.color_family == vs.RGB:
-        scale, zero = (highest, 0) if full_range else (219 * step, 16 * step)
-    else:
-        scale, zero = highest if full_range else 224 * step, 128 * step
-    return torch.round(values * scale + zero).clamp_(0, highest)
-
-
-def _is_full_range(frame: vs.VideoFrame) -> bool:
-    """_Range, or _ColorRange from before R74 (it counts the other way); untagged as zimg has it: only RGB is full."""
-    if "_Range" not in frame.props and "_ColorRange" in frame.props:
-        return _prop(frame, "_ColorRange") == 0
-    return bool(_prop(frame, "_Range", int(frame.format.color_family == vs.RGB)))
 
 
 def _luma(clip: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
@@ -209,7 +121,7 @@ def _luma(clip: vs.VideoNode, width: int | None = None, height: int | None = Non
     progressive = clip.std.RemoveFrameProps("_FieldBased")
     if clip.format.color_family == vs.RGB:
         progressive = progressive.std.SetFrameProps(_Matrix=0)
-        luma = progressive.resize.Bicubic(width, height, format=vs.GRAY16, matrix=_RGB_LUMA, range=vs.RANGE_FULL)
+        luma = progressive.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
     else:
         grey = vs.core.std.ShufflePlanes(progressive, 0, vs.GRAY)
         luma = grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)
@@ -222,25 +134,12 @@ def _tag_reference(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
     if frame.format.color_family == vs.RGB:
         frame.props["_Matrix"] = 0
     else:
-        frame.props["_Matrix"] = _matrix(f)
-    if is_srgb_transfer(_prop(f, "_Transfer")):
+        frame.props["_Matrix"] = matrix_of(f)
+    if is_srgb_transfer(prop(f, "_Transfer")):
         frame.props["_Transfer"] = int(vs.TRANSFER_IEC_61966_2_1)
-    if _prop(f, "_Primaries") == _UNSPECIFIED:
+    if prop(f, "_Primaries") == UNSPECIFIED:
         frame.props["_Primaries"] = int(vs.PRIMARIES_BT709)
     return frame
-
-
-def _matrix(frame: vs.VideoFrame) -> int:
-    """_Matrix; where it is not stated BT.709 for high definition and ST 170M (BT.601) below, as players have it."""
-    matrix = _prop(frame, "_Matrix")
-    if matrix in (0, _UNSPECIFIED):
-        return int(vs.MATRIX_BT709 if frame.width > 1024 or frame.height > 576 else vs.MATRIX_ST170_M)
-    return matrix
-
-
-def _prop(frame: vs.VideoFrame, name: str, default: int = _UNSPECIFIED) -> int:
-    value: Any = frame.props.get(name, default)
-    return int(value)
 
 
 def _check_clip(name: str, clip: Any) -> None:
