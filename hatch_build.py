@@ -21,6 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
+LINK = ("-ldl", "-Wl,-z,nodelete")  # never unloaded: its signal handler outlives the core that loaded it
 PLUGIN = "vapoursynth/plugins/exvc/exvc.so"
 
 
@@ -59,7 +60,7 @@ def compile_plugin(source: Path, target: Path) -> None:
     Raises:
         RuntimeError: no compiler, no headers, or the compiler failed (its messages are in the text).
     """
-    command = [*find_compiler(), *FLAGS, f"-I{find_headers()}", "-o", str(target), str(source), "-ldl"]
+    command = [*find_compiler(), *FLAGS, f"-I{find_headers()}", "-o", str(target), str(source), *LINK]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"compiling {source.name} failed:\n{shlex.join(command)}\n{result.stdout}")

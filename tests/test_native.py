@@ -6,9 +6,11 @@ import gc
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -243,6 +245,167 @@ def run_python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(path)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=path)
+
+
+WAIT = """
+import concurrent.futures, signal, sys, time
+import vapoursynth as vs
+
+class Interrupted(KeyboardInterrupt):
+    def __bool__(self):
+        return True
+
+def interrupt():
+    raise Interrupted("from inside")
+
+rounds = 0
+
+def step(n, nums, clips, frames):
+    global rounds
+    if n == 0:
+        return {"frame": frames}
+    time.sleep(0.01)
+    rounds += 1
+    if rounds == 40:
+        print("waits", flush=True)
+    return {"need": [nums], "need_clip": [0]}
+
+clip = vs.core.std.BlankClip(length=40)
+out = vs.core.exvc.PyFilter(clips=[clip], step=step, interrupt=interrupt)
+plain = vs.core.exvc.PyFilter(clips=[clip], step=step)
+
+def caught(ask):
+    global rounds
+    rounds = 0
+    try:
+        ask()
+    except BaseException as error:
+        for _ in range(1000):  # where a second one would be raised
+            time.sleep(0)
+        print(type(error).__name__, error, flush=True)
+
+def futures():
+    asked = [out.get_frame_async(n) for n in range(40)]
+    try:
+        return [future.result() for future in asked]
+    finally:
+        concurrent.futures.wait(asked)
+
+def finished():
+    with out.get_frame(0):
+        print("goes on", flush=True)
+"""
+
+
+def interrupted(code: str, path: Path) -> tuple[int, str, str]:
+    """Return code, output and errors of a script that is sent SIGINT whenever it says that it waits for ever."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path) as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said = []
+        for line in process.stdout:
+            if line == "waits\n":
+                process.send_signal(signal.SIGINT)
+            else:
+                said.append(line)
+        errors = process.stderr.read()
+        watchdog.cancel()
+    return process.returncode, "".join(said), errors
+
+
+class TestCtrlC:
+    """Requests that would go on for ever; a failure is a hang that ends with SIGKILL after a minute."""
+
+    @pytest.mark.parametrize(
+        ("ask", "threads"),
+        [
+            ("out.get_frame(1)", 1),
+            ("out.get_frame(1)", 4),
+            ("list(out[1:].frames(close=True))", 1),
+            ("list(out[1:].frames(close=True))", 4),
+            ("out[1:].output(open('/dev/null', 'wb'))", 4),
+            # With one thread, requests that wait behind the one that is ended have not come to the filter yet.
+            ("futures()", 4),
+            ("out.std.AverageFrames([1] * 9).get_frame(10)", 4),
+        ],
+    )
+    def test_one_interrupt_and_the_clip_goes_on(self, ask: str, threads: int, tmp_path: Path) -> None:
+        code = f"{WAIT}\nvs.core.num_threads = {threads}\nfor _ in range(2):\n    caught(lambda: {ask})\n    finished()"
+        assert interrupted(code, tmp_path) == (0, "KeyboardInterrupt \ngoes on\n" * 2, "")
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            "out.get_frame(1)",
+            "list(out[1:].frames())",
+            "[out.get_frame_async(n) for n in range(40)]; time.sleep(1000)",
+        ],
+    )
+    def test_uncaught_it_ends_the_script(self, ask: str, tmp_path: Path) -> None:
+        """As a process that the signal has ended, with the usual last line."""
+        code, said, errors = interrupted(f"{WAIT}\n{ask}", tmp_path)
+        assert (code, said, errors.splitlines()[-1]) == (-signal.SIGINT, "", "KeyboardInterrupt")
+
+    @pytest.mark.parametrize(
+        ("handler", "text"),
+        [
+            ("signal.default_int_handler", "KeyboardInterrupt "),
+            ("lambda *_: sys.exit(7)", "SystemExit 7"),
+            ("lambda *_: print('seen')", "seen\nInterrupted from inside"),
+        ],
+    )
+    def test_the_scripts_own_handler_is_called(self, handler: str, text: str, tmp_path: Path) -> None:
+        """One that does not raise is called, and the request ends all the same."""
+        code = f"{WAIT}\nfinished()\nsignal.signal(signal.SIGINT, {handler})\ncaught(lambda: out.get_frame(1))"
+        assert interrupted(code, tmp_path) == (0, f"goes on\n{text}\n", "")
+
+    def test_the_default_action_is_left_alone(self, tmp_path: Path) -> None:
+        code = f"{WAIT}\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\ncaught(lambda: out.get_frame(1))"
+        assert interrupted(code, tmp_path) == (-signal.SIGINT, "", "")
+
+    def test_a_filter_without_interrupt_ends_in_an_error(self, tmp_path: Path) -> None:
+        code = f"{WAIT}\ncaught(lambda: print(repr(plain.get_frame_async(1).exception())))"
+        future = f"{WAIT}\nf = plain.get_frame_async(1)\ncaught(f.result)\nprint(repr(f.exception()))"
+        assert interrupted(code, tmp_path)[:2] == (0, "KeyboardInterrupt \n")
+        assert interrupted(future, tmp_path)[:2] == (0, "KeyboardInterrupt \n'PyFilter: interrupted'\n")
+
+    def test_the_library_stays_for_its_handler(self, tmp_path: Path) -> None:
+        """A core is freed with its plugins; the handler that one has put in place must not go with it."""
+        code = """
+        import gc, os, signal, time
+        import vapoursynth as vs
+
+        class Policy(vs.EnvironmentPolicy):
+            environment = None
+            def on_policy_registered(self, api):
+                self.api = api
+            def get_current_environment(self):
+                return self.environment
+            def set_environment(self, environment):
+                previous, self.environment = self.environment, environment
+                return previous
+
+        policy = Policy()
+        vs.register_policy(policy)
+        environment = policy.api.create_environment()
+        with policy.api.wrap_environment(environment).use():
+            clip = vs.core.std.BlankClip(length=1)
+            vs.core.exvc.PyFilter(clips=[clip], step=lambda frames, **_: {"frame": frames}).get_frame(0).close()
+            path = vs.core.exvc.plugin_path
+        del clip
+        policy.api.destroy_environment(environment)
+        gc.collect()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            print("mapped", path in open("/proc/self/maps").read())
+        """
+        done = run_python(textwrap.dedent(code), tmp_path)
+        assert (done.returncode, done.stdout) == (0, "mapped True\n"), done.stderr
 
 
 PLUGIN = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import plain
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, warp
+from vsexvc.network import ColorizationNet, refine, warp
 from vsexvc.session import Session
 
 # Parameter counts of the released files (facts of the release, not of this code).
@@ -105,9 +107,41 @@ def test_align_finds_a_shift_of_whole_cells(shift: tuple[int, int]) -> None:
     prev_phi = torch.nn.functional.normalize(torch.randn(1, 16, 16, 24), dim=1)
     theta = prev_phi.roll((dy, dx), dims=(2, 3))
     picture = torch.rand(1, 3, 64, 96)
-    moved = network.align(theta, prev_phi, picture)
+    moved = network.align(theta, prev_phi, picture, picture[:, :1])
     expected = picture.roll((4 * dy, 4 * dx), dims=(2, 3))
     assert torch.allclose(moved[..., 24:40, 24:72], expected[..., 24:40, 24:72], atol=1e-3)
+
+
+class TestRefine:
+    """On a smooth texture that moves by a fraction of a pixel (made by its Fourier series, not by `warp`)."""
+
+    SHIFT = torch.tensor((1.3, -0.6)).view(1, 2, 1, 1)
+
+    def texture(self, dx: float, dy: float) -> torch.Tensor:
+        y, x = torch.meshgrid(torch.arange(48.0) + dy, torch.arange(64.0) + dx, indexing="ij")
+        waves = ((0.41, 0.13, 0.2), (-0.22, 0.37, 1.1), (0.55, -0.31, 2.5), (0.09, 0.6, 4.0), (-0.7, -0.2, 5.1))
+        return sum(8.0 * torch.sin(a * x + b * y + c) for a, b, c in waves)[None, None]  # type: ignore[index, return-value]
+
+    def error(self, flow: torch.Tensor) -> float:
+        return float((flow - self.SHIFT)[:, :, 8:-8, 8:-8].abs().mean())
+
+    @pytest.mark.parametrize("flicker", [lambda L: L, lambda L: 0.9 * L + 6.0], ids=["steady", "flicker"])
+    def test_it_finds_the_fraction(self, flicker: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        L, prev_L = self.texture(1.3, -0.6), self.texture(0.0, 0.0)
+        whole = torch.tensor((1.0, -1.0)).view(1, 2, 1, 1).expand(1, 2, 48, 64)
+        found = refine(whole, flicker(L), prev_L)
+        assert self.error(whole) == pytest.approx(0.35, abs=1e-6)
+        assert self.error(found) < 0.1
+
+    def test_what_stands_still_stays(self) -> None:
+        L = self.texture(0.0, 0.0)
+        assert refine(torch.rand(1, 2, 48, 64) * 2 - 1, L, L)[:, :, 8:-8, 8:-8].abs().mean() < 0.02
+
+    def test_a_batch_changes_nothing(self) -> None:
+        L, prev_L, flow = torch.rand(2, 1, 40, 48) * 50, torch.rand(2, 1, 40, 48) * 50, torch.randn(2, 2, 40, 48)
+        together = refine(flow, L, prev_L)
+        alone = [refine(flow[i : i + 1], L[i : i + 1], prev_L[i : i + 1]) for i in range(2)]
+        assert torch.equal(together, torch.cat(alone))
 
 
 def test_warp_samples_between_pixels() -> None:

@@ -29,16 +29,6 @@ core = vs.core
 WIDTH, HEIGHT, LENGTH = 96, 64, 6
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of random weights: what it makes of a frame depends on the frames before."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        weights.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), path, {})
-    return str(path)
-
-
 def moving(format: int, length: int = LENGTH, width: int = WIDTH, height: int = HEIGHT) -> vs.VideoNode:
     """A coloured pattern that moves, in `format`; YUV is BT.601, no other properties."""
     blank = core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=length)
@@ -275,8 +265,8 @@ class TestRefused:
         ("tags", "text"),
         [
             ({"_Transfer": 16}, "_Transfer must be one of .*, got 16"),
-            ({"_Matrix": 8}, "_Matrix must be one of .*, got 8"),
-            ({"_Primaries": 10}, "_Primaries must be one of .*, got 10"),
+            ({"_Matrix": 10}, "_Matrix must be one of .*, got 10 .constant luminance"),
+            ({"_Primaries": 3}, "_Primaries must be one of .*, got 3"),
             ({"_FieldBased": 2}, "clip: must be progressive, got _FieldBased=2"),
         ],
     )
@@ -304,9 +294,28 @@ class TestRefused:
             ({"ref": moving(vs.GRAY8, 1)}, "ref must be YUV or RGB: a grey picture has no colours to give, got Gray8"),
             ({"clip": core.std.BlankClip(varsize=True)}, "clip must be of constant size"),
             ({"clip": core.std.BlankClip(varformat=True)}, "clip must be of constant format"),
-            ({"ref": core.std.BlankClip(varsize=True)}, "ref must be of constant size"),
-            ({"ref": core.std.BlankClip(varformat=True)}, "ref must be of constant format"),
-            ({"clip": core.std.BlankClip(format=vs.GRAY32)}, "clip must be 8 to 16 bit integer, half or float, got "),
+            (
+                {"ref": core.std.BlankClip(format=vs.GRAY32)},
+                "ref must be YUV or RGB: a grey picture has no colours to ",
+            ),
+            ({"saturation": -0.1}, "saturation must be 0..4, got -0.1"),
+            ({"saturation": float("nan")}, "saturation must be 0..4, got nan"),
+            ({"output": "colour"}, "output must be one of color, similarity, warped, got 'colour'"),
+            ({"mask": moving(vs.RGB24)}, "mask must be GRAY, got RGB24"),
+            ({"mask": moving(vs.GRAY8, width=48)}, "mask must be of the clip's size, 96x64, got 48x64"),
+            ({"mask": core.std.BlankClip(varsize=True)}, "mask must be of constant size"),
+            ({"format": vs.GRAY8}, "format must be the number of a YUV or RGB format, got Gray8"),
+            ({"format": 12345}, "format must be the number of a YUV or RGB format, got 12345"),
+            ({"format": -1}, "format must be the number of a YUV or RGB format, got -1"),
+            (
+                {"format": vs.YUV420P8, "output": "similarity"},
+                "format must be the number of a GRAY format, got YUV420P8",
+            ),
+            (
+                {"clip": moving(vs.GRAY8, width=95), "format": vs.YUV420P8},
+                "format must be one that a size of 95x64 can be subsampled to, got YUV420P8",
+            ),
+            ({"clip": core.std.BlankClip(format=vs.GRAY32)}, "clip must be 8 to 16 bit integer, half or float, "),
         ],
     )
     @pytest.mark.parametrize("function", [core.exvc.Colorize, vsexvc.colorize], ids=["native", "python"])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from test_network import small
 
-from vsexvc.session import Session, network_size
+from vsexvc.network import ColorizationNet, Embedding
+from vsexvc.session import Session, network_size, picture_area
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,83 @@ def test_propagation_from_another_size_is_refused() -> None:
     aligned = session.correspond(torch.rand(1, 1, 64, 64) * 100, reference)[0]
     with pytest.raises(ValueError, match=r"previous frame must be \(64, 64\).*got \(64, 80\)"):
         session.step(session.start(reference), aligned)
+
+
+class TestBlackBorders:
+    @pytest.mark.parametrize(
+        ("borders", "area"),
+        [
+            ((0, 0, 0, 0), (0, 64, 0, 80)),
+            ((8, 12, 0, 0), (8, 52, 0, 80)),
+            ((0, 0, 9, 3), (0, 64, 9, 77)),
+            ((1, 2, 3, 4), (1, 62, 3, 76)),
+            ((30, 25, 20, 20), (0, 64, 0, 80)),  # hardly anything is left: a dark picture
+            ((64, 0, 0, 0), (0, 64, 0, 80)),
+        ],
+    )
+    def test_area(self, borders: tuple[int, int, int, int], area: tuple[int, int, int, int]) -> None:
+        top, bottom, left, right = borders
+        L = torch.rand(1, 1, 64, 80) * 2.9
+        L[:, :, top : 64 - bottom, left : 80 - right] += 5.0
+        rows, columns = picture_area(L)
+        assert (rows.start, rows.stop, columns.start, columns.stop) == area
+
+    def test_they_stay_neutral_and_give_no_colour(self) -> None:
+        """The reference's borders are painted red: no frame may find that colour, nor colour borders of its own."""
+        session = Session(small(features_input="L", head="tanh"))
+        lab = torch.rand(1, 3, 60, 80) * 50 + 5
+        lab[:, 1:] = torch.tensor((-20.0, -30.0)).view(1, 2, 1, 1)
+        lab[:, 0, :14], lab[:, 0, 50:] = 1.0, 1.0
+        lab[:, 1:, :14], lab[:, 1:, 50:] = 90.0, 90.0
+        L = torch.rand(2, 1, 60, 80) * 90 + 5
+        L[:, :, :, :11] = 0.5
+        L[1, :, :, :11] = 50.0  # the second frame has no border
+        reference = session.reference(lab)
+        state = session.start()
+        for i, aligned in enumerate(session.correspond(L, reference)):
+            state, ab = session.step(state, aligned)
+            border = [x[:, :, :, :11] for x in (aligned.warped_ab, aligned.similarity, ab)]
+            assert all(not x.any() for x in border) if i == 0 else all(x.any() for x in border)
+            inside = aligned.warped_ab[:, :, :, 11:]
+            assert torch.allclose(inside, torch.tensor((-20.0, -30.0)).view(1, 2, 1, 1), atol=1e-3)
+
+
+class Full(torch.nn.Module):
+    """A network on a device whose memory holds `room` frames at once; with none for a frame it never fits."""
+
+    def __init__(self, network: ColorizationNet, room: int) -> None:
+        super().__init__()
+        self.inner, self.room, self.asked = network, room, list[int]()
+
+    def embed(self, lab: torch.Tensor, is_reference: bool = False) -> Embedding:
+        self.asked.append(len(lab))
+        if len(lab) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return self.inner.embed(lab, is_reference)
+
+    def correlate(self, *args: torch.Tensor, sparing: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        assert sparing == (self.room < 3)
+        return self.inner.correlate(*args, sparing=sparing)
+
+
+class TestOutOfMemory:
+    L = torch.rand(3, 1, 64, 64) * 100
+
+    def test_a_block_that_does_not_fit_goes_frame_by_frame_from_then_on(self) -> None:
+        net = small(features_input="L")
+        lab = torch.rand(1, 3, 64, 64) * 50
+        full, roomy = Session(Full(net, 1)), Session(net)  # type: ignore[arg-type]
+        expected = roomy.correspond(self.L, roomy.reference(lab))
+        reference = full.reference(lab)
+        for asked in ([3, 1, 1, 1], [1, 1, 1]):
+            full.network.asked.clear()  # type: ignore[operator]
+            found = full.correspond(self.L, reference)
+            assert full.network.asked == asked
+            for one, other in zip(found, expected, strict=True):
+                assert torch.allclose(one.padded, other.padded, atol=1e-3)
+
+    def test_one_retry_then_a_clear_error(self) -> None:
+        full = Session(Full(small(features_input="L"), 0))  # type: ignore[arg-type]
+        with pytest.raises(MemoryError, match=r"^the memory of cpu is full, .*: lower size, or use device='cpu'$"):
+            full.reference(torch.rand(1, 3, 64, 64) * 50)
+        assert full.network.asked == [1, 1]

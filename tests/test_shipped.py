@@ -11,8 +11,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import vapoursynth as vs
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CLIPS = sorted((DATA / "train_clips").glob("rave-video*.mp4"))
@@ -139,3 +141,25 @@ def test_import_is_silent_and_leaves_no_trace() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+VALIDATION = sorted((DATA / "val_clips").glob("*.mp4"))
+
+
+@pytest.mark.skipif(len(VALIDATION) < 20, reason=f"needs the validation clips of {DATA}")
+@pytest.mark.parametrize("propagate", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_on_its_own_frame_the_reference_comes_back(propagate: bool, tmp_path: Path) -> None:
+    """The first frame of each clip as the reference of its own grey: PSNR in 8-bit RGB, mean over the clips."""
+    psnr = []
+    for path in VALIDATION:
+        clip = vs.core.bs.VideoSource(str(path), showprogress=False, cachepath=str(tmp_path / "index"))[0]
+        clip = clip.resize.Bicubic(384, 216, format=vs.RGB24, matrix_in=vs.MATRIX_ST170_M)
+        grey = clip.resize.Bicubic(format=vs.GRAY16, matrix=vs.MATRIX_BT709, range=vs.RANGE_FULL)
+        grey = grey.std.SetFrameProps(_Matrix=vs.MATRIX_BT709)
+        out = vs.core.exvc.Colorize(grey, clip, propagate=propagate, device="cpu")
+        out = out.resize.Bicubic(format=vs.RGB24)
+        with clip.get_frame(0) as truth, out.get_frame(0) as found:
+            error = np.concatenate([np.asarray(found[i]).astype(float) - np.asarray(truth[i]) for i in range(3)])
+        psnr.append(10 * np.log10(255**2 / np.mean(error**2)))
+    print(f"propagate={propagate}: mean {np.mean(psnr):.2f} dB, lowest {min(psnr):.2f}")
+    assert np.mean(psnr) >= 32.0

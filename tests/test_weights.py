@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -188,3 +191,20 @@ def test_shipped_files_are_small_and_say_where_they_come_from(name: str) -> None
     for key in ("licence", "data", "clip_sources", "image_sources", "commit", "options", "trained_size", "minutes"):
         assert metadata.get(key), key
     assert (weights.folders()[1] / "README.md").exists()
+
+
+class TestShared:
+    def test_one_network_for_one_file_and_device(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.safetensors"
+        weights.save(small(features_input="L"), path, {})
+        first = weights.shared(str(path))
+        assert weights.shared(str(path)) is first
+        os.utime(path, ns=(1, 1))  # another file of the same name
+        assert weights.shared(str(path)) is not first
+
+    def test_it_goes_with_its_last_user(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.safetensors"
+        weights.save(small(features_input="L"), path, {})
+        there = weakref.ref(weights.shared(str(path)))
+        gc.collect()
+        assert there() is None

@@ -57,7 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
             workers=args.workers, threads=args.threads, device=args.device, bf16=not args.fp32,
         )  # fmt: skip
         config = NetworkConfig(
-            width=args.width, features_input="L", head=args.head, motion=args.motion, warp_upsampling="bilinear"
+            width=args.width,
+            features_input="L",
+            head=args.head,
+            motion=args.motion,
+            refine=args.motion > 0,
+            warp_upsampling="bilinear",
         )
         path = loop.fit(options, config, data.DataOptions(size=tuple(args.size), length=args.length))
     except (ValueError, OSError) as error:

@@ -197,7 +197,9 @@ class _Run:
             target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
             warped_ab, similarity = self.net.correlate(theta[:, t], phi[:, 0], lab[:, 0, 1:])
             add("warped", losses.l1(warped_ab, target, true))
-            moved = self.net.align(theta[:, t], phi[:, t - 1], torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1))
+            moved = self.net.align(
+                theta[:, t], phi[:, t - 1], torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1), lab[:, t, :1]
+            )
             add("aligned", losses.l1(moved[:, 3:], target, valid))
             if not everything:
                 continue

@@ -22,6 +22,7 @@ class NetworkConfig:
             previous frame's colour and the net's own tanh colour.
         motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
             features before the colour net sees it; 0: not aligned, as in the paper.
+        refine: that alignment is corrected by the pictures themselves, below a pixel.
         warp_upsampling: how the warped colour and the similarity return from 1/4 size.
     """
 
@@ -30,6 +31,7 @@ class NetworkConfig:
     temperature: float = 0.01
     head: Literal["tanh", "select"] = "tanh"
     motion: int = 0
+    refine: bool = False
     warp_upsampling: Literal["nearest", "bilinear"] = "nearest"
 
     def __post_init__(self) -> None:
@@ -43,6 +45,8 @@ class NetworkConfig:
             raise ValueError(
                 f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}"
             )
+        if not isinstance(self.refine, bool):
+            raise ValueError(f"NetworkConfig: refine must be true or false, got {self.refine!r}")
         if not 1e-10 <= self.temperature <= 1.0:
             raise ValueError(f"NetworkConfig: temperature must be 1e-10..1, got {self.temperature}")
         if not isinstance(self.motion, int) or not 0 <= self.motion <= 64:

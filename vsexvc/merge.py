@@ -1,11 +1,16 @@
 """The full-size output: a frame of the source with new U and V (RGB: R, G and B), from colours at the network's size.
 
-A step callable of exvc.PyFilter; it knows VapourSynth frames and color.py, and nothing of references, order or
+A step callable of exvc.PyFilter; it knows VapourSynth frames and chroma.py, and nothing of references, order or
 networks. Y and the frame properties are the source's own.
+
+Where chroma is subsampled but still finer than the network's picture, luma is brought to the samples of chroma first
+and all work is done there: in 4:2:0 that is a quarter of it, and as near to the truth as bringing U and V there. Where
+chroma is no finer (small pictures) U and V are made at full size first: else colours would be sampled unsmoothed.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,39 +18,52 @@ import torch
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.color import chroma, luma_weights, subsample, upsample_ab
+from vsexvc.chroma import ColorSpace, Grid, subsample, upsample_ab
 from vsexvc.pump import Lightness, Worker
+from vsexvc.tags import UNSPECIFIED, Tags, read
 from vsexvc.weights import first_line
 
-UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
-RGB_LUMA = 1  # the luma of RGB clips is BT.709's
 # Frame properties that the pump sets and the output carries.
 REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")
+_SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
+_FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes
+_SPACES = 4  # colour spaces of which the tables are kept
 
 
 class Merge:
     """The step callable that writes the output: a copy of the source's frame with new U and V (RGB: R, G and B).
 
-    Y and the frame properties are the source's own. Stateless: any order, any thread.
+    Y and the frame properties are the source's own. Stateless: any order, any thread. clips: 1 the source in the
+    output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4 the mask.
     """
 
-    def __init__(self, grey: bool, device: torch.device) -> None:
-        """grey: the clip was GRAY; its frames come as YUV 4:4:4 with Y in every plane."""
-        self._grey, self._device = grey, device
+    def __init__(self, grey: bool, device: torch.device, saturation: float = 1.0, masked: bool = False) -> None:
+        """How the frames are made.
+
+        Args:
+            grey: the clip was GRAY: it has no tags of colour to keep.
+            device: where tensors live.
+            saturation: factor of ab, 0 or above.
+            masked: there is a mask, GRAY16 of full range and the source's size: 65535 keeps the source's own colours
+                (GRAY has none: neutral), 0 takes the new ones, between the numbers of the format are blended.
+        """
+        self._grey, self._device, self._saturation, self._masked = grey, device, saturation, masked
         self._lightness, self._worker = Lightness(device), Worker()
+        self._space = lru_cache(_SPACES)(ColorSpace)
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         if clips == 0:
-            return {"need": [n] * 4, "need_clip": [1, 2, 3, 4]}
-        source, full, small, coloured = frames
+            need = [_SOURCE, _SMALL, _COLOURED, *[_MASK] * self._masked]
+            return {"need": [n] * len(need), "need_clip": need}
+        source, small, coloured, *mask = frames
         try:
-            matrix = RGB_LUMA if source.format.color_family == vs.RGB else matrix_of(source)
-            planes = self._worker(self._planes, source, full, small, coloured, matrix)
+            tags = read(source)
+            planes = self._worker(self._planes, source, small, coloured, mask, tags)
             frame = source.copy()
             if source.format.color_family == vs.YUV:
-                self._tag(frame, matrix)
+                self._tag(frame, tags)
             for plane, values in planes.items():
-                np.asarray(frame[plane])[:] = values
+                np.copyto(np.asarray(frame[plane]), values)
             for name in REPORTED:
                 frame.props[name] = coloured.props[name]
             return {"frame": frame}
@@ -54,65 +72,59 @@ class Merge:
 
     @torch.inference_mode()
     def _planes(
-        self, source: vs.VideoFrame, full: vs.VideoFrame, small: vs.VideoFrame, coloured: vs.VideoFrame, matrix: int
+        self,
+        source: vs.VideoFrame,
+        small: vs.VideoFrame,
+        coloured: vs.VideoFrame,
+        mask: list[vs.VideoFrame],
+        tags: Tags,
     ) -> dict[int, np.ndarray[Any, Any]]:
-        """The planes to be written, in the numbers of the format, as float32."""
-        if prop(source, "_FieldBased", 0):
-            raise ValueError(f"must be progressive, got _FieldBased={prop(source, '_FieldBased')}")
-        luma, L = self._lightness(full)
-        ab = torch.stack([torch.from_numpy(np.array(coloured[plane])) for plane in (1, 2)])[None].to(self._device)
-        ab = upsample_ab(ab, self._lightness(small)[1], L)
-        uv = chroma(luma, L, ab, matrix, prop(source, "_Transfer"), prop(source, "_Primaries"))
-        if source.format.color_family == vs.RGB:
-            kr, kb = luma_weights(matrix)
-            red, blue = luma + 2.0 * (1.0 - kr) * uv[:, 1:], luma + 2.0 * (1.0 - kb) * uv[:, :1]
-            green = (luma - kr * red - kb * blue) / (1.0 - kr - kb)
-            planes = {0: red, 1: green, 2: blue}
-        else:
-            factors = 1 << source.format.subsampling_w, 1 << source.format.subsampling_h
-            uv = subsample(uv, *factors, prop(source, "_ChromaLocation", 0))
-            planes = {1: uv[:, :1], 2: uv[:, 1:]}
-        full_range = _is_full_range(source)
-        return {i: _scaled(plane[0, 0], source.format, full_range).cpu().numpy() for i, plane in planes.items()}
+        """The planes to be written, in the numbers of the format."""
+        space = self._space(tags.matrix, tags.transfer, tags.primaries, self._device)
+        format, full_range = source.format, tags.full_range
+        is_rgb = format.color_family == vs.RGB
+        grid = Grid(1 << format.subsampling_w, 1 << format.subsampling_h, tags.chroma_location)
+        luma = space.luma(torch.stack([self._read(source, i) for i in range(3)])) if is_rgb else self._read(source, 0)
+        scale, zero = _scale(format, full_range, chroma=False)
+        luma = luma.sub_(zero).div_(scale).clamp_(0.0, 1.0)
+        finer = min(source.width / grid.factor_w / small.width, source.height / grid.factor_h / small.height) >= _FINER
+        first, last = (grid, Grid()) if finer else (Grid(), grid)
+        luma = subsample(luma[None, None], first)
+        L = space.lightness(luma)
+        ab = torch.stack([self._read(coloured, i) for i in (1, 2)])[None].mul_(self._saturation)
+        ab = upsample_ab(ab, self._lightness(small)[1], L, first)
+        planes = [0, 1, 2] if is_rgb else [1, 2]
+        scale, zero = _scale(format, full_range, chroma=not is_rgb)
+        values = subsample((space.rgb if is_rgb else space.chroma)(luma, L, ab), last)[0].mul_(scale).add_(zero)
+        if mask:
+            own = torch.full_like(values, zero) if self._grey else torch.stack([self._read(source, i) for i in planes])
+            share = subsample(self._read(mask[0], 0)[None, None], grid).div_(65535.0)
+            values = torch.lerp(values, own, share[0])
+        if format.sample_type == vs.INTEGER:
+            values = values.round_().clamp_(0, (1 << format.bits_per_sample) - 1)
+            values = values.to(torch.uint8 if format.bytes_per_sample == 1 else torch.uint16)
+        return dict(zip(planes, values.cpu().numpy(), strict=True))
 
-    def _tag(self, frame: vs.VideoFrame, matrix: int) -> None:
+    def _read(self, frame: vs.VideoFrame, plane: int) -> Tensor:
+        """A copy of a plane in its own numbers, (H, W) float32; what is no number is 0, infinity 1."""
+        values = torch.from_numpy(np.array(frame[plane])).to(self._device).to(torch.float32)
+        return values.nan_to_num_(0.0, 1.0, -1.0) if frame.format.sample_type == vs.FLOAT else values
+
+    def _tag(self, frame: vs.VideoFrame, tags: Tags) -> None:
         """States what U and V were made for, where the clip does not say; all of it where the clip was GRAY."""
-        frame.props["_Matrix"] = matrix
+        frame.props["_Matrix"] = tags.matrix
         if self._grey:
-            frame.props["_Range"] = int(vs.RANGE_FULL if _is_full_range(frame) else vs.RANGE_LIMITED)
-            frame.props["_ChromaLocation"] = prop(frame, "_ChromaLocation", 0)
-            for name in ("_Transfer", "_Primaries"):
-                if prop(frame, name) == UNSPECIFIED:
-                    frame.props[name] = 1
+            frame.props["_Range"] = int(tags.full_range)
+            frame.props["_ChromaLocation"] = tags.chroma_location
+            for name, value in (("_Transfer", tags.transfer), ("_Primaries", tags.primaries)):
+                frame.props[name] = 1 if value == UNSPECIFIED else value
 
 
-def _scaled(values: Tensor, format: vs.VideoFormat, full_range: bool) -> Tensor:
-    """A plane of chroma (-0.5..0.5) or of R, G, B (0..1) in the numbers of the format. values: (H, W) float32."""
+def _scale(format: vs.VideoFormat, full_range: bool, chroma: bool) -> tuple[float, float]:
+    """What chroma (-0.5..0.5), or luma, R, G and B (0..1), are multiplied by in that format, and what is added."""
     if format.sample_type == vs.FLOAT:
-        return values
+        return 1.0, 0.0
     highest, step = (1 << format.bits_per_sample) - 1, 1 << (format.bits_per_sample - 8)
-    if format.color_family == vs.RGB:
-        scale, zero = (highest, 0) if full_range else (219 * step, 16 * step)
-    else:
-        scale, zero = highest if full_range else 224 * step, 128 * step
-    return torch.round(values * scale + zero).clamp_(0, highest)
-
-
-def _is_full_range(frame: vs.VideoFrame) -> bool:
-    """_Range, or _ColorRange from before R74 (it counts the other way); untagged as zimg has it: only RGB is full."""
-    if "_Range" not in frame.props and "_ColorRange" in frame.props:
-        return prop(frame, "_ColorRange") == 0
-    return bool(prop(frame, "_Range", int(frame.format.color_family == vs.RGB)))
-
-
-def matrix_of(frame: vs.VideoFrame) -> int:
-    """_Matrix; where it is not stated BT.709 for high definition and ST 170M (BT.601) below, as players have it."""
-    matrix = prop(frame, "_Matrix")
-    if matrix in (0, UNSPECIFIED):
-        return int(vs.MATRIX_BT709 if frame.width > 1024 or frame.height > 576 else vs.MATRIX_ST170_M)
-    return matrix
-
-
-def prop(frame: vs.VideoFrame, name: str, default: int = UNSPECIFIED) -> int:
-    value: Any = frame.props.get(name, default)
-    return int(value)
+    if chroma:
+        return highest if full_range else 224 * step, 128 * step
+    return (highest, 0) if full_range else (219 * step, 16 * step)

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
 
+CELL = 4  # pixels of the network's size that one position of the correspondence stands for
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
 _CHUNK = 1 << 22  # elements of the correlation matrix held at once
+_SPARING_CHUNK = 1 << 18  # the same where memory is short
+_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, a count, L squared
 _LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
 
 
@@ -224,25 +227,25 @@ class ColorizationNet(nn.Module):
         embedding: Embedding = self.correspondence(self.features(self.features.prepare(lab, is_reference)))
         return embedding
 
-    def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+    def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
         """Eq. 3-5.
 
         Args:
             theta: (B, C, h, w) of the frame.
             phi: (B or 1, C, h', w') of the reference.
             ab: (B or 1, 2, H', W') of the reference.
+            sparing: with little memory.
 
         Returns:
             warped_ab (B, 2, H, W) and similarity (B, 1, H, W), -1..1, brought from 1/4 size to the network's.
         """
         b, _, h, w = theta.shape
-        colours = F.avg_pool2d(ab, 4).flatten(2).transpose(1, 2).expand(b, -1, -1)
+        colours = F.avg_pool2d(ab, CELL).flatten(2).transpose(1, 2).expand(b, -1, -1)
         keys = phi.flatten(2).expand(b, -1, -1)
         queries = theta.flatten(2).transpose(1, 2) / self.config.temperature
         warped, similarity = [], []
-        for rows in torch.split(
-            queries, h * w if torch.is_grad_enabled() else max(1, _CHUNK // (b * keys.shape[2])), dim=1
-        ):
+        chunk = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // (b * keys.shape[2]))
+        for rows in torch.split(queries, h * w if torch.is_grad_enabled() else chunk, dim=1):
             logits = rows @ keys  # (B, chunk, N'): M / tau
             best = logits.max(2, keepdim=True).values
             if not torch.is_grad_enabled():
@@ -250,19 +253,21 @@ class ColorizationNet(nn.Module):
             warped.append(torch.softmax(logits, dim=2) @ colours)
             similarity.append(best * self.config.temperature)
         small = torch.cat((torch.cat(warped, 1), torch.cat(similarity, 1)), dim=2).transpose(1, 2).reshape(b, 3, h, w)
-        large = F.interpolate(small, scale_factor=4, mode=self.config.warp_upsampling)
+        large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
         return large[:, :2], large[:, 2:]
 
-    def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor) -> Tensor:
+    def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
         """The previous frame moved to where the correspondence features find it in this one.
 
-        Best match in a window of `config.motion` cells, refined below a cell by the softmax of its 3x3 neighbours, then
-        sampled at full size. Beyond the paper (its Appendix F). With motion 0 the previous frame as it is.
+        Best match in a window of `config.motion` cells, refined below a cell by the softmax of its 3x3 neighbours, with
+        `config.refine` by the pictures too, then sampled at full size. Beyond the paper (its Appendix F). With motion 0
+        the previous frame as it is.
 
         Args:
             theta: (B, C, h, w) of this frame.
             prev_phi: (B, C, h, w) of the previous frame.
             prev_lab: (B, 3, H, W); more channels are moved alike.
+            L_centred: (B, 1, H, W) of this frame.
         """
         radius = self.config.motion
         if radius == 0:
@@ -293,7 +298,11 @@ class ColorizationNet(nn.Module):
         M = (theta.flatten(2)[..., None] * keys.gather(2, near).view(b, c, h * w, 9)).sum(1)
         share = torch.softmax((M / self.config.temperature).masked_fill(outside, -1e4), dim=2)
         flow = torch.stack(((share * dx).sum(2), (share * dy).sum(2)), dim=1).view(b, 2, h, w)
-        flow = F.interpolate(flow, scale_factor=4, mode="bilinear") * 4.0  # pixels, (B, 2, H, W)
+        flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
+        if self.config.refine:
+            with torch.no_grad():
+                better = refine(flow, L_centred, prev_lab[:, :1])
+            flow = flow + (better - flow).detach()
         return warp(prev_lab, flow)
 
     def colorize(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
@@ -309,3 +318,56 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
     x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
     grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
+    """A flow corrected by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
+
+    For each pixel the best of the flow, the flow smoothed and standing still; then steps by least squares, each kept
+    where it brings the pictures nearer. Both are judged in a window around the pixel, on L without its local mean.
+
+    Args:
+        flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.
+        L: (B, 1, H, W) of this frame.
+        prev_L: (B, 1, H, W) of the previous frame.
+
+    Returns:
+        (B, 2, H, W).
+    """
+    now, before = L - _box(L, _LOCAL), prev_L - _box(prev_L, _LOCAL)
+
+    def moved(flow: Tensor) -> tuple[Tensor, Tensor]:
+        picture = warp(before, flow)
+        return picture, _box((now - picture).abs(), _WINDOW)
+
+    picture, error = moved(flow)
+
+    def keep_where_better(candidate: Tensor) -> None:
+        nonlocal flow, picture, error
+        its_picture, its_error = moved(candidate)
+        is_better = its_error < error
+        flow, picture = torch.where(is_better, candidate, flow), torch.where(is_better, its_picture, picture)
+        error = torch.where(is_better, its_error, error)
+
+    keep_where_better(_box(flow, _WINDOW))
+    keep_where_better(torch.zeros_like(flow))
+    for _ in range(_STEPS):
+        wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+        dx, dy = (
+            (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) / 2.0,
+            (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) / 2.0,
+        )
+        difference = now - picture
+        products = torch.cat((dx * dx, dy * dy, dx * dy, dx * difference, dy * difference), dim=1)
+        xx, yy, xy, x, y = _box(products, _WINDOW).chunk(5, dim=1)
+        xx, yy = xx + _DAMPING, yy + _DAMPING
+        step = torch.cat((yy * x - xy * y, xx * y - xy * x), dim=1) / (xx * yy - xy * xy)
+        keep_where_better(flow + step.clamp(-1.0, 1.0))
+    return flow
+
+
+def _box(x: Tensor, radius: int) -> Tensor:
+    """Mean over a square; at the border over what there is of it."""
+    side = 2 * radius + 1
+    x = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False)

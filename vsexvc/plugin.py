@@ -1,18 +1,20 @@
 """The VapourSynth face: arguments checked, the graph built. `core.exvc.Colorize` and `vsexvc.colorize` are `colorize`.
 
     clip -> luma at the network's size, with measures for cuts -.
-    ref  -> RGBS at the network's size -------------------------+-> exvc.PyFilter(Pump) -> similarity, a, b -.
-    clip -> luma, full size ---------------------------------------------------------------------------------+
-    clip ----------------------------------------------------------------------------------------------------+
+    ref  -> RGBS -----------------------------------------------+-> exvc.PyFilter(Pump) -> similarity, a, b -.
+    clip (in the output's format) ---------------------------------------------------------------------------+
+    mask (where there is one) -------------------------------------------------------------------------------+
                                                                        exvc.PyFilter(Merge): clip's frames, new U, V
 
-No arithmetic on pictures (color.py, merge.py), no order of frames (pump.py), no files (weights.py). Nothing is printed,
-no global flag is set, no frame is asked for while the script loads.
+No arithmetic on pictures (chroma.py, merge.py), no order of frames (pump.py), no files (weights.py). Nothing is
+printed, no global flag is set, no frame is asked for while the script loads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -20,11 +22,14 @@ import torch
 import vapoursynth as vs
 
 from vsexvc import weights
-from vsexvc.color import is_srgb_transfer
-from vsexvc.merge import RGB_LUMA, UNSPECIFIED, Merge, matrix_of, prop
-from vsexvc.pump import Pump, Schedule, measure_cuts
+from vsexvc.merge import REPORTED, Merge
+from vsexvc.pump import Pump, Schedule, interrupt
+from vsexvc.scenes import measure_cuts
 from vsexvc.session import Session, network_size
+from vsexvc.tags import HANDLED, RGB_LUMA, is_handled, tagged
 from vsexvc.weights import first_line
+
+OUTPUTS = ("color", "similarity", "warped")
 
 
 def colorize(
@@ -34,6 +39,10 @@ def colorize(
     ref_frames: int | Sequence[int] | None = None,
     model: str | None = None,
     size: int = 216,
+    saturation: float = 1.0,
+    mask: vs.VideoNode | None = None,
+    output: str = "color",
+    format: int | None = None,
     propagate: bool = False,
     sc: bool = True,
     sc_threshold: float | None = None,
@@ -43,18 +52,25 @@ def colorize(
     """Colours `clip` like the pictures of `ref`.
 
     Args:
-        clip: YUV, GRAY or RGB, 8-16 bit integer, half or float. Its own colours are ignored. Y of YUV and GRAY is kept
-            bit for bit; of RGB the BT.709 luma is kept. GRAY comes out as YUV 4:4:4 of its depth.
-        ref: YUV or RGB of any size: one reference in each frame.
+        clip: YUV, GRAY or RGB, 8-16 bit integer, half or float; progressive and not HDR. Its own colours are ignored. Y
+            of YUV and GRAY is kept bit for bit; of RGB the BT.709 luma is kept. Black borders stay neutral.
+        ref: YUV or RGB, one reference in each frame; sizes and formats may vary from frame to frame.
         ref_frames: for each frame of `ref` the frame of `clip` from which it holds, ascending; the first one also holds
             before. None: a single reference holds everywhere; of several, each scene takes the one that is most similar
             to its first frame.
         model: name of an installed model or path of a weights file; None: the default.
         size: shorter side of the picture inside the network, 64..1080.
+        saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.chroma.ColorSpace.chroma).
+        mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
+            that is shorter than the clip goes on with its last frame.
+        output: "color"; "similarity": how well each pixel of the clip found a match in the reference, as a mask (GRAY
+            of the clip's depth, full range, 0..1); "warped": the clip in the colours of the aligned reference alone,
+            without the colour net.
+        format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
             coloured frames of the clip.
         sc: start anew at scene cuts.
-        sc_threshold: see vsexvc.pump.is_cut, 0..1. None: trust `_SceneChangePrev` where frames carry it.
+        sc_threshold: see vsexvc.scenes.is_cut, 0..1. None: trust `_SceneChangePrev` where frames carry it.
         device: "cpu" or "cuda"; None: cuda where there is one.
         device_index: which CUDA device.
 
@@ -66,80 +82,176 @@ def colorize(
         vapoursynth.Error: an argument is out of range, a model cannot be loaded, a device is not there.
     """
     _check_clip("clip", clip)
-    _check_clip("ref", ref)
-    if ref.format.color_family == vs.GRAY:
-        _fail("ref", "YUV or RGB: a grey picture has no colours to give", ref.format.name)
-    _check_range("size", size, 64, 1080)
+    _check_references(ref)
+    size = _check_range("size", _integer("size", size), 64, 1080)
+    saturation = _check_range("saturation", _number("saturation", saturation), 0, 4)
     if sc_threshold is not None:
-        _check_range("sc_threshold", sc_threshold, 0, 1)
+        sc_threshold = _check_range("sc_threshold", _number("sc_threshold", sc_threshold), 0, 1)
+    if mask is not None:
+        _check_mask(mask, clip)
+    if output not in OUTPUTS:
+        _fail("output", f"one of {', '.join(OUTPUTS)}", repr(output))
+    target = _check_format(clip, format, output)
     starts = _check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
-    place = _device(device, device_index)
+    place = _device(device, _integer("device_index", device_index))
+    if model is not None and not isinstance(model, str | os.PathLike):
+        _fail("model", "a name or a path", repr(model))
     try:
-        session = Session(weights.load(model, place))
+        session = Session(weights.shared(None if model is None else os.fspath(model), place))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
-    return build(clip, ref, session, schedule, int(size), place)
+    return build(
+        clip, ref, session, schedule, size, place, saturation=saturation, mask=mask, output=output, format=target
+    )
 
 
 def build(
-    clip: vs.VideoNode, ref: vs.VideoNode, session: Any, schedule: Schedule, size: int, device: torch.device
+    clip: vs.VideoNode,
+    ref: vs.VideoNode,
+    session: Any,
+    schedule: Schedule,
+    size: int,
+    device: torch.device,
+    *,
+    saturation: float = 1.0,
+    mask: vs.VideoNode | None = None,
+    output: str = "color",
+    format: vs.VideoFormat | None = None,
 ) -> vs.VideoNode:
     """The graph, for arguments that are checked. session: see vsexvc.pump.SessionLike."""
     core = vs.core
+    format = _check_format(clip, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
-    small = _luma(clip, width, height)
-    ref_height, ref_width = (height, width) if schedule.propagate else network_size(ref.width, ref.height, size)
-    ref = ref.std.ModifyFrame(ref, _tag_reference).std.RemoveFrameProps("_FieldBased")
-    ref = ref.resize.Bicubic(
-        ref_width, ref_height, format=vs.RGBS, transfer=vs.TRANSFER_IEC_61966_2_1, primaries=vs.PRIMARIES_BT709
+    stated = tagged(clip, progressive=True)
+    small = _luma(stated, width, height)
+    # The pump brings each reference to a size of its own aspect, but for propagation.
+    fixed = (width, height) if schedule.propagate else ()
+    ref = tagged(ref, progressive=False).resize.Bicubic(
+        *fixed, format=vs.RGBS, transfer=vs.TRANSFER_IEC_61966_2_1, primaries=vs.PRIMARIES_BT709
     )
-    window = max(16, 2 * core.num_threads)
-    pump = Pump(session, schedule, window, lambda text: vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text))
+    pump = Pump(
+        session,
+        schedule,
+        max(16, 2 * core.num_threads),
+        lambda text: vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text),
+        size=None if schedule.propagate else size,
+        recurrent=output == "color",
+    )
     coloured = core.exvc.PyFilter(
         clips=[measure_cuts(small) if schedule.sc else small, ref],
         step=pump,
+        interrupt=interrupt,
         format=vs.YUV444PS,
         width=width,
         height=height,
     )
-    grey = clip.format.color_family == vs.GRAY
-    source = core.std.ShufflePlanes([clip] * 3, [0] * 3, vs.YUV) if grey else clip
+    if output == "similarity":
+        return _similarity(clip, coloured, format)
+    # What is no YUV of its own becomes RGB only when it is coloured.
+    made = format
+    if format.color_family == vs.RGB and clip.format.color_family != vs.RGB:
+        made = core.query_video_format(vs.YUV, format.sample_type, format.bits_per_sample, 0, 0)
+    source = clip if clip.format.id == made.id else _converted(clip, stated, made, keeps_colours=mask is not None)
     # PyFilter asks for clips[0] by itself, and drops it where more is needed: one that costs nothing.
     pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
-    return core.exvc.PyFilter(
-        clips=[pacer, source, _luma(clip), small, coloured],
-        step=Merge(grey, device),
-        format=source.format.id,
+    inputs = [pacer, source, small, coloured]
+    result = core.exvc.PyFilter(
+        clips=inputs if mask is None else [*inputs, _weight(mask, clip.num_frames)],
+        step=Merge(clip.format.color_family == vs.GRAY, device, saturation, mask is not None),
+        interrupt=interrupt,
+        format=made.id,
         width=clip.width,
         height=clip.height,
     )
+    return result if made.id == format.id else result.resize.Bicubic(format=format.id)
 
 
-def _luma(clip: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
-    """GRAY16 of full range, with the clip's own frame properties. Untagged YUV and GRAY are limited, as zimg has it."""
-    progressive = clip.std.RemoveFrameProps("_FieldBased")
+def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat, keeps_colours: bool) -> vs.VideoNode:
+    """The clip in another format, from its tagged form; its U and V only where they are needed, else neutral."""
+    core = vs.core
     if clip.format.color_family == vs.RGB:
-        progressive = progressive.std.SetFrameProps(_Matrix=0)
-        luma = progressive.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
-    else:
-        grey = vs.core.std.ShufflePlanes(progressive, 0, vs.GRAY)
-        luma = grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)
-    return luma.std.CopyFrameProps(clip)
+        if format.color_family == vs.RGB:
+            return stated.resize.Bicubic(format=format.id).std.CopyFrameProps(clip)
+        made = stated.resize.Bicubic(format=format.id, matrix=RGB_LUMA, range=vs.RANGE_LIMITED)
+        return made.std.CopyFrameProps(clip).std.SetFrameProps(_Matrix=RGB_LUMA, _Range=vs.RANGE_LIMITED)
+    if keeps_colours and clip.format.color_family == vs.YUV:
+        return stated.resize.Bicubic(format=format.id).std.CopyFrameProps(clip)
+    depth = core.query_video_format(vs.GRAY, format.sample_type, format.bits_per_sample)
+    luma = core.std.ShufflePlanes(stated, 0, vs.GRAY)
+    luma = luma if luma.format.id == depth.id else luma.resize.Bicubic(format=depth.id)
+    neutral = luma.std.BlankClip(
+        width=clip.width >> format.subsampling_w,
+        height=clip.height >> format.subsampling_h,
+        color=0.0 if format.sample_type == vs.FLOAT else 1 << (format.bits_per_sample - 1),
+        keep=True,
+    )
+    return core.std.ShufflePlanes([luma, neutral, neutral], [0, 0, 0], vs.YUV).std.CopyFrameProps(clip)
 
 
-def _tag_reference(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
-    """States what zimg needs to know of a reference, as `chroma` takes it for the clip."""
-    frame = f.copy()
-    if frame.format.color_family == vs.RGB:
-        frame.props["_Matrix"] = 0
-    else:
-        frame.props["_Matrix"] = matrix_of(f)
-    if is_srgb_transfer(prop(f, "_Transfer")):
-        frame.props["_Transfer"] = int(vs.TRANSFER_IEC_61966_2_1)
-    if prop(f, "_Primaries") == UNSPECIFIED:
-        frame.props["_Primaries"] = int(vs.PRIMARIES_BT709)
-    return frame
+def _weight(mask: vs.VideoNode, num_frames: int) -> vs.VideoNode:
+    """The mask as GRAY16 of full range, as long as the clip."""
+    if mask.num_frames < num_frames:
+        mask += mask[-1:] * (num_frames - mask.num_frames)
+    plain = mask.std.RemoveFrameProps().std.SetFrameProps(_Range=vs.RANGE_FULL)
+    return plain.resize.Bicubic(format=vs.GRAY16, range=vs.RANGE_FULL)
+
+
+def _similarity(clip: vs.VideoNode, coloured: vs.VideoNode, format: vs.VideoFormat) -> vs.VideoNode:
+    """The map at the clip's size, with the clip's frame properties and the pump's."""
+    small = vs.core.std.ShufflePlanes(coloured, 0, vs.GRAY).std.Expr("x 0 max 1 min")
+    full = small.std.SetFrameProps(_Range=vs.RANGE_FULL).resize.Bilinear(
+        clip.width, clip.height, format=format.id, range=vs.RANGE_FULL
+    )
+    reported = full.std.CopyFrameProps(clip).std.CopyFrameProps(coloured, props=list(REPORTED))
+    return reported.std.SetFrameProps(_Range=vs.RANGE_FULL)
+
+
+def _luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
+    """GRAY16 of full range of a tagged clip."""
+    if stated.format.color_family == vs.RGB:
+        return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
+    grey = vs.core.std.ShufflePlanes(stated, 0, vs.GRAY)
+    return grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)
+
+
+def _check_references(ref: Any) -> None:
+    if not isinstance(ref, vs.VideoNode):
+        _fail("ref", "a vapoursynth.VideoNode", type(ref).__name__)
+    if ref.format is not None and ref.format.color_family == vs.GRAY:
+        _fail("ref", "YUV or RGB: a grey picture has no colours to give", ref.format.name)
+    if ref.format is not None:
+        _check_samples("ref", ref.format)
+
+
+def _check_mask(mask: Any, clip: vs.VideoNode) -> None:
+    _check_clip("mask", mask)
+    if mask.format.color_family != vs.GRAY:
+        _fail("mask", "GRAY", mask.format.name)
+    if (mask.width, mask.height) != (clip.width, clip.height):
+        _fail("mask", f"of the clip's size, {clip.width}x{clip.height}", f"{mask.width}x{mask.height}")
+
+
+def _check_format(clip: vs.VideoNode, format: int | None, output: str) -> vs.VideoFormat:
+    """What the result is to have."""
+    depth = clip.format.sample_type, clip.format.bits_per_sample
+    if format is None:
+        if output == "similarity":
+            return vs.core.query_video_format(vs.GRAY, *depth)
+        grey = clip.format.color_family == vs.GRAY
+        return vs.core.query_video_format(vs.YUV, *depth, 0, 0) if grey else clip.format
+    accepted = (vs.GRAY,) if output == "similarity" else (vs.YUV, vs.RGB)
+    words = f"the number of a {' or '.join(vs.ColorFamily(family).name for family in accepted)} format"
+    try:
+        target = vs.core.get_video_format(_integer("format", format))
+    except (vs.Error, OverflowError):
+        _fail("format", words, format)
+    if target.color_family not in accepted:
+        _fail("format", words, format if target.color_family == vs.UNDEFINED else target.name)
+    _check_samples("format", target)
+    if clip.width % (1 << target.subsampling_w) or clip.height % (1 << target.subsampling_h):
+        _fail("format", f"one that a size of {clip.width}x{clip.height} can be subsampled to", target.name)
+    return target
 
 
 def _check_clip(name: str, clip: Any) -> None:
@@ -151,19 +263,39 @@ def _check_clip(name: str, clip: Any) -> None:
         _fail(name, "of constant size", "a clip of variable size")
     if not clip.num_frames:
         _fail(name, "a clip of at least one frame", "one of none")
-    if clip.format.bits_per_sample > 16 and clip.format.sample_type == vs.INTEGER:
-        _fail(name, "8 to 16 bit integer, half or float", clip.format.name)
+    _check_samples(name, clip.format)
 
 
-def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
+def _check_samples(name: str, format: vs.VideoFormat) -> None:
+    if not is_handled(format):
+        _fail(name, HANDLED, format.name)
+
+
+def _check_range[N: float](name: str, value: N, lowest: float, highest: float) -> N:
     if not lowest <= value <= highest:
         _fail(name, f"{lowest}..{highest}", value)
+    return value
+
+
+def _integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        _fail(name, "an integer", repr(value))
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        _fail(name, "a number", repr(value))
 
 
 def _check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
     if ref_frames is None:
         return (0,) if count == 1 else None
-    starts = (ref_frames,) if isinstance(ref_frames, int) else tuple(int(frame) for frame in ref_frames)
+    given = ref_frames if isinstance(ref_frames, Iterable) else (ref_frames,)
+    starts = tuple(_integer("ref_frames", frame) for frame in given)
     if len(starts) != count:
         _fail("ref_frames", f"as many as ref has frames, {count}", len(starts))
     for frame in starts:

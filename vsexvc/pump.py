@@ -22,23 +22,25 @@ from __future__ import annotations
 import ctypes
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.color import L_from_luma, rgb_to_lab
+from vsexvc.chroma import L_from_luma
+from vsexvc.color import rgb_to_lab
+from vsexvc.scenes import is_cut
+from vsexvc.session import network_size, picture_area
+from vsexvc.tags import ERROR
 from vsexvc.weights import first_line
 
 BLOCK = 4  # frames of which the correspondence is computed at once
-DEFAULT_CUT = 0.05  # of `is_cut`: misses 1 % of joins of unlike clips, and seldom takes motion for a cut
-_CUT_SIZE = (64, 36)  # of the picture that cuts are found on
-_CUT_PROPS = ("ExvcCut", "ExvcCutBefore", "ExvcCutAfter")  # prefixes of std.PlaneStats' properties
 
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 _CHECKPOINT = 16  # frames between the states that are kept longer
@@ -71,7 +73,7 @@ class Schedule:
             each scene takes the reference that its first frame is most similar to.
         propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
         sc: the state starts anew at cuts.
-        sc_threshold: of `is_cut`.
+        sc_threshold: of vsexvc.scenes.is_cut.
     """
 
     num_frames: int
@@ -142,45 +144,53 @@ class Lightness:
         return index.to(torch.float32).div_(65535.0).view(1, 1, *index.shape), L
 
 
-def measure_cuts(clip: vs.VideoNode) -> vs.VideoNode:
-    """A tiny clip with what `is_cut` needs in its frame properties. clip: GRAY, any constant size and depth."""
-    tiny = clip.resize.Bilinear(*_CUT_SIZE, format=vs.GRAY8)
+class Interrupted(KeyboardInterrupt):
+    """How a request ends that Ctrl-C came into."""
 
-    def shifted(frames: int) -> vs.VideoNode:
-        if frames < 0:
-            return (tiny[:1] * -frames + tiny)[: tiny.num_frames]
-        return (tiny + tiny[-1:] * frames)[frames:] if frames else tiny
+    def __bool__(self) -> bool:
+        """True. VapourSynth asks, in the thread that waits in get_frame, just before it raises this.
 
-    for prefix, offset in zip(_CUT_PROPS, (0, -1, 1), strict=True):
-        stats = shifted(offset).std.PlaneStats(shifted(offset - 1), prop=prefix)
-        clip = clip.std.CopyFrameProps(stats, props=[prefix + "Diff"])
-    return clip
+        Being Python, the call lets that thread act on the pending SIGINT: its handler raises from here, once. Else it
+        would run while VapourSynth closes its books on the request, which then would be waited for at exit for ever.
+        """
+        return True
 
 
-def is_cut(props: Mapping[str, Any], threshold: float | None) -> bool:
-    """Whether a new scene begins with the frame of these properties.
-
-    Without a threshold `_SceneChangePrev` is trusted where it is there. Else a cut is a frame whose mean difference in
-    luma (0..1) to the frame before exceeds both its neighbours' by the threshold: steady motion, however fast, does
-    not, nor does a dissolve or a flash of one frame.
-    """
-    if threshold is None and "_SceneChangePrev" in props:
-        return bool(props["_SceneChangePrev"])
-    here, before, after = (float(props.get(prefix + "Diff", 0.0)) for prefix in _CUT_PROPS)
-    return here - max(before, after) > (DEFAULT_CUT if threshold is None else threshold)
+def interrupt() -> NoReturn:
+    """What exvc.PyFilter calls in place of a step once Ctrl-C came (native/exvc.c)."""
+    raise Interrupted("Colorize: interrupted")
 
 
 class Pump:
-    """The step callable of exvc.PyFilter. clips[0]: GRAY16 at the network's size, full range, with the properties of
-    `measure_cuts`; clips[1]: the references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity, a, b) of the
-    network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
+    """The step callable of exvc.PyFilter.
+
+    clips[0]: GRAY16 at the network's size, full range, with the properties of vsexvc.scenes.measure_cuts; clips[1]: the
+    references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity, a, b) of the network's size with the
+    properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
     """
 
     def __init__(
-        self, session: SessionLike, schedule: Schedule, window: int = 16, log: Callable[[str], None] = lambda text: None
+        self,
+        session: SessionLike,
+        schedule: Schedule,
+        window: int = 16,
+        log: Callable[[str], None] = lambda text: None,
+        *,
+        size: int | None = None,
+        recurrent: bool = True,
     ) -> None:
-        """window: outputs kept beside those that are being asked for. log: told about long replays."""
+        """The pump of one filter.
+
+        Args:
+            session: what computes.
+            schedule: which frame takes what.
+            window: outputs kept beside those that are being asked for.
+            log: told about long replays.
+            size: shorter side that references are brought to; None: they come in the size that they are needed in.
+            recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
+        """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
+        self._size, self._recurrent = size, recurrent
         self._lightness = Lightness()
         self._worker = Worker()  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
@@ -208,6 +218,9 @@ class Pump:
 
     def _resume(self, n: int, came: list[Need], frames: Frames) -> Output | dict[str, Any]:
         for (number, clip), frame in zip(came, frames, strict=True):
+            if clip == _LUMA_CLIP and ERROR in frame.props:
+                where = "clip" if number == n else f"frame {number} of clip"
+                raise ValueError(f"{where}: {frame.props[ERROR]}")
             if clip == _LUMA_CLIP and self._cuts[number] == _UNKNOWN:
                 cut = is_cut(frame.props, self._schedule.sc_threshold)
                 self._cuts[number] = _CUT if cut else _PLAIN
@@ -259,6 +272,10 @@ class Pump:
 
     def _jump(self, replay: _Replay) -> None:
         """To the furthest known state between where the replay is and n."""
+        if not self._recurrent:
+            first = max(replay.start, self._switch_before(replay.n))
+            replay.position = replay.n - (replay.n - first) % BLOCK
+            return
         for store in (self._recent, self._checkpoints):
             found = max((number for number in store if replay.position < number <= replay.n), default=None)
             if found is not None:
@@ -281,16 +298,29 @@ class Pump:
             reference = yield from self._load(index)
             L = self._luma((yield [(scene, _LUMA_CLIP)]))
             if len(scores) == index:  # no other request has done it meanwhile
-                scores.append(float(self._session.correspond(L, reference)[0].similarity.mean()))
+                scores.append(_mean_similarity(L, self._session.correspond(L, reference)[0]))
         return max(range(len(scores)), key=scores.__getitem__)
 
     def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
         while index not in self._references:
-            lab = _reference_lab((yield [(index, _REF_CLIP)]))
+            lab = self._reference_lab((yield [(index, _REF_CLIP)]))
             if index not in self._references:
                 _remember(self._references, index, self._session.reference(lab), _REFERENCES)
         self._references.move_to_end(index)
         return self._references[index]
+
+    def _reference_lab(self, frames: Frames) -> Tensor:
+        """RGBS -> Lab (1, 3, h, w)."""
+        (frame,) = frames
+        if ERROR in frame.props:
+            raise ValueError(f"ref: {frame.props[ERROR]}")
+        rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))[None]
+        if not torch.isfinite(rgb).all():
+            raise ValueError("ref: must hold finite numbers, got NaN or infinity")
+        if self._size is not None:
+            size = network_size(frame.width, frame.height, self._size)
+            rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
+        return rgb_to_lab(rgb.clamp(0.0, 1.0))
 
     def _luma(self, frames: Frames) -> Tensor:
         """L (B, 1, h, w)."""
@@ -312,11 +342,15 @@ class Pump:
         aligned = self._session.correspond(L, reference)
         for number in range(block.start, end):
             one = aligned[number - block.start]
-            state, ab = self._session.step(state, one)
+            if self._recurrent:
+                state, ab = self._session.step(state, one)
+            else:
+                ab = one.warped_ab
             planes = torch.cat((one.similarity, ab), dim=1)[0].float().cpu()
             if not torch.isfinite(planes).all():
                 raise ValueError("the network's colours are not finite numbers: use other weights")
-            self._outputs[number] = Output(planes, index, float(one.similarity.mean()), replay.start)
+            similarity = _mean_similarity(L[number - block.start][None], one)
+            self._outputs[number] = Output(planes, index, similarity, replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
         _remember(self._recent, end, state, _RECENT_STATES)
@@ -342,11 +376,10 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _reference_lab(frames: Frames) -> Tensor:
-    """RGBS -> Lab (1, 3, h, w)."""
-    (frame,) = frames
-    rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))
-    return rgb_to_lab(rgb[None].clamp(0.0, 1.0))
+def _mean_similarity(L: Tensor, one: Any) -> float:
+    """Over the picture within its black borders. L: (1, 1, h, w)."""
+    rows, columns = picture_area(L)
+    return float(one.similarity[:, :, rows, columns].mean())
 
 
 def _frame(output: Output) -> vs.VideoFrame:

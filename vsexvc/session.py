@@ -13,21 +13,29 @@ Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc.network import MULTIPLE, ColorizationNet, Embedding
+from vsexvc.network import CELL, MULTIPLE, ColorizationNet, Embedding
+
+_BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and its phi."""
+    """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and its phi.
+
+    keys (1, C, h, w) and ab (1, 2, 4h, 4w): the part of them that frames are matched with: not its black borders.
+    """
 
     lab: Tensor
     phi: Tensor
+    keys: Tensor
+    ab: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,14 @@ class Correspondence:
     """One frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W) -1..1.
 
     `padded` is what the colour net sees (L_centred, warped_ab, similarity: 4 channels); motion is found by `embedding`.
+    `inside` is 1 within the black borders and 0 on them (1, 1, H, W), padded, where warped_ab and similarity are 0 too.
     """
 
     L: Tensor
     warped_ab: Tensor
     similarity: Tensor
     padded: Tensor
+    inside: Tensor
     embedding: Embedding
 
 
@@ -62,38 +72,78 @@ def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]
     return min(longest, max(MULTIPLE, round(height * scale))), min(longest, max(MULTIPLE, round(width * scale)))
 
 
+def picture_area(L: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of a picture within its black borders. L: (1, 1, H, W), 0..100.
+
+    All of it where less than a quarter would remain: that is a dark picture.
+    """
+    height, width = L.shape[2:]
+    bright = L[0, 0] > _BLACK
+    rows, columns = (bright.any(axis).nonzero().flatten() for axis in (1, 0))
+    if not len(rows):
+        return slice(0, height), slice(0, width)
+    (top, bottom), (left, right) = ((int(lines[0]), int(lines[-1]) + 1) for lines in (rows, columns))
+    if 4 * (bottom - top) * (right - left) < height * width:
+        return slice(0, height), slice(0, width)
+    return slice(top, bottom), slice(left, right)
+
+
 class Session:
-    """A network and the order in which its parts are called. Holds no state of any clip; any thread may call."""
+    """A network and the order in which its parts are called. Holds no state of any clip.
+
+    Where the device's memory does not suffice, frames go one at a time and the correlation in smaller parts from then
+    on; where that fails too, every method raises MemoryError.
+    """
 
     def __init__(self, network: ColorizationNet) -> None:
         self.network = network.eval()
         self.device = next(network.parameters()).device
+        self._sparing = False
 
     @torch.inference_mode()
     def reference(self, lab: Tensor) -> Reference:
         """lab: (1, 3, H', W') float32, L 0..100; any size from 2 x 2."""
+        height, width = lab.shape[2:]
+        area = picture_area(lab[:, :1])
         lab = _padded(lab.to(self.device) - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1).to(self.device))
-        return Reference(lab, self.network.embed(lab, is_reference=True).phi)
+        phi = self._within_memory(lambda: self.network.embed(lab, is_reference=True).phi)
+        rows, columns = (
+            _cells(lines, margin, size, count)
+            for lines, margin, size, count in zip(
+                area, _margins(height, width), (height, width), phi.shape[2:], strict=True
+            )
+        )
+        pixels = [slice(CELL * cells.start, CELL * cells.stop) for cells in (rows, columns)]
+        return Reference(lab, phi, phi[:, :, rows, columns], lab[:, 1:, pixels[0], pixels[1]])
 
     @torch.inference_mode()
     def correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
         """Eq. 6 for several frames at once. L: (B, 1, H, W) float32, 0..100."""
+        return self._within_memory(lambda: self._correspond(L, reference))
+
+    def _correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
+        if self._sparing and len(L) > 1:
+            return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference)]
         h, w = L.shape[2:]
         L_centred = _padded(L.to(self.device) - 50.0)
         theta, phi = self.network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
-        warped_ab, similarity = self.network.correlate(theta, phi=reference.phi, ab=reference.lab[:, 1:])
-        padded = torch.cat((L_centred, warped_ab, similarity), dim=1)
+        warped_ab, similarity = self.network.correlate(theta, reference.keys, reference.ab, sparing=self._sparing)
+        top, left = _margins(h, w)
         results = []
         for i in range(len(L)):
-            one = padded[i : i + 1].clone()
-            top, left = _margins(h, w)
-            crop = one[:, :, top : top + h, left : left + w]
+            rows, columns = picture_area(L[i : i + 1])
+            inside = torch.zeros((1, 1, h, w), device=self.device)
+            inside[:, :, rows, columns] = 1.0
+            inside = F.pad(inside, (left, L_centred.shape[3] - w - left, top, L_centred.shape[2] - h - top), value=0.0)
+            aligned = torch.cat((warped_ab[i : i + 1], similarity[i : i + 1]), dim=1) * inside
+            crop = aligned[:, :, top : top + h, left : left + w]
             results.append(
                 Correspondence(
                     L=L[i : i + 1].to(self.device, copy=True),
-                    warped_ab=crop[:, 1:3].clone(),
-                    similarity=crop[:, 3:].clone(),
-                    padded=one,
+                    warped_ab=crop[:, :2].clone(),
+                    similarity=crop[:, 2:].clone(),
+                    padded=torch.cat((L_centred[i : i + 1], aligned), dim=1),
+                    inside=inside,
                     embedding=Embedding(theta[i : i + 1].clone(), phi[i : i + 1].clone()),
                 )
             )
@@ -110,6 +160,9 @@ class Session:
     @torch.inference_mode()
     def step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
         """Eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device)."""
+        return self._within_memory(lambda: self._step(state, correspondence))
+
+    def _step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
         padded = correspondence.padded
         L_centred, warped_ab, similarity = padded[:, :1], padded[:, 1:3], padded[:, 3:]
         theta, phi = correspondence.embedding
@@ -121,15 +174,38 @@ class Session:
                 f"got {tuple(state.prev_lab.shape[2:])}"
             )
         else:
-            prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab)
-        ab = self.network.colorize(L_centred, warped_ab, similarity, prev_lab)
+            prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab, L_centred)
+        ab = self.network.colorize(L_centred, warped_ab, similarity, prev_lab) * correspondence.inside
         h, w = correspondence.L.shape[2:]
         top, left = _margins(h, w)
         return State(torch.cat((L_centred, ab), dim=1), phi), ab[:, :, top : top + h, left : left + w].clone()
 
+    def _within_memory[T](self, work: Callable[[], T]) -> T:
+        """The work's result; where the device's memory is full, tried once more in sparing mode."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            self._sparing = True
+        torch.cuda.empty_cache()
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            raise MemoryError(
+                f"the memory of {self.device} is full, one frame at a time too: lower size, or use device='cpu'"
+            ) from None
+
 
 def _margins(h: int, w: int) -> tuple[int, int]:
     return (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
+
+
+def _cells(lines: slice, margin: int, size: int, count: int) -> slice:
+    """The cells of the correspondence within the lines of a picture; all, its padding too, where all lines are."""
+    if lines.stop - lines.start == size:
+        return slice(0, count)
+    first = -(-(lines.start + margin) // CELL) if lines.start else 0
+    last = (lines.stop + margin) // CELL if lines.stop < size else count
+    return slice(first, max(last, first + 1))
 
 
 def _padded(x: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ version), `config` (NetworkConfig as JSON) and what the model card repeats. A fo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +23,8 @@ from vsexvc.network import ColorizationNet
 DEFAULT = "exvc-small"
 FORMAT = "1"
 _RELEASED = {"correspondence": "nonlocal_net", "color": "colornet"}
+# Networks in use, so that the filters of a process share them: gone with the last of them.
+_in_use: WeakValueDictionary[tuple[str, int, int, str], ColorizationNet] = WeakValueDictionary()
 _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
 
 
@@ -44,7 +48,7 @@ def find(model: str | None) -> Path:
     if model in known:
         return known[model]
     path = Path(model).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110 (Path's own raises for a name that is too long)
         return path
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"model must be an existing weights file, got {str(model)!r}, which is not there")
@@ -100,10 +104,21 @@ def load(model: str | None = None, device: str | torch.device = "cpu") -> Colori
     return _filled(ColorizationNet(config), tensors, str(path)).to(device)
 
 
-def load_released(folder: Path) -> ColorizationNet:
-    """The authors' checkpoint, unpacked: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth anywhere below `folder`.
+def shared(model: str | None = None, device: str | torch.device = "cpu") -> ColorizationNet:
+    """As `load`; the network that is in use already where that was loaded from the same file to the same device."""
+    path = find(model)
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, str(torch.device(device)))
+    network = _in_use.get(key)
+    if network is None:
+        network = _in_use[key] = load(model, device)
+    return network
 
-    With the temperature that they use for inference, in effect the arg max.
+
+def load_released(folder: Path) -> ColorizationNet:
+    """The authors' checkpoint, unpacked: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in `folder` or below it.
+
+    Two levels below at most. With the temperature that they use for inference, in effect the arg max.
 
     Raises ValueError for wrong keys or shapes, OSError where a file is missing.
     """
@@ -114,7 +129,7 @@ def load_released(folder: Path) -> ColorizationNet:
 
 
 def _read_pth(folder: Path, name: str) -> dict[str, Tensor]:
-    paths = sorted(folder.rglob(f"{name}*.pth"))
+    paths = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{name}*.pth"))
     if not paths:
         raise FileNotFoundError(f"model folder {str(folder)!r} must hold {name}*.pth, which is not there")
     try:

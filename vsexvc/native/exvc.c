@@ -4,19 +4,23 @@
  *
  *   Colorize  asks Python's vsexvc.plugin for its entry point and calls it with the arguments of the caller.
  *   Bind      is how that entry point gets here as a VSFunction (internal).
- *   PyFilter  is a filter whose frames a Python callable computes, step by step (internal).
+ *   PyFilter  is a filter whose frames a Python callable computes, step by step, until Ctrl-C (internal).
  *
  * What may not enter: anything about colour, networks or arguments' meaning; Python headers or a link to libpython
  * (its few stable-ABI functions are looked up at run time, so that a host without Python gets an error message where
  * an undefined symbol would end its process); a VSFunction in a global (plugins have no unload hook to free it in).
  */
-#define _GNU_SOURCE /* RTLD_DEFAULT */
+#define _GNU_SOURCE /* RTLD_DEFAULT, dladdr */
 #include <dlfcn.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <VapourSynth4.h>
 
@@ -160,6 +164,53 @@ static void VS_CC colorize_create(const VSMap *in, VSMap *out, void *user, VSCor
 }
 
 /* ---------------------------------------------------------------------------------------------------------------
+ * Ctrl-C
+ *
+ * A script that waits in get_frame waits in C: Python's handler has noted the signal, but the main thread does not come
+ * to act on it before the frame is done, which may take minutes. So where Python's handler stands, one that counts is
+ * put before it, and PyFilter ends the requests that were under way. A host with a handler of its own (vspipe) keeps it.
+ * The handler stays until something else takes its place: the library is linked never to be unloaded (hatch_build.py).
+ */
+
+static _Atomic uint32_t interrupts;
+static struct sigaction pythons;
+
+static void on_interrupt(int number, siginfo_t *info, void *context) {
+    atomic_fetch_add(&interrupts, 1);
+    if (pythons.sa_flags & SA_SIGINFO)
+        pythons.sa_sigaction(number, info, context);
+    else
+        pythons.sa_handler(number);
+}
+
+/* Whether an address lies in the library (or program) that Python is in. */
+static bool in_python(void *address) {
+    void *python = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
+    Dl_info here, there;
+    return python && dladdr(address, &here) && dladdr(python, &there) && here.dli_fbase == there.dli_fbase;
+}
+
+/* Called for each request: signal.signal() puts Python's handler back, wherever a script calls it. */
+static void watch_interrupts(void) {
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    struct sigaction present;
+    void *handler;
+    if (sigaction(SIGINT, NULL, &present))
+        return;
+    memcpy(&handler, &present.sa_sigaction, sizeof handler); /* the same place as sa_handler */
+    if (present.sa_sigaction == on_interrupt || present.sa_handler == SIG_DFL || present.sa_handler == SIG_IGN ||
+        atomic_flag_test_and_set(&busy))
+        return;
+    if (in_python(handler)) {
+        pythons = present;
+        present.sa_sigaction = on_interrupt;
+        present.sa_flags |= SA_SIGINFO;
+        sigaction(SIGINT, &present, NULL);
+    }
+    atomic_flag_clear(&busy);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------
  * PyFilter
  *
  * A request for output frame n runs so:
@@ -168,10 +219,17 @@ static void VS_CC colorize_create(const VSMap *in, VSMap *out, void *user, VSCor
  *      clips[clips[i]]. Calls never overlap (fmParallelRequests), and may come in any order of n.
  *   3. {"frame": f}: done. {"error": text}: the request fails. {"need": [...], "need_clip": [...]}: those frames are
  *      asked for in place of the former ones, and 2. follows with the same n.
+ * Where Ctrl-C came since 1., interrupt() is called in place of step; what it raises is how the request fails. The core
+ * keeps requests from 1. while an older one waits for its turn here, so those asked for before Ctrl-C may come after it.
+ * Therefore all that come before the filter has none left share the fate of the first. And the last one lingers: it
+ * takes another round, which wakes a thread, and waits up to 50 ms for that thread to bring the next one in line to 1.
+ * (With one thread there is none to wake.)
  */
 
 typedef struct Filter {
     VSFunction *step;
+    VSFunction *interrupt; /* NULL: none was given */
+    _Atomic uint64_t busy; /* upper half: requests under way; lower: `interrupts` when the first of them came */
     VSVideoInfo vi;
     int num_clips;
     VSNode **clips;
@@ -179,6 +237,8 @@ typedef struct Filter {
 
 /* What one request waits for. Owned by the request's frameData. */
 typedef struct Needs {
+    uint32_t interrupts; /* how many there had been when the request came */
+    bool lingers;
     int size;
     struct Need {
         int num;
@@ -186,16 +246,36 @@ typedef struct Needs {
     } need[];
 } Needs;
 
-static Needs *needs_new(int size) {
+static Needs *needs_new(int size, uint32_t interrupts) {
     Needs *needs = malloc(sizeof *needs + (size_t)size * sizeof *needs->need);
-    if (needs)
+    if (needs) {
+        needs->interrupts = interrupts;
+        needs->lingers = false;
         needs->size = size;
+    }
     return needs;
 }
 
 static void needs_request(const Needs *needs, const Filter *filter, VSFrameContext *context, const VSAPI *vsapi) {
     for (int i = 0; i < needs->size; i++)
         vsapi->requestFrameFilter(needs->need[i].num, filter->clips[needs->need[i].clip], context);
+}
+
+/* Counts a request in, and returns its `interrupts`. */
+static uint32_t enter(Filter *filter) {
+    uint64_t old = atomic_load(&filter->busy), new;
+    do
+        new = (old >> 32 ? old : atomic_load(&interrupts)) + ((uint64_t)1 << 32);
+    while (!atomic_compare_exchange_weak(&filter->busy, &old, new));
+    return (uint32_t)new;
+}
+
+static void leave(Filter *filter) {
+    atomic_fetch_sub(&filter->busy, (uint64_t)1 << 32);
+}
+
+static bool is_last(Filter *filter) {
+    return atomic_load(&filter->busy) >> 32 == 1;
 }
 
 /* Sets the error of a request, in printf's way. Always NULL, so that a caller can return it. */
@@ -210,8 +290,8 @@ static void *fail(VSFrameContext *context, const VSAPI *vsapi, const char *text,
 }
 
 /* The frames that step asks for, each checked: the core takes a wrong number for another. NULL: error set. */
-static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, VSFrameContext *context,
-                         const VSAPI *vsapi) {
+static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, uint32_t before,
+                         VSFrameContext *context, const VSAPI *vsapi) {
     int size = vsapi->mapNumElements(answer, "need");
     int size_clip = vsapi->mapNumElements(answer, "need_clip");
     if (size < 1)
@@ -224,7 +304,7 @@ static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, VSFra
     const int64_t *clips = vsapi->mapGetIntArray(answer, "need_clip", &bad_clip);
     if (bad_num || bad_clip)
         return fail(context, vsapi, "PyFilter: need and need_clip of frame %d must hold integers", n);
-    Needs *needs = needs_new(size);
+    Needs *needs = needs_new(size, before);
     if (!needs)
         return fail(context, vsapi, "PyFilter: out of memory");
     for (int i = 0; i < size; i++) {
@@ -264,6 +344,19 @@ static VSMap *call_step(const Filter *filter, int n, const Needs *needs, VSFrame
     return answer;
 }
 
+/* How a request ends that Ctrl-C came into: an answer that holds an error. It is the caller's to free. */
+static VSMap *call_interrupt(const Filter *filter, const VSAPI *vsapi) {
+    VSMap *answer = vsapi->createMap();
+    if (filter->interrupt) {
+        VSMap *none = vsapi->createMap();
+        vsapi->callFunction(filter->interrupt, none, answer);
+        vsapi->freeMap(none);
+    }
+    if (!vsapi->mapGetError(answer))
+        vsapi->mapSetError(answer, "PyFilter: interrupted");
+    return answer;
+}
+
 /* The frame of an answer, checked against what the filter declared: the core aborts on a wrong one. */
 static const VSFrame *frame_read(const VSMap *answer, const Filter *filter, int n, VSFrameContext *context,
                                  const VSAPI *vsapi) {
@@ -286,13 +379,15 @@ static const VSFrame *frame_read(const VSMap *answer, const Filter *filter, int 
 static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, void **frame_data,
                                              VSFrameContext *context, VSCore *core, const VSAPI *vsapi) {
     (void)core;
-    const Filter *filter = instance;
+    Filter *filter = instance;
     Needs *needs = *frame_data;
     *frame_data = NULL;
     if (reason == arInitial) {
-        needs = needs_new(1);
+        watch_interrupts();
+        needs = needs_new(1, 0);
         if (!needs)
             return fail(context, vsapi, "PyFilter: out of memory");
+        needs->interrupts = enter(filter);
         needs->need[0] = (struct Need){ n, 0 };
         needs_request(needs, filter, context, vsapi);
         *frame_data = needs;
@@ -300,9 +395,20 @@ static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, 
     }
     if (reason != arAllFramesReady) { /* arError: a frame that was asked for failed, its error is set */
         free(needs);
+        leave(filter);
         return NULL;
     }
-    VSMap *answer = call_step(filter, n, needs, context, vsapi);
+    uint32_t before = needs->interrupts;
+    bool ends = before != atomic_load(&interrupts);
+    if (ends && is_last(filter) && !needs->lingers) {
+        needs->lingers = true;
+        needs_request(needs, filter, context, vsapi);
+        *frame_data = needs;
+        return NULL;
+    }
+    for (int i = 0; ends && is_last(filter) && i < 10; i++)
+        nanosleep(&(struct timespec){ 0, 5000000 }, NULL);
+    VSMap *answer = ends ? call_interrupt(filter, vsapi) : call_step(filter, n, needs, context, vsapi);
     free(needs);
     const VSFrame *frame = NULL;
     const char *raised = vsapi->mapGetError(answer);
@@ -313,12 +419,14 @@ static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, 
     } else if (vsapi->mapGetType(answer, "frame") == ptVideoFrame) {
         frame = frame_read(answer, filter, n, context, vsapi);
     } else {
-        needs = needs_read(answer, filter, n, context, vsapi);
+        needs = needs_read(answer, filter, n, before, context, vsapi);
         if (needs)
             needs_request(needs, filter, context, vsapi);
         *frame_data = needs;
     }
     vsapi->freeMap(answer);
+    if (!*frame_data)
+        leave(filter);
     return frame;
 }
 
@@ -326,6 +434,7 @@ static void VS_CC filter_free(void *instance, VSCore *core, const VSAPI *vsapi) 
     (void)core;
     Filter *filter = instance;
     vsapi->freeFunction(filter->step);
+    vsapi->freeFunction(filter->interrupt);
     for (int i = 0; i < filter->num_clips; i++)
         vsapi->freeNode(filter->clips[i]);
     free(filter->clips);
@@ -365,6 +474,8 @@ static void VS_CC filter_create(const VSMap *in, VSMap *out, void *user, VSCore 
     filter->clips = clips;
     filter->num_clips = num_clips;
     filter->step = vsapi->mapGetFunction(in, "step", 0, NULL);
+    int none;
+    filter->interrupt = vsapi->mapGetFunction(in, "interrupt", 0, &none);
     for (int i = 0; i < num_clips; i++) {
         clips[i] = vsapi->mapGetNode(in, "clips", i, NULL);
         dependencies[i] = (VSFilterDependency){ clips[i], rpGeneral };
@@ -391,11 +502,12 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
     vspapi->configPlugin("com.vsexvc.exvc", "exvc", "Exemplar-based video colorization", VS_MAKE_VERSION(0, 1),
                          VAPOURSYNTH_API_VERSION, 0, plugin);
     vspapi->registerFunction("Colorize",
-                             "clip:vnode;ref:vnode;ref_frames:int[]:opt;model:data:opt;size:int:opt;propagate:int:opt;"
-                             "sc:int:opt;sc_threshold:float:opt;device:data:opt;device_index:int:opt;",
+                             "clip:vnode;ref:vnode;ref_frames:int[]:opt;model:data:opt;size:int:opt;saturation:float:opt;"
+                             "mask:vnode:opt;output:data:opt;format:int:opt;propagate:int:opt;sc:int:opt;"
+                             "sc_threshold:float:opt;device:data:opt;device_index:int:opt;",
                              "clip:vnode;", colorize_create, NULL, plugin);
     vspapi->registerFunction("Bind", "func:func;", "", bind_create, NULL, plugin);
     vspapi->registerFunction("PyFilter",
-                             "clips:vnode[];step:func;format:int:opt;width:int:opt;height:int:opt;",
+                             "clips:vnode[];step:func;format:int:opt;width:int:opt;height:int:opt;interrupt:func:opt;",
                              "clip:vnode;", filter_create, NULL, plugin);
 }

@@ -1,0 +1,185 @@
+"""merge.py, called as PyFilter calls it: saturation, masks, what is kept of the source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import vapoursynth as vs
+
+from vsexvc.merge import Merge
+
+core = vs.core
+WIDTH, HEIGHT = 48, 32
+SOURCE, SMALL, COLOURED, MASK = 1, 2, 3, 4
+
+
+def clip_of(format: int, *planes: Any, **props: Any) -> vs.VideoNode:
+    """One frame; each plane a number or an array."""
+    size = {"width": WIDTH, "height": HEIGHT}
+    if isinstance(planes[0], np.ndarray):
+        size = {"width": planes[0].shape[1], "height": planes[0].shape[0]}
+    blank = core.std.BlankClip(format=format, length=1, **size)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        for i, plane in enumerate(planes):
+            np.asarray(f[i])[:] = plane
+        return f
+
+    clip = blank.std.ModifyFrame(blank, fill)
+    return clip.std.SetFrameProps(**props) if props else clip
+
+
+def noise(format: int, seed: int = 0) -> vs.VideoNode:
+    """Y (or R) up and down, the other planes noise: colours of its own that are nobody else's."""
+    f = core.get_video_format(format)
+    g = np.random.default_rng(seed)
+    shapes = [(HEIGHT, WIDTH)] + [(HEIGHT >> f.subsampling_h, WIDTH >> f.subsampling_w)] * (f.num_planes - 1)
+    planes = [g.uniform(0.2, 0.8, shape) for shape in shapes]
+    if f.sample_type == vs.INTEGER:
+        planes = [np.round(plane * ((1 << f.bits_per_sample) - 1)) for plane in planes]
+    elif f.color_family == vs.YUV:
+        planes[1:] = [plane - 0.5 for plane in planes[1:]]
+    return clip_of(format, *planes, _Matrix=0 if f.color_family == vs.RGB else 1, _Kept="yes")
+
+
+def merged(
+    source: vs.VideoNode,
+    ab: tuple[float, float] = (20.0, -15.0),
+    mask: Any = None,
+    grey: bool = False,
+    **options: float,
+) -> vs.VideoFrame:
+    """The frame that Merge makes where the network has found one ab everywhere. mask: a number or array, 0..65535."""
+    small = clip_of(vs.GRAY16, 30000, _Range=1)
+    similarity = {"ExvcReference": 0, "ExvcSimilarity": 0.5, "ExvcSceneStart": 0}
+    coloured = clip_of(vs.YUV444PS, 1.0, *ab).std.SetFrameProps(**similarity)
+    clips = {SOURCE: source, SMALL: small, COLOURED: coloured}
+    if mask is not None:
+        clips[MASK] = clip_of(vs.GRAY16, np.broadcast_to(np.asarray(mask), (HEIGHT, WIDTH)).copy())
+    merge = Merge(grey, torch.device("cpu"), masked=mask is not None, **options)
+    asked = merge(0, 0, 0, None)
+    answer = merge(0, asked["need"], asked["need_clip"], [clips[clip].get_frame(0) for clip in asked["need_clip"]])
+    assert "frame" in answer, answer
+    frame: vs.VideoFrame = answer["frame"]
+    return frame
+
+
+def planes(frame: vs.VideoFrame) -> list[np.ndarray[Any, Any]]:
+    return [np.array(frame[plane]) for plane in range(frame.format.num_planes)]
+
+
+FORMATS = [vs.YUV420P8, vs.YUV422P10, vs.YUV444P16, vs.YUV410P8, vs.YUV420PH, vs.YUV444PS, vs.RGB24, vs.RGB48, vs.RGBS]
+
+
+class TestMask:
+    @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+    def test_white_keeps_the_source(self, format: int) -> None:
+        source = noise(format)
+        for found, expected in zip(planes(merged(source, mask=65535)), planes(source.get_frame(0)), strict=True):
+            assert np.array_equal(found, expected)
+
+    @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+    def test_black_is_no_mask(self, format: int) -> None:
+        source = noise(format)
+        for found, expected in zip(planes(merged(source, mask=0)), planes(merged(source)), strict=True):
+            assert np.array_equal(found, expected)
+
+    @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+    def test_between_is_a_blend(self, format: int) -> None:
+        """A quarter of the source's own numbers, three of the new ones."""
+        source = noise(format)
+        is_float = source.format.sample_type == vs.FLOAT
+        own, new = planes(source.get_frame(0)), planes(merged(source))
+        for found, a, b in zip(planes(merged(source, mask=16384)), own, new, strict=True):
+            expected = 0.25 * a.astype(np.float64) + 0.75 * b
+            assert np.abs(found - expected).max() <= (0.002 if is_float else 1.0)
+
+    def test_edges_fall_between_samples_of_chroma(self) -> None:
+        """White up to column 24: in 4:2:0, left, the sample at 24 has a quarter of it, those beside it all or none."""
+        mask = np.where(np.arange(WIDTH) < 24, 65535, 0)
+        own, new = (
+            planes(merged(clip_of(vs.YUV420PS, 0.5, 0.25, 0.25, _Matrix=1), mask=m))[1][0, 0] for m in (65535, 0)
+        )
+        row = planes(merged(clip_of(vs.YUV420PS, 0.5, 0.25, 0.25, _Matrix=1), mask=mask))[1][5]
+        share = (row - new) / (own - new)
+        assert np.allclose(share[:12], 1.0, atol=1e-5)
+        assert share[12] == pytest.approx(0.25, abs=1e-5)
+        assert np.allclose(share[13:], 0.0, atol=1e-5)
+
+    @pytest.mark.parametrize(("format", "neutral"), [(vs.YUV444P8, 128), (vs.YUV444P10, 512), (vs.YUV444PS, 0.0)])
+    def test_grey_has_no_colours_to_keep(self, format: int, neutral: float) -> None:
+        frame = merged(noise(format), mask=65535, grey=True)
+        assert all(np.all(plane == neutral) for plane in planes(frame)[1:])
+
+
+class TestSaturation:
+    def test_factor_of_ab(self) -> None:
+        source = noise(vs.YUV444P16)
+        for found, expected in zip(
+            planes(merged(source, (10.0, -8.0), saturation=2.5)), planes(merged(source, (25.0, -20.0))), strict=True
+        ):
+            assert np.array_equal(found, expected)
+
+    @pytest.mark.parametrize("format", [vs.YUV444P8, vs.YUV444PS, vs.YUV420P10])
+    def test_none_is_grey(self, format: int) -> None:
+        found = planes(merged(noise(format), saturation=0.0))[1:]
+        is_float = core.get_video_format(format).sample_type == vs.FLOAT
+        zero = 0.0 if is_float else 1 << (core.get_video_format(format).bits_per_sample - 1)
+        assert all(np.abs(plane.astype(np.float64) - zero).max() <= 1e-4 * is_float for plane in found)
+
+    def test_gamut_rule_comes_after(self) -> None:
+        """However saturated: R'G'B' of BT.709 stays in 0..1."""
+        y, u, v = planes(merged(noise(vs.YUV444PS), (90.0, -90.0), saturation=4.0))
+        red, blue = y + 1.5748 * v, y + 1.8556 * u
+        green = (y - 0.2126 * red - 0.0722 * blue) / 0.7152
+        for channel in (red, green, blue):
+            assert channel.min() > -1e-4
+            assert channel.max() < 1.0 + 1e-4
+
+
+class TestKept:
+    @pytest.mark.parametrize("format", FORMATS[:6], ids=lambda f: f.name)
+    @pytest.mark.parametrize("mask", [None, 30000])
+    def test_luma_and_properties(self, format: int, mask: int | None) -> None:
+        source = noise(format).get_frame(0)
+        found = merged(noise(format), mask=mask, saturation=1.3)
+        assert np.array_equal(planes(found)[0], planes(source)[0])
+        assert {"_Kept": "yes", "_Matrix": 1, "ExvcReference": 0}.items() <= dict(found.props).items()
+
+    def test_rgb_keeps_its_luma(self) -> None:
+        source = noise(vs.RGBS)
+        before, after = (
+            np.tensordot((0.2126, 0.7152, 0.0722), planes(f), 1) for f in (source.get_frame(0), merged(source))
+        )
+        assert np.abs(after - before).max() < 2e-5
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_what_is_no_number(self, value: float) -> None:
+        """In a float clip: no crash, and chroma that is a number everywhere."""
+        y = np.full((HEIGHT, WIDTH), 0.5)
+        y[10:12, 20:22] = value
+        found = planes(merged(clip_of(vs.YUV420PS, y, 0.1, 0.1, _Matrix=1), mask=100))
+        assert np.isfinite(found[1]).all() and np.isfinite(found[2]).all()
+
+
+class TestWhereItWorks:
+    @pytest.mark.parametrize("location", range(6))
+    def test_both_ways_agree(self, location: int) -> None:
+        """U and V made at the samples of chroma, or at full size first: the same on a smooth picture."""
+        y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+        luma = 0.5 + 0.2 * np.sin(x / 9.0) * np.cos(y / 7.0)
+        source = clip_of(vs.YUV420PS, luma, 0.0, 0.0, _Matrix=1, _ChromaLocation=location)
+        at_once = merged(source)  # the network's picture is as large as the clip: full size first
+        small = {SMALL: clip_of(vs.GRAY16, np.full((8, 12), 30000), _Range=1)}
+        a, b = (clip_of(vs.GRAYS, np.full((8, 12), value)) for value in (20.0, -15.0))
+        small[COLOURED] = core.std.ShufflePlanes([a, a, b], [0, 0, 0], vs.YUV).std.SetFrameProps(
+            ExvcReference=0, ExvcSimilarity=0.5, ExvcSceneStart=0
+        )
+        frames = [source.get_frame(0), *(small[clip].get_frame(0) for clip in (SMALL, COLOURED))]
+        there = Merge(False, torch.device("cpu"))(0, [0] * 3, [SOURCE, SMALL, COLOURED], frames)["frame"]
+        for one, other in zip(planes(at_once), planes(there), strict=True):
+            assert np.abs(one - other).max() < 0.3 / 255.0

@@ -1,0 +1,408 @@
+"""Between a clip's luma and chroma and Lab: what its matrix, transfer and primaries mean, and ab at full size.
+
+Pure functions and constants on tensors; no VapourSynth, no network, no frames. Numbers for matrix, transfer and
+primaries are VapourSynth's (ITU-T H.273). `luma` is Y', the stored brightness, full range, 0..1; L is the Lab lightness
+that a grey pixel of that luma has.
+
+Axes: B batch, H and W rows and columns, h and w the same at the network's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vsexvc.color import DELTA, cube_root, linear_to_srgb, srgb_to_linear
+
+# Kr and Kb of Y' = Kr R' + (1 - Kr - Kb) G' + Kb B', by `_Matrix`: BT.709, FCC, BT.470BG, ST 170M, ST 240M, YCgCo,
+# BT.2020. Those of 12 follow from the primaries.
+_LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    8: (0.25, 0.25),
+    9: (0.2627, 0.0593),
+}
+_YCGCO, _DERIVED = 8, 12
+# By `_Transfer`. The BT.709 family (1, 6, 7, 11, 14, 15) and what is not tagged (2) are decoded as sRGB (13), as the
+# network's training pictures were; exponents for the pure powers; how many tenfolds of light the logarithmic ones span.
+_SRGB_TRANSFERS = frozenset((1, 2, 6, 7, 11, 13, 14, 15))
+_POWER_TRANSFERS = {4: 2.2, 5: 2.8, 8: 1.0}
+_LOG_TRANSFERS = {9: 2.0, 10: 2.5}
+_ST428, _ST428_WHITE = 17, 48.0 / 52.37  # ST 428-1: white is not the highest code
+_D65, _C, _DCI, _E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1.0 / 3.0, 1.0 / 3.0)
+# By `_Primaries`: chromaticities x, y of red, green, blue and white.
+_BT709 = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), _D65)
+_ST170 = ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65)
+_CHROMATICITIES = {
+    1: _BT709,
+    2: _BT709,
+    4: ((0.670, 0.330), (0.210, 0.710), (0.140, 0.080), _C),
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060), _D65),
+    6: _ST170,
+    7: _ST170,
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), _C),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
+    10: ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0), _E),
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _DCI),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
+    22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
+}
+_BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
+# What some refused values are, and what to do instead.
+_CONSTANT_LUMINANCE = "constant luminance: resize it to a matrix of the list first"
+_REFUSED_MATRICES = {
+    10: _CONSTANT_LUMINANCE,
+    13: _CONSTANT_LUMINANCE,
+    14: "ICtCp, HDR: tonemap to SDR in BT.2020 or BT.709 first",
+}
+_REFUSED_TRANSFERS = {16: "PQ, HDR: tonemap to SDR first", 18: "HLG, HDR: tonemap to SDR first"}
+
+_STEPS = 65535  # of the tables over luma and over light
+_BRIGHTEST = 6.25  # light that the table over light ends at: no L up to 100 and ab of 128 go beyond
+# Of the search for L in `ColorSpace.chroma`: how near is near enough, and what is done where it is not.
+_CLOSE, _SECANTS, _SECANT_SLOPES = 0.1, 2, (0.3, 4.0)
+# Pixels worked on at once: what a core's cache holds; on other devices what keeps a large picture's memory bounded.
+_BAND, _DEVICE_BAND = 1 << 15, 1 << 20
+_GUIDE_EPSILON = 4.0  # of the guided filter, in L squared: smaller steps of L are taken for noise
+_GUIDE_NOISE = 1.0  # likewise of a and b, squared
+
+
+def is_srgb_transfer(transfer: int) -> bool:
+    """True where `_Transfer` is decoded with the sRGB curve here: the BT.709 family, sRGB, and what is not tagged."""
+    return transfer in _SRGB_TRANSFERS
+
+
+def check_space(matrix: int, transfer: int, primaries: int) -> None:
+    """Raises ValueError where `_Matrix`, `_Transfer` or `_Primaries` is not handled."""
+    _to_xyz(primaries)
+    luma_weights(matrix, primaries)
+    if matrix == _DERIVED and primaries in (2, 10):
+        raise ValueError(f"_Primaries must be stated, and not XYZ, where _Matrix is {_DERIVED}, got {primaries}")
+    _decode(torch.zeros(1), transfer)
+
+
+def luma_weights(matrix: int, primaries: int = 2) -> tuple[float, float]:
+    """Kr and Kb of `_Matrix`; those of 12 (derived from chromaticities) belong to `_Primaries`.
+
+    Raises:
+        ValueError: a matrix whose luma is no weighted sum of R'G'B', or not stated (0, 2): the caller chooses a
+            default; unknown primaries.
+    """
+    if matrix == _DERIVED:
+        kr, _, kb = _to_xyz(primaries)[1].tolist()
+        return kr, kb
+    if matrix not in _LUMA_WEIGHTS:
+        raise _refusal("_Matrix", {*_LUMA_WEIGHTS, _DERIVED}, matrix, _REFUSED_MATRICES)
+    return _LUMA_WEIGHTS[matrix]
+
+
+def _refusal(name: str, accepted: Iterable[int], value: int, known: Mapping[int, str]) -> ValueError:
+    meaning = f" ({known[value]})" if value in known else ""
+    return ValueError(f"{name} must be one of {sorted(accepted)}, got {value}{meaning}")
+
+
+def _decode(v: Tensor, transfer: int) -> Tensor:
+    """R'G'B' or luma -> linear light; nothing below 0."""
+    if transfer in _SRGB_TRANSFERS:
+        return srgb_to_linear(v)
+    if transfer in _POWER_TRANSFERS:
+        return v.clamp_min(0.0) ** _POWER_TRANSFERS[transfer]
+    if transfer in _LOG_TRANSFERS:
+        return 10.0 ** (_LOG_TRANSFERS[transfer] * (v.clamp_min(0.0) - 1.0))
+    if transfer == _ST428:
+        return v.clamp_min(0.0) ** 2.6 / _ST428_WHITE
+    accepted = {*_SRGB_TRANSFERS, *_POWER_TRANSFERS, *_LOG_TRANSFERS, _ST428}
+    raise _refusal("_Transfer", accepted, transfer, _REFUSED_TRANSFERS)
+
+
+def _encode(v: Tensor, transfer: int) -> Tensor:
+    """The inverse of `_decode`, for the same transfers. v: light, 0 or above."""
+    if transfer in _POWER_TRANSFERS:
+        return v ** (1.0 / _POWER_TRANSFERS[transfer])
+    if transfer in _LOG_TRANSFERS:
+        return (1.0 + v.log10() / _LOG_TRANSFERS[transfer]).clamp_min(0.0)
+    if transfer == _ST428:
+        return (v * _ST428_WHITE) ** (1.0 / 2.6)
+    return linear_to_srgb(v)
+
+
+def L_from_luma(luma: Tensor, transfer: int = 2) -> Tensor:
+    """Lightness of grey pixels.
+
+    Args:
+        luma: any shape, float, 0..1; beyond is clipped.
+        transfer: `_Transfer` of the clip.
+
+    Returns:
+        The same shape, L 0..100 (of ST 428, whose white is not the highest code, 0..103.4).
+
+    Raises:
+        ValueError: a transfer that is not handled (PQ and HLG).
+    """
+    return 116.0 * cube_root(_decode(luma.clamp(0.0, 1.0), transfer)) - 16.0
+
+
+def _to_xyz(primaries: int) -> Tensor:
+    """(3, 3) float64 from linear R, G, B of `_Primaries` to XYZ with their own white, of which Y is 1."""
+    if primaries not in _CHROMATICITIES:
+        raise _refusal("_Primaries", _CHROMATICITIES, primaries, {})
+    *columns, white = _CHROMATICITIES[primaries]
+    directions = torch.tensor([(x, y, 1.0 - x - y) for x, y in columns], dtype=torch.float64).T
+    gains: Tensor = torch.linalg.solve(directions, _white(white))
+    return directions * gains
+
+
+def _white(xy: tuple[float, float]) -> Tensor:
+    return torch.tensor((xy[0] / xy[1], 1.0, (1.0 - xy[0] - xy[1]) / xy[1]), dtype=torch.float64)
+
+
+def _from_xyz(primaries: int) -> Tensor:
+    """(3, 3) float64 from XYZ relative to D65 to linear R, G, B; another white is adapted to it by Bradford's cones."""
+    to_xyz = _to_xyz(primaries)
+    cones, d65 = torch.tensor(_BRADFORD, dtype=torch.float64), _white(_D65)
+    gain = (cones @ d65) / (cones @ to_xyz.sum(1))
+    adapted = torch.linalg.solve(cones, gain[:, None] * (cones @ to_xyz)) / d65[:, None]
+    inverse: Tensor = torch.linalg.inv(adapted)
+    return inverse
+
+
+class ColorSpace:
+    """What a clip's `_Matrix`, `_Transfer` and `_Primaries` mean, with tables in place of powers. Never changes."""
+
+    def __init__(
+        self, matrix: int = 1, transfer: int = 2, primaries: int = 2, device: torch.device | str = "cpu"
+    ) -> None:
+        """matrix: stated (not 0 or 2). transfer, primaries: 2 (not stated) are sRGB's.
+
+        Raises:
+            ValueError: one that is not handled.
+        """
+        kr, kb = luma_weights(matrix, primaries)
+        self._weights = kr, 1.0 - kr - kb, kb
+        to_uv = [[0.0, 0.0, 0.5 / (1.0 - kb)], [0.5 / (1.0 - kr), 0.0, 0.0]]
+        if matrix == _YCGCO:  # Cg is G' - Y', Co half of R' - B'
+            to_uv = [[0.0, 1.0, 0.0], [0.5, 0.0, -0.5]]
+        self._to_uv = torch.tensor(to_uv, device=device)
+        # To light in squared steps of the table over its root.
+        self._from_xyz = (_from_xyz(primaries) * (_STEPS**2 / _BRIGHTEST)).to(torch.float32).to(device)
+        steps = torch.arange(_STEPS + 1, dtype=torch.float64) / _STEPS
+        self._L = L_from_luma(steps, transfer).to(torch.float32).to(device)
+        # Over the root of the light, so that the dark end has as many entries as it has codes.
+        self._codes = _encode(steps**2 * _BRIGHTEST, transfer).to(torch.float32).to(device)
+
+    def luma(self, rgb: Tensor) -> Tensor:
+        """Y' of R'G'B'. rgb: (3, ...) float32 -> (...)."""
+        kr, kg, kb = self._weights
+        return (kr * rgb[0]).add_(rgb[1], alpha=kg).add_(rgb[2], alpha=kb)
+
+    def lightness(self, luma: Tensor) -> Tensor:
+        """`L_from_luma` by table. luma: any shape, float32, a number; beyond 0..1 is clipped."""
+        return _look_up(self._L, luma.clamp(0.0, 1.0).mul_(_STEPS))
+
+    def chroma(self, luma: Tensor, L: Tensor, ab: Tensor) -> Tensor:
+        """U and V (YCgCo: Cg and Co) that give a picture of that luma the colours ab.
+
+        Lab -> linear light of the clip's primaries -> R'G'B' -> U and V. A colour's luma is not that of the grey of its
+        L, so L is corrected by the difference and then by secants, until the luma of (L, ab) is the picture's to within
+        what 8 bits show of all but the most saturated colours. Gamut rule: U and V of a pixel are scaled together
+        toward grey until R'G'B' with the given luma lies in 0..1; no channel is clipped, none can wrap, and the hue
+        stays.
+
+        Args:
+            luma: (1, 1, H, W) float32, 0..1; beyond (blacker than black) the pixel is grey.
+            L: (1, 1, H, W) float32, `lightness(luma)`.
+            ab: (1, 2, H, W) float32, -128..127.
+
+        Returns:
+            (1, 2, H, W) float32, -0.5..0.5.
+        """
+        return self._render(luma, L, ab, self._to_uv)
+
+    def rgb(self, luma: Tensor, L: Tensor, ab: Tensor) -> Tensor:
+        """R'G'B' of that luma and the colours ab: `chroma` for clips without U and V. (1, 3, H, W) float32, 0..1."""
+        return self._render(luma, L, ab, torch.eye(3, device=ab.device)).add_(luma)
+
+    def _render(self, luma: Tensor, L: Tensor, ab: Tensor, rows: Tensor) -> Tensor:
+        """(1, K, H, W): the rows' sums of how far R', G' and B' lie from grey. rows: (K, 3)."""
+        H, W = ab.shape[2:]
+        result = torch.empty((1, len(rows), H, W), dtype=ab.dtype, device=ab.device)
+        for band in _bands(H, W, ab.device):
+            y, a_L, (a, b) = luma[0, 0, band].flatten(), L[0, 0, band].flatten(), ab[0, :, band].flatten(1)
+            grey = (a_L + 16.0).div_(116.0)
+            f = torch.stack((torch.add(grey, a, alpha=1.0 / 500.0), grey, torch.sub(grey, b, alpha=1.0 / 200.0)))
+            offset = self._search(f, a_L)
+            offset.sub_(self.luma(offset))
+            y = y.clamp(0.0, 1.0)
+            up, down = offset.amax(0).clamp_min_(1e-6), offset.amin(0).neg_().clamp_min_(1e-6)
+            offset.mul_(torch.minimum((1.0 - y).div_(up), y.div_(down)).clamp_max_(1.0))
+            result[0, :, band] = (rows @ offset).view(len(rows), -1, W)
+        return result
+
+    def _search(self, f: Tensor, L: Tensor) -> Tensor:
+        """R'G'B' (3, N) with the luma that is L's and the ab of Lab's coordinates f (3, N). f is changed. L: (N)."""
+        step = before = L - self.lightness(self.luma(self._codes_of(f)))
+        codes = self._codes_of(f.add_(step, alpha=1.0 / 116.0))
+        missing = L - self.lightness(self.luma(codes))
+        rest = (missing.abs() > _CLOSE).nonzero()[:, 0]  # the most saturated colours
+        if len(rest) == 0:
+            return codes
+        f = f.index_select(1, rest)
+        L, step, before, missing = torch.stack((L, step, before, missing)).index_select(1, rest)
+        for _ in range(_SECANTS):
+            gained = before - missing
+            step = (step * gained).div_(gained.square_().add_(1e-4)).clamp_(*_SECANT_SLOPES).mul_(missing)
+            found = self._codes_of(f.add_(step, alpha=1.0 / 116.0))
+            before, missing = missing, L - self.lightness(self.luma(found))
+        return codes.index_copy_(1, rest, found)
+
+    def _codes_of(self, f: Tensor) -> Tensor:
+        """Lab's three coordinates (3, N) -> R'G'B' (3, N), light beyond the table's ends clipped."""
+        cubed = f.clamp_min(DELTA)
+        foot = f - cubed
+        xyz = cubed.pow_(3).add_(foot, alpha=3.0 * DELTA**2)
+        light = (self._from_xyz @ xyz).clamp_(1e-3, float(_STEPS**2))  # the root of 0 is five times as slow as others
+        return _look_up(self._codes, light.sqrt_())
+
+
+def _look_up(table: Tensor, position: Tensor) -> Tensor:
+    """The nearest entries. position: any shape, 0..len(table) - 1; changed."""
+    return table.index_select(0, position.add_(0.5).to(torch.int32).flatten()).view(position.shape)
+
+
+class Grid(NamedTuple):
+    """Where a clip's samples of chroma lie among those of luma.
+
+    Attributes:
+        factor_w: luma columns for one of chroma: 1, 2 or 4.
+        factor_h: luma rows for one of chroma, likewise.
+        location: `_ChromaLocation`: 0 left, 1 centre, 2 top left, 3 top, 4 bottom left, 5 bottom.
+    """
+
+    factor_w: int = 1
+    factor_h: int = 1
+    location: int = 0
+
+    def centre(self) -> tuple[float, float]:
+        """Column and row of the first sample of chroma, in samples of luma. Raises ValueError for the location."""
+        if self.location not in range(6):
+            raise ValueError(f"_ChromaLocation must be 0..5, got {self.location}")
+        column = 0.0 if self.location in (0, 2, 4) else (self.factor_w - 1) / 2.0
+        return column, (self.factor_h - 1) * (0.5, 0.5, 0.0, 0.0, 1.0, 1.0)[self.location]
+
+
+def subsample(plane: Tensor, grid: Grid) -> Tensor:
+    """A plane of luma's size at the samples of chroma, by a triangle as wide as the distance of two of those.
+
+    Args:
+        plane: (B, C, H, W) float32; W is a multiple of the grid's factor_w, H of its factor_h.
+        grid: the samples.
+
+    Returns:
+        (B, C, H / factor_h, W / factor_w) float32.
+
+    Raises:
+        ValueError: no such location.
+    """
+    column, row = grid.centre()
+    return _decimate(_decimate(plane, 2, grid.factor_h, row), 3, grid.factor_w, column)
+
+
+def _decimate(x: Tensor, axis: int, factor: int, centre: float) -> Tensor:
+    """Weighted means along an axis around positions centre, centre + factor, ...; the border is repeated."""
+    if factor == 1:
+        return x
+    length = x.shape[axis]
+    weights = {tap: (1.0 - abs(tap - centre) / factor) / factor for tap in range(-factor, 2 * factor)}
+    taps = [tap for tap, weight in weights.items() if weight > 0.0]
+    before, after = max(0, -taps[0]), max(0, taps[-1] - factor + 1)
+    first, last = x.narrow(axis, 0, 1), x.narrow(axis, length - 1, 1)
+    x = torch.cat((*[first] * before, x, *[last] * after), dim=axis)
+    total: Tensor | None = None
+    for tap in taps:
+        every = [slice(None)] * x.ndim
+        every[axis] = slice(tap + before, tap + before + length - factor + 1, factor)
+        part = x[tuple(every)]
+        total = part * weights[tap] if total is None else total.add_(part, alpha=weights[tap])
+    assert total is not None
+    return total
+
+
+def upsample_ab(ab: Tensor, L_small: Tensor, L_full: Tensor, grid: Grid = Grid()) -> Tensor:  # noqa: B008
+    """Brings ab from the network's size to the picture's, with the edges of the picture's L.
+
+    A guided filter (He, Sun) that keeps its input: around each pixel at the network's size the slope of ab over L is
+    fitted by least squares, and what L has at full size beyond its bilinear enlargement is added times that slope. At
+    the network's size the result is ab itself; where L is flat it is the bilinear enlargement. Linear in the size.
+
+    Args:
+        ab: (1, 2, h, w) float32, -128..127.
+        L_small: (1, 1, h, w) float32, 0..100, the L that belongs to ab.
+        L_full: (1, 1, H, W) float32, 0..100, at the samples of the grid.
+        grid: which samples of the picture L_full and the result are.
+
+    Returns:
+        (1, 2, H, W) float32.
+
+    Raises:
+        ValueError: no such location.
+    """
+    (mean_L, mean_ab), (L_L, L_ab, ab_ab) = map(_box, (L_small, ab)), map(_box, (L_small**2, L_small * ab, ab**2))
+    variance = (L_L - mean_L**2).clamp_min_(0.0).add_(_GUIDE_EPSILON)
+    covariance = L_ab - mean_L * mean_ab
+    slope = covariance / variance
+    # Only as far as L explains ab there: across a texture of one colour it does not.
+    slope *= (slope * covariance / (ab_ab - mean_ab**2).clamp_min_(0.0).add_(_GUIDE_NOISE)).clamp_max_(1.0)
+    slope = _box(slope)
+    coefficients = torch.cat((slope, ab - slope * L_small), dim=1)[0]  # (4, h, w)
+    H, W = L_full.shape[2:]
+    column, row = grid.centre()
+    # Columns first, while there are few rows; transposed, so that whole rows are taken.
+    left, right, part = _neighbours(W, grid.factor_w, column, coefficients.shape[2], ab)
+    turned = coefficients.transpose(1, 2).contiguous()
+    wide = _between(turned, left, right, part).transpose(1, 2).contiguous()
+    above, below, part = _neighbours(H, grid.factor_h, row, coefficients.shape[1], ab)
+    result = torch.empty((1, 2, H, W), dtype=ab.dtype, device=ab.device)
+    for rows in _bands(H, W, ab.device):
+        band = _between(wide, above[rows], below[rows], part[rows])
+        torch.add(band[2:], band[:2].mul_(L_full[0, :, rows]), out=result[0, :, rows])
+    return result
+
+
+def _box(x: Tensor) -> Tensor:
+    """Means over 3 x 3 pixels, at the border over those that there are. x: (1, C, h, w)."""
+    for axis in (2, 3):
+        last = x.shape[axis] - 1
+        total = x.clone()
+        total.narrow(axis, 0, last).add_(x.narrow(axis, 1, last))
+        total.narrow(axis, 1, last).add_(x.narrow(axis, 0, last))
+        total.narrow(axis, 1, max(0, last - 1)).div_(3.0)
+        if last:
+            total.narrow(axis, 0, 1).div_(2.0)
+            total.narrow(axis, last, 1).div_(2.0)
+        x = total
+    return x
+
+
+def _neighbours(count: int, factor: int, centre: float, small: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For bilinear enlargement along an axis: the two neighbours (count) and the second one's share (count, 1)."""
+    samples = torch.arange(count, device=like.device, dtype=like.dtype) * factor + centre
+    position = ((samples + 0.5) * (small / (count * factor)) - 0.5).clamp_(0.0, small - 1.0)
+    first = position.to(torch.int32)
+    return first, (first + 1).clamp_max_(small - 1), (position - first).view(-1, 1)
+
+
+def _between(x: Tensor, first: Tensor, second: Tensor, part: Tensor) -> Tensor:
+    """Rows of (C, rows, columns) blended; torch.lerp takes three times as long where the weight is a column."""
+    start = x.index_select(1, first)
+    return x.index_select(1, second).sub_(start).mul_(part).add_(start)
+
+
+def _bands(height: int, width: int, device: torch.device) -> list[slice]:
+    rows = max(1, (_BAND if device.type == "cpu" else _DEVICE_BAND) // width)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]

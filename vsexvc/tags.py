@@ -1,0 +1,106 @@
+"""What frame properties say of a picture's colours: read, checked, and decided where they say nothing.
+
+Numbers are VapourSynth's (ITU-T H.273). What the numbers mean to a pixel is chroma.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import vapoursynth as vs
+
+from vsexvc.chroma import check_space, is_srgb_transfer
+from vsexvc.weights import first_line
+
+UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
+RGB_LUMA = 1  # the luma of RGB pictures is BT.709's
+_SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
+ERROR = "ExvcError"  # on a frame of `tagged`: why it cannot be used
+HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
+_NOT_FOR_RESIZE = ("_Field", "_FieldBased")
+
+
+def is_handled(format: vs.VideoFormat) -> bool:
+    """Whether zimg and we can read samples like these: HANDLED."""
+    fits: bool = format.sample_type == vs.FLOAT or format.bits_per_sample <= 16
+    coarsest: int = max(format.subsampling_w, format.subsampling_h)
+    return fits and coarsest <= 2
+
+
+class Tags(NamedTuple):
+    """Everything stated. matrix: of the luma that the picture has (for RGB the one that it is given)."""
+
+    matrix: int
+    transfer: int
+    primaries: int
+    full_range: bool
+    chroma_location: int
+
+
+def read(frame: vs.VideoFrame) -> Tags:
+    """The tags of a frame; defaults as players and zimg have them.
+
+    A matrix that is not stated is BT.709 for high definition and ST 170M (BT.601) below; a range that is not stated is
+    limited, for RGB full. (VapourSynth itself turns `_ColorRange` into `_Range`.)
+
+    Raises:
+        ValueError: a property that is no number, or one that is not handled.
+    """
+    rgb = frame.format.color_family == vs.RGB
+    matrix = _number(frame, "_Matrix", UNSPECIFIED)
+    if rgb:
+        matrix = RGB_LUMA
+    elif matrix in (0, UNSPECIFIED):
+        matrix = int(vs.MATRIX_BT709 if frame.width > 1024 or frame.height > 576 else vs.MATRIX_ST170_M)
+    transfer, primaries = (_number(frame, name, UNSPECIFIED) for name in ("_Transfer", "_Primaries"))
+    check_space(matrix, transfer, primaries)
+    full_range = _number(frame, "_Range", int(rgb), highest=1) == 1
+    return Tags(matrix, transfer, primaries, full_range, _number(frame, "_ChromaLocation", 0, highest=5))
+
+
+def _number(frame: vs.VideoFrame, name: str, default: int, highest: int | None = None) -> int:
+    value: Any = frame.props.get(name, default)
+    if not isinstance(value, int):
+        raise ValueError(f"{name} must be one integer, got {value!r}")
+    if highest is not None and not 0 <= value <= highest:
+        raise ValueError(f"{name} must be 0..{highest}, got {value}")
+    return int(value)
+
+
+def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
+    """The clip with all of its tags stated, for zimg to convert without a question or an error of its own.
+
+    A frame with tags that are not handled gets ones that are, and says so in the property ERROR. The BT.709 family of
+    transfers is stated as sRGB, which is how chroma.py takes it.
+
+    Args:
+        clip: of constant or variable format and size.
+        progressive: frames must be; else `_FieldBased` is overlooked.
+    """
+
+    def tag(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        try:
+            if not is_handled(f.format):
+                raise ValueError(f"must be of {HANDLED}, got {f.format.name}")
+            if f.format.color_family == vs.GRAY and not progressive:
+                raise ValueError(f"must be YUV or RGB: a grey picture has no colours to give, got {f.format.name}")
+            if progressive and _number(f, "_FieldBased", 0):
+                raise ValueError(f"must be progressive, got _FieldBased={f.props['_FieldBased']}")
+            tags, error = read(f), None
+        except ValueError as reason:
+            tags, error = Tags(RGB_LUMA, UNSPECIFIED, UNSPECIFIED, False, 0), first_line(reason)
+        # A frame that zimg cannot read is only there to say so.
+        frame = f.copy() if is_handled(f.format) else vs.core.create_video_frame(vs.RGB24, f.width, f.height)
+        for name in (*_NOT_FOR_RESIZE, ERROR):
+            if name in frame.props:
+                del frame.props[name]
+        if error is not None:
+            frame.props[ERROR] = error
+        frame.props["_Matrix"] = 0 if frame.format.color_family == vs.RGB else tags.matrix
+        frame.props["_Transfer"] = _SRGB if is_srgb_transfer(tags.transfer) else tags.transfer
+        frame.props["_Primaries"] = _BT709 if tags.primaries == UNSPECIFIED else tags.primaries
+        frame.props["_Range"] = int(tags.full_range)
+        frame.props["_ChromaLocation"] = tags.chroma_location
+        return frame
+
+    return clip.std.ModifyFrame(clip, tag)
