@@ -148,7 +148,7 @@ def build(
     )
     if output == "similarity":
         return _similarity(clip, coloured, format)
-    # What is no YUV of its own becomes RGB only when it is coloured.
+    # YUV and GRAY become RGB only when they are coloured: their own luma has to stay.
     made = format
     if format.color_family == vs.RGB and clip.format.color_family != vs.RGB:
         made = core.query_video_format(vs.YUV, format.sample_type, format.bits_per_sample, 0, 0)
