@@ -264,9 +264,7 @@ def test_run_is_the_quick_validation(acted, folder):
 
 def test_run_with_the_real_session(folder):
     torch.manual_seed(0)
-    network = ColorizationNet(
-        NetworkConfig(width=0.0625, features_input="L", head="select", warp_upsampling="bilinear")
-    )
+    network = ColorizationNet(NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear"))
     found = evaluate.run(network, folder, limit=1, frames=3)
     assert all(5 < value < 60 for value in found.values())
 

@@ -151,11 +151,11 @@ def test_warp_samples_between_pixels() -> None:
     assert torch.allclose(warp(picture, flow)[0, 0, 0], torch.tensor([0.25, 1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.0]))
 
 
-def test_the_select_head_never_takes_a_previous_frame_that_is_not_there() -> None:
-    network = small(features_input="L", head="select")
+def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None:
+    network = small(features_input="L", head="blend")
     with torch.no_grad():  # all weight on the previous frame
         network.color.conv10_ab.weight.zero_()
-        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0, -20.0]))
+        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
     with_previous = network.colorize(L, ab, similarity, torch.full((1, 3, 32, 32), 3.0))
     without = network.colorize(L, ab, similarity, torch.zeros(1, 3, 32, 32))

@@ -430,7 +430,8 @@ def run(case: Case) -> dict[str, Any]:
 def in_a_process(case: Case, limit: float) -> dict[str, Any]:
     """`run` in a process of its own, which ends with the stacks of all threads where it takes longer than `limit` s."""
     command = [sys.executable, __file__, json.dumps({**dataclasses.asdict(case), "limit": limit})]
-    environment = {**os.environ, "PYTHONPATH": str(Path(plugin.__file__).parents[1])}
+    # Torch's libraries keep a team for each thread that calls them; of one, the threads can be counted.
+    environment = {**os.environ, "PYTHONPATH": str(Path(plugin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit + 60, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-20_000:]
     report: dict[str, Any] = json.loads(done.stdout)

@@ -118,7 +118,7 @@ def test_a_released_folder_without_a_file_says_which(tmp_path: Path) -> None:
 
 
 def test_save_and_load_give_the_same_network_in_half_precision(tmp_path: Path) -> None:
-    network = small(features_input="L", head="select", motion=2)
+    network = small(features_input="L", head="blend", motion=2)
     path = tmp_path / "one.safetensors"
     weights.save(network, path, {"licence": "research"})
     again = weights.load(str(path))

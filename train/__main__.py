@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--metadata", type=Path, metavar="JSON", help="facts to write into the weights: licence, data, ..."
     )
     fit.add_argument("--width", type=float, default=0.25, help="factor on every channel count (default 0.25)")
-    fit.add_argument("--head", choices=("select", "tanh"), default="select")
+    fit.add_argument("--head", choices=("blend", "tanh"), default="blend")
     fit.add_argument(
         "--motion", type=int, default=6, metavar="CELLS", help="search radius for the previous frame (default 6)"
     )

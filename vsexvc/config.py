@@ -18,8 +18,8 @@ class NetworkConfig:
             "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
             means, x 255).
         temperature: tau of eq. 4.
-        head: "tanh": ab = 128 tanh(...), as released. "select": per pixel a softmax blend of the warped colour, the
-            previous frame's colour and the net's own tanh colour.
+        head: "tanh": ab = 128 tanh(...), as released. "blend": per pixel a blend of the warped and the previous frame's
+            colour, and a residual of the net's own.
         motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
             features before the colour net sees it; 0: not aligned, as in the paper.
         refine: that alignment is corrected by the pictures themselves, below a pixel.
@@ -29,7 +29,7 @@ class NetworkConfig:
     width: float = 1.0
     features_input: Literal["L", "upstream"] = "upstream"
     temperature: float = 0.01
-    head: Literal["tanh", "select"] = "tanh"
+    head: Literal["tanh", "blend"] = "tanh"
     motion: int = 0
     refine: bool = False
     warp_upsampling: Literal["nearest", "bilinear"] = "nearest"
@@ -39,8 +39,8 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig: width must be above 0 and at most 2, got {self.width}")
         if self.features_input not in ("L", "upstream"):
             raise ValueError(f"NetworkConfig: features_input must be L or upstream, got {self.features_input!r}")
-        if self.head not in ("tanh", "select"):
-            raise ValueError(f"NetworkConfig: head must be tanh or select, got {self.head!r}")
+        if self.head not in ("tanh", "blend"):
+            raise ValueError(f"NetworkConfig: head must be tanh or blend, got {self.head!r}")
         if self.warp_upsampling not in ("nearest", "bilinear"):
             raise ValueError(
                 f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}"

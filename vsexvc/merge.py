@@ -19,12 +19,10 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.chroma import ColorSpace, Grid, subsample, upsample_ab
-from vsexvc.pump import Lightness, Worker
+from vsexvc.pump import REPORTED, Lightness, Worker
 from vsexvc.tags import UNSPECIFIED, Tags, read
 from vsexvc.weights import first_line
 
-# Frame properties that the pump sets and the output carries.
-REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
 _FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes
 _SPACES = 4  # colour spaces of which the tables are kept
@@ -58,7 +56,7 @@ class Merge:
         source, small, coloured, *mask = frames
         try:
             tags = read(source)
-            planes = self._worker(self._planes, source, small, coloured, mask, tags)
+            planes = self._worker(self._within_memory, source, small, coloured, mask, tags)
             frame = source.copy()
             if source.format.color_family == vs.YUV:
                 self._tag(frame, tags)
@@ -69,6 +67,16 @@ class Merge:
             return {"frame": frame}
         except Exception as error:
             return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}
+
+    def _within_memory(self, *arguments: Any) -> dict[int, np.ndarray[Any, Any]]:
+        """`_planes`; on the CPU from the time on that the device's memory does not suffice."""
+        try:
+            return self._planes(*arguments)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self._device = torch.device("cpu")
+            self._lightness = Lightness(self._device)
+        return self._planes(*arguments)
 
     @torch.inference_mode()
     def _planes(

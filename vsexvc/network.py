@@ -24,6 +24,7 @@ _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs it
 _CHUNK = 1 << 22  # elements of the correlation matrix held at once
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
 _LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, a count, L squared
+_RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head "blend" learns
 _LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
 
 
@@ -180,11 +181,12 @@ class ColorNet(nn.Module):
         self.conv8_2, self.conv8_3 = conv(c(256), c(256)), conv(c(256), c(256))
         self.conv9_1, self.conv2_2_short, self.conv9_2 = up(c(256), c(128)), conv(c(128), c(128)), conv(c(128), c(128))
         self.conv10_1, self.conv1_2_short, self.conv10_2 = up(c(128), c(128)), conv(c(64), c(128)), conv(c(128), c(128))
-        self.conv10_ab = nn.Conv2d(c(128), 2 if self.head == "tanh" else 5, 1)
-        if self.head == "select":  # start from the warped colour
+        self.conv10_ab = nn.Conv2d(c(128), 2 if self.head == "tanh" else 4, 1)
+        if self.head == "blend":  # start without a residual, and nearer to the warped colour
             with torch.no_grad():
-                self.conv10_ab.weight.mul_(0.1)
-                self.conv10_ab.bias.copy_(torch.tensor((0.0, 0.0, 1.0, 0.0, -3.0)))  # type: ignore[union-attr]
+                self.conv10_ab.weight[:2].zero_()
+                self.conv10_ab.weight[2:].mul_(0.1)
+                self.conv10_ab.bias.copy_(torch.tensor((0.0, 0.0, 1.0, 0.0)))  # type: ignore[union-attr]
 
     def _block(self, x: Tensor, *names: str) -> Tensor:
         for name in names:
@@ -203,13 +205,12 @@ class ColorNet(nn.Module):
         x = self._block(F.relu(self.conv9_1(x) + self.conv2_2_short(x2)), "conv9_2")
         x = F.relu(self.conv10_1(x) + self.conv1_2_short(x1))
         x = self.conv10_ab(F.leaky_relu(self.conv10_2(x), 0.2)).float()
-        own_ab = torch.tanh(x[:, :2]) * 128.0
         if self.head == "tanh":
-            return own_ab
+            return torch.tanh(x[:, :2]) * 128.0
         no_previous = (prev_lab == 0).all(1, keepdim=True).all(2, keepdim=True).all(3, keepdim=True)
-        hidden = F.pad(no_previous.to(x.dtype) * -1e4, (0, 0, 0, 0, 1, 1))
-        share = torch.softmax(x[:, 2:] + hidden, dim=1)
-        return share[:, :1] * warped_ab + share[:, 1:2] * prev_lab[:, 1:] + share[:, 2:] * own_ab
+        share = torch.sigmoid(x[:, 2:3] - x[:, 3:] + no_previous.to(x.dtype) * 1e4)
+        ab: Tensor = torch.lerp(prev_lab[:, 1:], warped_ab, share) + x[:, :2] * _RESIDUAL
+        return ab
 
 
 class ColorizationNet(nn.Module):

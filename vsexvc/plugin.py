@@ -22,8 +22,8 @@ import torch
 import vapoursynth as vs
 
 from vsexvc import weights
-from vsexvc.merge import REPORTED, Merge
-from vsexvc.pump import Pump, Schedule, interrupt
+from vsexvc.merge import Merge
+from vsexvc.pump import REPORTED, Pump, Schedule, interrupt
 from vsexvc.scenes import measure_cuts
 from vsexvc.session import Session, network_size
 from vsexvc.tags import HANDLED, RGB_LUMA, is_handled, tagged
@@ -64,8 +64,8 @@ def colorize(
         mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
             that is shorter than the clip goes on with its last frame.
         output: "color"; "similarity": how well each pixel of the clip found a match in the reference, as a mask (GRAY
-            of the clip's depth, full range, 0..1); "warped": the clip in the colours of the aligned reference alone,
-            without the colour net.
+            of the clip's depth, full range, 0..1), whatever mask and saturation are; "warped": the clip in the colours
+            of the aligned reference alone, without the colour net.
         format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
             coloured frames of the clip.
@@ -164,7 +164,10 @@ def build(
         width=clip.width,
         height=clip.height,
     )
-    return result if made.id == format.id else result.resize.Bicubic(format=format.id)
+    if made.id == format.id:
+        return result
+    plain = result.std.RemoveFrameProps("_Field")  # zimg refuses some, and it means nothing here
+    return plain.resize.Bicubic(format=format.id).std.CopyFrameProps(clip, props=["_Field"])
 
 
 def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat, keeps_colours: bool) -> vs.VideoNode:

@@ -9,7 +9,8 @@ It knows VapourSynth frames and the session, and nothing of formats, arguments o
                that the size of a batch never changes a byte.
 
 1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
-   replay goes block by block, other requests get their turn between two blocks, and it always makes progress.
+   replay goes block by block, other requests get their turn between two blocks, and it always makes progress. A frame
+   that cannot be read or used fails those that need it: its block, and what follows it in its segment.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
    Whoever comes back with frames first looks whether another request has meanwhile done the work.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used.
@@ -44,7 +45,9 @@ BLOCK = 4  # frames of which the correspondence is computed at once
 
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 _CHECKPOINT = 16  # frames between the states that are kept longer
-_RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 32, 64  # how many are kept
+_RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 64, 64  # how many are kept
+# Frame properties that say what was done.
+REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")
 _TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 _SEARCH = 32  # frames looked at in one go for the cut before
 _LONG_REPLAY = 256  # frames of replay that the user is told about
@@ -230,7 +233,7 @@ class Pump:
             if request is None or not here.keys() >= set(asked):  # new, or left behind by one that failed upstream
                 request = self._serve(n)
                 asked = next(request)
-            while here.keys() >= set(asked):
+            if here.keys() >= set(asked):  # one piece of work, then Ctrl-C and other requests get their turn
                 asked = request.send([here[need] for need in asked])
         except StopIteration as done:
             output: Output = done.value
@@ -387,7 +390,6 @@ def _frame(output: Output) -> vs.VideoFrame:
     frame = vs.core.create_video_frame(vs.YUV444PS, width, height)
     for plane in range(3):
         np.copyto(np.asarray(frame[plane]), output.planes[plane].numpy())
-    frame.props["ExvcReference"] = output.reference
-    frame.props["ExvcSimilarity"] = output.similarity
-    frame.props["ExvcSceneStart"] = output.segment
+    for name, value in zip(REPORTED, (output.reference, output.similarity, output.segment), strict=True):
+        frame.props[name] = value
     return frame

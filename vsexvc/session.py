@@ -102,7 +102,7 @@ class Session:
 
     @torch.inference_mode()
     def reference(self, lab: Tensor) -> Reference:
-        """lab: (1, 3, H', W') float32, L 0..100; any size from 2 x 2."""
+        """lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16."""
         height, width = lab.shape[2:]
         area = picture_area(lab[:, :1])
         lab = _padded(lab.to(self.device) - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1).to(self.device))
@@ -134,7 +134,8 @@ class Session:
             rows, columns = picture_area(L[i : i + 1])
             inside = torch.zeros((1, 1, h, w), device=self.device)
             inside[:, :, rows, columns] = 1.0
-            inside = F.pad(inside, (left, L_centred.shape[3] - w - left, top, L_centred.shape[2] - h - top), value=0.0)
+            margins = (left, L_centred.shape[3] - w - left, top, L_centred.shape[2] - h - top)
+            inside = F.pad(inside, margins, mode="replicate")
             aligned = torch.cat((warped_ab[i : i + 1], similarity[i : i + 1]), dim=1) * inside
             crop = aligned[:, :, top : top + h, left : left + w]
             results.append(
@@ -175,10 +176,12 @@ class Session:
             )
         else:
             prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab, L_centred)
-        ab = self.network.colorize(L_centred, warped_ab, similarity, prev_lab) * correspondence.inside
+        ab = self.network.colorize(L_centred, warped_ab, similarity, prev_lab)
         h, w = correspondence.L.shape[2:]
         top, left = _margins(h, w)
-        return State(torch.cat((L_centred, ab), dim=1), phi), ab[:, :, top : top + h, left : left + w].clone()
+        # What is dark for a while (a fade) looks like a border: the state remembers its colours.
+        shown = (ab * correspondence.inside)[:, :, top : top + h, left : left + w].contiguous()
+        return State(torch.cat((L_centred, ab), dim=1), phi), shown
 
     def _within_memory[T](self, work: Callable[[], T]) -> T:
         """The work's result; where the device's memory is full, tried once more in sparing mode."""

@@ -108,6 +108,8 @@ def load(model: str | None = None, device: str | torch.device = "cpu") -> Colori
 def shared(model: str | None = None, device: str | torch.device = "cpu") -> ColorizationNet:
     """As `load`; the network that is in use already where that was loaded from the same file to the same device."""
     path = find(model)
+    if path.is_dir():  # whose files change without it
+        return load(model, device)
     stat = path.stat()
     key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, str(torch.device(device)))
     network = _in_use.get(key)
