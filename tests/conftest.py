@@ -1,8 +1,13 @@
 """What all tests share: one torch thread, so that results and times do not hang on the cores; tiny random weights."""
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
+from hatch_build import find_compiler, find_headers
 from vsexvc import weights
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet
@@ -18,3 +23,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         torch.manual_seed(0)
         weights.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), path, {})
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def compile_host() -> Callable[[Path, Path], None]:
+    """Compiles a C program (source, target) that loads VapourSynth's libraries by itself."""
+    try:
+        compiler = find_compiler()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+    def compile(source: Path, program: Path) -> None:
+        command = [*compiler, f"-I{find_headers()}", "-o", str(program), str(source), "-ldl", "-lpthread"]
+        subprocess.run(command, check=True)
+
+    return compile

@@ -134,17 +134,9 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The command of a host, to be followed by its arguments."""
     if request.param == "policy":
         return [sys.executable, "-c", POLICY]
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if not compiler:
-        pytest.skip("no C compiler")
-    spec = find_spec("vapoursynth")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    vapoursynth = Path(spec.submodule_search_locations[0])
     program = tmp_path_factory.mktemp("host") / "host"
-    source = Path(__file__).with_name("host.c")
-    subprocess.run([compiler, f"-I{vapoursynth / 'include'}", "-o", program, source, "-ldl", "-lpthread"], check=True)
-    return [str(program), str(vapoursynth / "libvsscript.so")]
+    request.getfixturevalue("compile_host")(Path(__file__).with_name("host.c"), program)
+    return [str(program), str(Path(vs.__file__).with_name("libvsscript.so"))]
 
 
 def run(host: list[str], *arguments: str | int | Path) -> bytes:

@@ -10,6 +10,7 @@ Axes: B batch, H and W rows and columns, h and w the same at the network's size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -78,6 +79,7 @@ def is_srgb_transfer(transfer: int) -> bool:
     return transfer in _SRGB_TRANSFERS
 
 
+@lru_cache  # asked for each frame, in VapourSynth's threads, which are to stay clear of tensors
 def check_space(matrix: int, transfer: int, primaries: int) -> None:
     """Raises ValueError where `_Matrix`, `_Transfer` or `_Primaries` is not handled."""
     _to_xyz(primaries)

@@ -100,7 +100,7 @@ class Merge:
         luma = subsample(luma[None, None], first)
         L = space.lightness(luma)
         ab = torch.stack([self._read(coloured, i) for i in (1, 2)])[None].mul_(self._saturation)
-        ab = upsample_ab(ab, self._lightness(small)[1], L, first)
+        ab = upsample_ab(ab, self._lightness(small), L, first)
         planes = [0, 1, 2] if is_rgb else [1, 2]
         scale, zero = _scale(format, full_range, chroma=not is_rgb)
         values = subsample((space.rgb if is_rgb else space.chroma)(luma, L, ab), last)[0].mul_(scale).add_(zero)

@@ -130,21 +130,20 @@ class Worker:
 
 
 class Lightness:
-    """GRAY16 frames of full range -> luma and L, by a table of 65,536 entries for each transfer that comes along."""
+    """GRAY16 frames of full range -> L, by a table of 65,536 entries for each transfer that comes along."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = device
         self._tables: dict[int, Tensor] = {}
 
-    def __call__(self, frame: vs.VideoFrame) -> tuple[Tensor, Tensor]:
-        """Copies. Returns luma 0..1 and L 0..100, both (1, 1, H, W) float32. Raises ValueError for the transfer."""
+    def __call__(self, frame: vs.VideoFrame) -> Tensor:
+        """A copy: L 0..100, (1, 1, H, W) float32. Raises ValueError for the transfer."""
         transfer = int(frame.props.get("_Transfer", 2))
         if transfer not in self._tables:
             luma = torch.arange(65536, dtype=torch.float32) / 65535.0
             self._tables[transfer] = L_from_luma(luma, transfer).to(self._device)
         index = torch.from_numpy(np.asarray(frame[0]).astype(np.int32)).to(self._device)
-        L = self._tables[transfer].index_select(0, index.flatten()).view(1, 1, *index.shape)
-        return index.to(torch.float32).div_(65535.0).view(1, 1, *index.shape), L
+        return self._tables[transfer].index_select(0, index.flatten()).view(1, 1, *index.shape)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -327,7 +326,7 @@ class Pump:
 
     def _luma(self, frames: Frames) -> Tensor:
         """L (B, 1, h, w)."""
-        return torch.cat([self._lightness(frame)[1] for frame in frames])
+        return torch.cat([self._lightness(frame) for frame in frames])
 
     def _advance(self, replay: _Replay, block: range, index: int, reference: Any, frames: Frames) -> None:
         """Computes a block up to the next start of one, unless another request has meanwhile done so."""

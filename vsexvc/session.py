@@ -134,8 +134,7 @@ class Session:
             rows, columns = picture_area(L[i : i + 1])
             inside = torch.zeros((1, 1, h, w), device=self.device)
             inside[:, :, rows, columns] = 1.0
-            margins = (left, L_centred.shape[3] - w - left, top, L_centred.shape[2] - h - top)
-            inside = F.pad(inside, margins, mode="replicate")
+            inside = _padded(inside, may_reflect=False)
             aligned = torch.cat((warped_ab[i : i + 1], similarity[i : i + 1]), dim=1) * inside
             crop = aligned[:, :, top : top + h, left : left + w]
             results.append(
@@ -211,10 +210,10 @@ def _cells(lines: slice, margin: int, size: int, count: int) -> slice:
     return slice(first, max(last, first + 1))
 
 
-def _padded(x: Tensor) -> Tensor:
-    """Reflected on both sides up to the network's multiple; where a side is too short to reflect, repeated."""
+def _padded(x: Tensor, may_reflect: bool = True) -> Tensor:
+    """Reflected on both sides up to the network's multiple; where a side is too short, or it may not be, repeated."""
     h, w = x.shape[2:]
     top, left = _margins(h, w)
     margins = (left, -w % MULTIPLE - left, top, -h % MULTIPLE - top)
-    mode = "reflect" if max(margins[:2]) < w and max(margins[2:]) < h else "replicate"
+    mode = "reflect" if may_reflect and max(margins[:2]) < w and max(margins[2:]) < h else "replicate"
     return F.pad(x, margins, mode=mode) if any(margins) else x
