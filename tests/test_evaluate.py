@@ -16,7 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from train import baselines, evaluate, metrics, report
 from train.baselines import Clip
 from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.network import ColorizationNet, FeatureNet, Features
 
 VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "val_fast"
 
@@ -83,7 +83,8 @@ class ActedSession:
 class ActedNetwork(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.config = NetworkConfig()
+        self.config = NetworkConfig(width=0.0625, features_input="L")
+        self.features = FeatureNet(self.config)
         self.seen: list[int] = []
 
 
@@ -213,6 +214,73 @@ def test_propagate_starts_from_the_true_first_frame_and_feeds_back(acted):
         torch.testing.assert_close(results["warped colour"][k], mean.expand_as(first), atol=1e-3, rtol=0)
 
 
+class GivenFeatures(torch.nn.Module):
+    """Levels of which relu3_2 alone says something: one of sixteen patterns for each cell of one grey."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.asked: list[bool] = []
+
+    def prepare(self, lab, is_reference):
+        self.asked.append(is_reference)
+        assert lab[:, :1].abs().max() <= 50
+        return lab[:, :1]
+
+    def forward(self, x):
+        cells = torch.nn.functional.avg_pool2d(x, 4)
+        kind = ((cells + 50) / 6).round().long().clamp(0, 15)
+        patterns = torch.nn.functional.one_hot(kind[:, 0], 16).permute(0, 3, 1, 2).float()
+        b, _, h, w = x.shape
+        nothing = [torch.zeros(b, 3, h // side, w // side) for side in (2, 8, 16)]
+        return Features(nothing[0], 2.0 * patterns, *nothing[1:])
+
+
+def test_nearest_colour_takes_the_colour_of_the_cell_that_looks_alike():
+    """A board of sixteen greys, each with its colour, shuffled from frame to frame; 16 does not divide its 40 rows."""
+    rng = np.random.default_rng(5)
+    greys = torch.arange(16) * 6.0 + 2
+    colours = torch.from_numpy(rng.uniform(-60, 60, (16, 2))).float()
+    boards = [torch.from_numpy(rng.permutation(np.arange(160) % 16).reshape(10, 16)) for _ in range(11)]
+    lab = torch.stack([torch.cat((greys[board][None], colours[board].permute(2, 0, 1))) for board in boards])
+    lab = lab.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    clip = clip_of(np.zeros((11, 40, 64, 3), np.uint8))
+    clip.__dict__["lab"] = lab
+    network = ActedNetwork()
+    network.features = GivenFeatures()
+    found = evaluate.nearest_colour(network, clip)
+    assert found.shape == (10, 2, 40, 64)
+    expected = torch.nn.functional.interpolate(lab[1:, 1:, ::4, ::4], scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert network.features.asked == [True, False, False]
+
+
+def test_raw_features_are_four_unit_levels_at_a_quarter():
+    """Against OpenCV's resizing of random levels, one frame at a time."""
+    rng = np.random.default_rng(6)
+    h, w = 18, 26  # quarters of 72 x 104, which 16 does not divide
+    levels = [rng.normal(0.3, 1, (2, 3 + k, *size)) for k, size in enumerate(((36, 52), (18, 26), (9, 13), (4, 6)))]
+    levels = [level.astype(np.float32) for level in levels]
+
+    class Given(GivenFeatures):
+        def forward(self, x):
+            return Features(*map(torch.from_numpy, levels))
+
+    network = ActedNetwork()
+    network.features = Given()
+    found = evaluate._raw_features(network, torch.zeros(2, 3, 4 * h, 4 * w), is_reference=False).numpy()
+    for k in range(2):
+        unit = [level[k] / np.linalg.norm(level[k], axis=0) for level in levels]
+        half, quarter, eighth, sixteenth = (level.transpose(1, 2, 0) for level in unit)
+        half = cv2.resize(half, (w, h), interpolation=cv2.INTER_AREA)
+        eighth = np.dstack([cv2.resize(eighth[..., c], (w, h)) for c in range(5)])
+        sixteenth = np.dstack([cv2.resize(sixteenth[..., c], (24, 16)) for c in range(6)])
+        sixteenth = np.pad(sixteenth, ((0, 2), (0, 2), (0, 0)), mode="edge")
+        x = np.dstack((half, quarter, eighth, sixteenth)).reshape(h * w, -1)
+        x -= x.mean(0)
+        np.testing.assert_allclose(found[k], x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-4)
+
+
 def test_the_warped_colour_is_measured_bilinearly_whatever_the_network_does():
     network = ActedNetwork()
     small = torch.rand(1, 2, 4, 6)
@@ -278,7 +346,7 @@ def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, fol
     evaluate.main(arguments(folder, "--out", out, "--frames", 3))
     printed = capsys.readouterr().out
     rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow"]
-    rows += ["warped colour", "model", "model, previous zeroed"]
+    rows += ["nearest neighbour, raw features", "warped colour", "model", "model, previous zeroed"]
     document = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
     found = document["folders"][0]
     assert list(found["rows"]) == rows
@@ -290,8 +358,9 @@ def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, fol
         assert f"| {row} " in printed
     assert (out / "evaluation.md").read_text().strip() == printed.strip()
     assert cv2.imread(str(out / "psnr_clips.png")).shape == (540, 960, 3)
-    assert cv2.imread(str(out / "sheets" / "clips" / "0.png")).shape == (5 * 216, 2 * 384, 3)
+    assert cv2.imread(str(out / "sheets" / "clips" / "0.png")).shape == (6 * 216, 2 * 384, 3)
     assert cv2.imread(str(out / "sheets" / "clips" / "0_foreign.png")).shape == (4 * 216, 2 * 384, 3)
+    assert cv2.imread(str(out / "overview_clips.png")).shape == (3 * 144, 6 * 256, 3)
 
     monkeypatch.setattr(evaluate, "BASELINES", {"grey": pytest.fail})
     evaluate.main(arguments(folder, "--out", out, "--frames", 3))
@@ -315,6 +384,45 @@ def test_main_names_what_it_cannot_use(folder, tmp_path):
     for given in (("--frames", 1), ("--limit", 0)):
         with pytest.raises(SystemExit):
             arguments(folder, *given)
+
+
+def test_brief_leaves_out_two_rows_and_takes_the_baselines_from_elsewhere(acted, folder, tmp_path):
+    out, cache = tmp_path / "out", tmp_path / "kept"
+    found = evaluate.evaluate_folder(acted, folder, frames=3, limit=1, out=out, cache=cache, brief=True)
+    rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow", "warped colour", "model"]
+    assert list(found.scores) == rows
+    assert len(list(cache.glob("*.npz"))) == 1
+    assert not (out / "baselines").exists()
+    assert cv2.imread(str(out / "overview_clips.png")).shape == (144, 4 * 256, 3)  # one clip: no foreign reference
+
+
+def test_overview_has_pages_of_twelve_rows(tmp_path):
+    rows = {f"clip {k}": [np.full((144, 256, 3), 10 * k, np.uint8)] * 2 for k in range(13)}
+    report.write_overview(tmp_path / "overview.png", rows, ["one", "two"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["overview_1.png", "overview_2.png"]
+    first, second = (cv2.imread(str(tmp_path / f"overview_{n}.png")) for n in (1, 2))
+    assert first.shape == (12 * 144, 512, 3)
+    assert second.shape == (144, 512, 3)
+    assert (first[143::144, 511, 0] == np.arange(12) * 10).all()
+    assert (second[100:] == 120).all()
+
+
+def test_thumbnails_keep_the_aspect_and_lose_nothing():
+    for shape, inner in (((72, 512), np.s_[54:90, :]), ((300, 100), np.s_[:, 104:152]), ((144, 256), np.s_[:, :])):
+        cell = report.thumbnail(np.full((*shape, 3), 200, np.uint8))
+        assert cell.shape == (144, 256, 3)
+        assert (cell[inner] == 200).all()
+        assert (cell == 200).sum() == cell[inner].size
+    small = report.thumbnail(np.zeros((9, 16, 3), np.uint8))
+    assert (small == 0).all()  # grown to the cell
+
+
+def test_json_has_null_for_nan(tmp_path):
+    report.write_json(tmp_path / "new" / "a.json", {"a": [1.5, float("nan")], "b": {"c": float("nan")}})
+    assert json.loads((tmp_path / "new" / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "a": [1.5, None],
+        "b": {"c": None},
+    }
 
 
 def test_table_lines_up():

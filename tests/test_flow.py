@@ -71,3 +71,14 @@ def test_threads_change_nothing(world):
     finally:
         cv2.setNumThreads(before)
     np.testing.assert_array_equal(*found)
+
+
+def test_both_ways_keeps_each_pair_at_half_size(world):
+    clip = np.stack([world[20 + 2 * n :, 10 + 3 * n :][:90, :150] for n in range(5)])  # content moves by (-3, -2)
+    pairs = flow.both_ways(clip, 2)
+    assert pairs.shape == (3, 2, 45, 75, 2) and pairs.dtype == np.float16
+    inner = pairs[:, :, 8:-8, 8:-8].astype(np.float32)
+    assert np.abs(inner[:, 0] - (6, 4)).mean() < 0.15  # back to where it came from
+    assert np.abs(inner[:, 1] - (-6, -4)).mean() < 0.15
+    whole = flow.estimate(clip[3], clip[1])
+    np.testing.assert_allclose(pairs[1, 0], whole.reshape(45, 2, 75, 2, 2).mean((1, 3)), atol=0.01)

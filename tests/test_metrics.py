@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -91,3 +92,26 @@ def test_flicker_follows_the_motion():
     valid[:, :2] = False
     assert metrics.flicker(previous, current, flow_backward, valid) == pytest.approx(0.0, abs=1e-5)
     assert metrics.flicker(previous, current, np.zeros_like(flow_backward), valid) > 5
+
+
+def test_frechet_distance_against_scipy():
+    rng = np.random.default_rng(4)
+    mix = rng.normal(0, 1, (5, 5))
+    x, y = rng.normal(0, 1, (40, 5)) @ mix + 3, rng.normal(1, 2, (60, 5))
+    cx, cy = np.cov(x.T), np.cov(y.T)
+    expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cx + cy - 2 * sqrtm(cx @ cy).real)
+    assert metrics.frechet_distance(x, y) == pytest.approx(expected)
+    assert metrics.frechet_distance(y, x) == pytest.approx(expected)
+    assert metrics.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_by_hand():
+    # one number each: means 1 and 4, variances (n - 1) 2 and 8: 9 + 2 + 8 - 2 sqrt(16)
+    x, y = np.array([[0.0], [2.0]]), np.array([[2.0], [6.0]])
+    assert metrics.frechet_distance(x, y) == pytest.approx(11.0)
+    # fewer samples than numbers, so both covariances are singular: moved by (3, 4, 0, ...), the shape is the same
+    few = np.random.default_rng(5).normal(0, 1, (3, 20)).astype(np.float32)
+    moved = few + np.float32([3, 4] + [0] * 18)
+    assert metrics.frechet_distance(few, moved) == pytest.approx(25.0, rel=1e-4)
+    with pytest.raises(ValueError, match="frechet_distance: both sets must hold 2 or more samples, got 1, 3"):
+        metrics.frechet_distance(few[:1], few)

@@ -1,75 +1,106 @@
-"""Command line of the trainer: `python -m train fit` and `python -m train evaluate`."""
+"""Command line of the trainer: `python -m train features | fit | evaluate | ablate | images`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+import re
 import sys
+import types
+import typing
 from pathlib import Path
+from typing import Any
 
-from train import data, evaluate, loop
+from train import ablate, data, evaluate, images, loop, pretrain
 from vsexvc.config import NetworkConfig
+
+_RENAMED = {"images": "image_share"}  # options of a sample whose names the run's own options have
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    fit = commands.add_parser("fit", help="train a network from folders of clips and pictures")
-    fit.add_argument("--clips", type=Path, nargs="+", required=True, metavar="FOLDER")
-    fit.add_argument("--images", type=Path, nargs="*", default=[], metavar="FOLDER")
-    fit.add_argument(
-        "--validate", type=Path, nargs="*", default=[], metavar="FOLDER", help="clips to measure on now and then"
-    )
-    fit.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="checkpoint, log, weights; goes on where it was"
-    )
-    budget = fit.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float, help="budget; the schedule is finished when it is used up")
-    budget.add_argument("--steps", type=int)
-    fit.add_argument("--init", metavar="CHECKPOINT", help="start from the networks of another run's checkpoint.pt")
-    fit.add_argument(
-        "--metadata", type=Path, metavar="JSON", help="facts to write into the weights: licence, data, ..."
-    )
-    fit.add_argument("--width", type=float, default=0.25, help="factor on every channel count (default 0.25)")
-    fit.add_argument("--head", choices=("blend", "tanh"), default="blend")
-    fit.add_argument(
-        "--motion", type=int, default=6, metavar="CELLS", help="search radius for the previous frame (default 6)"
-    )
-    fit.add_argument("--size", type=int, nargs=2, default=(128, 224), metavar=("ROWS", "COLUMNS"))
-    fit.add_argument("--length", type=int, default=3, help="frames unrolled (default 3)")
-    for name in ("batch", "seed", "workers", "threads"):
-        fit.add_argument(f"--{name}", type=int, default=getattr(loop.FitOptions, name))
-    fit.add_argument("--learning-rate", type=float, default=loop.FitOptions.learning_rate)
-    fit.add_argument("--correspond-share", type=float, default=loop.FitOptions.correspond_share)
-    fit.add_argument("--device", default="cpu")
-    fit.add_argument("--fp32", action="store_true", help="no bfloat16")
+    _add(commands.add_parser("features", help="pretrain a feature net"), pretrain.PretrainOptions)
+    _add_fit(commands.add_parser("fit", help="train a network from folders of clips and pictures"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
+    images.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
+    ablation = commands.add_parser("ablate", help="Table 5: the same run without each of the losses")
+    _add_fit(ablation)
+    ablation.add_argument(
+        "--evaluate", type=Path, nargs="+", required=True, metavar="FOLDER", help="clips to measure on"
+    )
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         if args.command == "evaluate":
             evaluate.main(args)
-            return 0
-        options = loop.FitOptions(
-            out=args.out, clips=tuple(args.clips), images=tuple(args.images), validate=tuple(args.validate),
-            init=args.init, metadata=args.metadata, minutes=args.minutes, steps=args.steps, batch=args.batch,
-            seed=args.seed, learning_rate=args.learning_rate, correspond_share=args.correspond_share,
-            workers=args.workers, threads=args.threads, device=args.device, bf16=not args.fp32,
-        )  # fmt: skip
-        config = NetworkConfig(
-            width=args.width,
-            features_input="L",
-            head=args.head,
-            motion=args.motion,
-            refine=args.motion > 0,
-            warp_upsampling="bilinear",
-        )
-        path = loop.fit(options, config, data.DataOptions(size=tuple(args.size), length=args.length))
+        elif args.command == "images":
+            images.main(args)
+        elif args.command == "features":
+            print(pretrain.pretrain(_filled(pretrain.PretrainOptions, args, {})))
+        elif args.command == "fit":
+            print(loop.fit(*_run_of(args)))
+        else:
+            options, config, sample = _run_of(args)
+            ablate.run(options, config, sample, args.evaluate, args.out)
     except (ValueError, OSError) as error:
         print(f"python -m train: {error}", file=sys.stderr)
         return 1
-    print(path)
     return 0
+
+
+def _add_fit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", choices=loop.RECIPES, default="paper", help="what the options below are by default (paper)"
+    )
+    _add(parser.add_argument_group("run"), loop.FitOptions)
+    _add(parser.add_argument_group("network"), NetworkConfig)
+    _add(parser.add_argument_group("samples"), data.DataOptions)
+
+
+def _run_of(args: argparse.Namespace) -> tuple[loop.FitOptions, NetworkConfig, data.DataOptions]:
+    recipe = loop.RECIPES[args.recipe]
+    return (
+        _filled(loop.FitOptions, args, recipe.options),
+        _filled(NetworkConfig, args, dataclasses.asdict(recipe.network)),
+        _filled(data.DataOptions, args, dataclasses.asdict(recipe.sample)),
+    )
+
+
+def _add(parser: Any, kind: type) -> None:
+    """One option for each field of a dataclass; its help is the field's line in the docstring."""
+    lines = dict(re.findall(r"^ +(\w+): (.+(?:\n {12,}.+)*)", kind.__doc__ or "", re.MULTILINE))
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = _RENAMED.get(field.name, field.name) if kind is data.DataOptions else field.name
+        described = re.sub(r"\s+", " ", lines.get(field.name, "")).replace("%", "%%")
+        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": described or None}
+        settings["required"] = field.default is dataclasses.MISSING
+        hint = hints[field.name]
+        if isinstance(hint, types.UnionType):
+            hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        parts = typing.get_args(hint)
+        if hint is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hint) is typing.Literal:
+            settings["choices"] = parts
+        elif typing.get_origin(hint) is tuple:
+            settings |= {"type": parts[0], "nargs": "+" if parts[-1] is Ellipsis else len(parts)}
+            settings["metavar"] = name.upper() if parts[-1] is Ellipsis else tuple("AB"[: len(parts)])
+        else:
+            settings |= {"type": hint, "metavar": name.upper()}
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+
+
+def _filled(kind: Any, args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
+    values = dict(recipe)
+    for field in dataclasses.fields(kind):
+        name = _RENAMED.get(field.name, field.name) if kind is data.DataOptions else field.name
+        if hasattr(args, name):
+            given = getattr(args, name)
+            values[field.name] = tuple(given) if isinstance(given, list) else given
+    return kind(**values)
 
 
 if __name__ == "__main__":

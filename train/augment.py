@@ -1,11 +1,14 @@
 """Augmentation of section 4: geometric distortion, luminance noise, and colours changed alike over a whole sequence.
 
-Pure functions of a picture (rows, columns, 3) uint8 RGB and a generator; nothing here reads files.
+Beyond the paper: the damage of old film. Pure functions of a picture (rows, columns, 3) uint8 RGB, or of L, and a
+generator; nothing here reads files.
+
+Axes: S frames of a sample (0 the reference), F those without the reference, H and W rows and columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Picture = NDArray[np.uint8]
+Array = NDArray[np.float32]
+Half = NDArray[np.float16] | Array
 
 
 def _resize(picture: Picture, size: tuple[int, int]) -> Picture:
@@ -22,18 +27,53 @@ def _resize(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(out, dtype=np.uint8)
 
 
-def random_crop(have: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> Callable[[Picture], Picture]:
-    """One window for every frame it is applied to: between `size` itself and all of `have`, brought to `size`."""
-    largest = min(have[0] / size[0], have[1] / size[1])
-    scale = float(rng.uniform(min(1.0, largest), largest)) if rng.random() < 0.6 else largest
-    rows, columns = min(have[0], round(size[0] * scale)), min(have[1], round(size[1] * scale))
-    top, left = int(rng.integers(have[0] - rows + 1)), int(rng.integers(have[1] - columns + 1))
+@dataclass(frozen=True)
+class Window:
+    """A part of a picture brought to `size` and perhaps mirrored: one for every frame and flow it is applied to."""
 
-    def crop(picture: Picture) -> Picture:
-        part = picture[top : top + rows, left : left + columns]
-        return _resize(part, size)
+    top: int
+    left: int
+    rows: int
+    columns: int
+    size: tuple[int, int]
+    mirrored: bool
 
-    return crop
+    @classmethod
+    def random(cls, have: tuple[int, int], size: tuple[int, int], mirrored: bool, rng: np.random.Generator) -> Window:
+        """Somewhere in a picture of `have` rows and columns, from `size` itself (if that fits) to all of it."""
+        largest = min(have[0] / size[0], have[1] / size[1])
+        scale = float(rng.uniform(min(1.0, largest), largest)) if rng.random() < 0.6 else largest
+        rows, columns = min(have[0], round(size[0] * scale)), min(have[1], round(size[1] * scale))
+        top, left = int(rng.integers(have[0] - rows + 1)), int(rng.integers(have[1] - columns + 1))
+        return cls(top, left, rows, columns, size, mirrored)
+
+    def picture(self, picture: Picture) -> Picture:
+        """(rows, columns, 3) uint8 of the size that the window was drawn for -> (*size, 3)."""
+        part = _resize(picture[self.top : self.top + self.rows, self.left : self.left + self.columns], self.size)
+        return np.ascontiguousarray(part[:, ::-1]) if self.mirrored else part
+
+    def flow(self, flow: Half, have: tuple[int, int]) -> Array:
+        """The flow between two pictures as it is between their two windows.
+
+        Args:
+            flow: (h, w, 2) float16 or float32, of any resolution; vectors (x, y) in pixels of `have`.
+            have: rows and columns of the pictures.
+
+        Returns:
+            (*size, 2) float32, pixels of `size`.
+        """
+        (h, w), (height, width) = flow.shape[:2], self.size
+        # A pixel's centre of the result, in the flow's own grid.
+        x_step, y_step = self.columns / width * w / have[1], self.rows / height * h / have[0]
+        x, y = self.left * w / have[1] + (x_step - 1) / 2, self.top * h / have[0] + (y_step - 1) / 2
+        here = np.array([[x_step, 0, x], [0, y_step, y]])
+        interpolation = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        wide = np.asarray(flow, np.float32)
+        out = cv2.warpAffine(wide, here, (width, height), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+        out *= np.array([width / self.columns, height / self.rows], np.float32)
+        if self.mirrored:
+            out = out[:, ::-1] * np.array([-1, 1], np.float32)
+        return np.ascontiguousarray(out)
 
 
 def fit(picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Picture:
@@ -112,3 +152,101 @@ def luminance(L: Tensor, rng: np.random.Generator) -> Tensor:
         noise = torch.from_numpy(rng.standard_normal(L.shape, dtype=np.float32))
         L = L + noise * float(rng.uniform(0.3, 3.0))
     return L.clamp(0.0, 100.0)
+
+
+def damage(L: Tensor, rng: np.random.Generator) -> Tensor:
+    """What decades do to film, on every frame but the reference; true colours are not touched.
+
+    Drawn independently, each for about half of the samples:
+
+    - blur: lens and copying, alike in all frames
+    - fading: contrast down, blacks up, and uneven exposure that drifts slowly over the picture
+    - grain: of film, softer than pixels, strongest in the middle tones
+    - scratches: near-vertical lines, light or dark, that last for some frames and wander
+    - dust and hairs: light or dark, new in each frame
+    - flicker: the lamp's and the shutter's, one gain for each frame
+
+    Without any of them, and before all of them, `luminance`, which is the mild part of it.
+
+    Args:
+        L: (S, 1, H, W) float32, 0..100.
+        rng: draws what happens.
+
+    Returns:
+        As L; [0] is L[0].
+    """
+    film = luminance(L[1:], rng)[:, 0].numpy().copy()
+    scale = film.shape[1] / 216  # the sizes below are meant for 216 rows
+    wanted = rng.random(6) < 0.5
+    if wanted[0]:
+        sigma = scale * float(rng.uniform(0.4, 1.6))
+        film = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in film])
+    if wanted[1]:
+        film = _faded(film, rng)
+    if wanted[2]:
+        film = _grainy(film, scale, rng)
+    if wanted[3]:
+        _scratch(film, scale, rng)
+    if wanted[4]:
+        for frame in film:
+            _soil(frame, scale, rng)
+    if wanted[5]:
+        film *= rng.normal(1.0, rng.uniform(0.02, 0.1), (len(film), 1, 1)).astype(np.float32)
+    return torch.cat((L[:1], torch.from_numpy(film)[:, None].clamp(0.0, 100.0)))
+
+
+def _faded(film: Array, rng: np.random.Generator) -> Array:
+    """film: (F, H, W), as in the helpers below."""
+    black, white = rng.uniform(0, 25), rng.uniform(60, 95)
+    height, width = film.shape[1:]
+    grid, drift = rng.normal(0, 0.12, (3, 4)), rng.normal(0, 0.015, (3, 4))
+    fields = [
+        cv2.resize((1 + grid + n * drift).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        for n in range(len(film))
+    ]
+    return np.asarray((black + film * (white - black) / 100) * np.stack(fields), np.float32)
+
+
+def _grainy(film: Array, scale: float, rng: np.random.Generator) -> Array:
+    strength, softness = rng.uniform(1.0, 5.0), max(0.3, scale * rng.uniform(0.3, 0.8))
+    noise = [cv2.GaussianBlur(rng.standard_normal(f.shape, dtype=np.float32), (0, 0), softness) for f in film]
+    grain = np.stack(noise) / np.std(noise[0])
+    middle = 0.4 + 0.6 * np.clip(film * (100 - film) / 2500, 0, 1)
+    return np.asarray(film + grain * middle * strength, np.float32)
+
+
+def _scratch(film: Array, scale: float, rng: np.random.Generator) -> None:
+    count, height, width = film.shape
+    y = np.arange(height)
+    for _ in range(rng.integers(1, 5)):
+        first, last = sorted(rng.integers(0, count, 2))
+        x, slope = rng.uniform(0, width), rng.normal(0, 0.01)
+        half = max(0.5, scale * rng.uniform(0.4, 1.2))
+        depth = rng.uniform(10, 45) * rng.choice((-1, 1))
+        worn = np.clip(cv2.resize(rng.uniform(0, 1.5, (9, 1)), (1, height))[:, 0], 0.2, 1)  # deeper here than there
+        for n in range(first, last + 1):
+            x += rng.normal(0, 1.5 * scale)
+            away = np.abs(np.arange(width) - (x + slope * (y - height / 2))[:, None])
+            film[n] += depth * worn[:, None] * np.clip(half + 0.5 - away, 0, 1)
+
+
+def _soil(frame: Array, scale: float, rng: np.random.Generator) -> None:
+    """frame: (H, W), changed in place."""
+    height, width = frame.shape
+    cover = {tone: np.zeros((height, width), np.uint8) for tone in (5.0, 95.0)}
+    for _ in range(rng.poisson(5)):  # dust: a ragged blob
+        around = np.linspace(0, 2 * np.pi, 9)[:-1]
+        radius = scale * rng.uniform(0.8, 4.0) * rng.uniform(0.5, 1.3, 8)
+        blob = rng.uniform((0, 0), (width, height)) + np.stack((np.cos(around), np.sin(around)), 1) * radius[:, None]
+        cv2.fillPoly(cover[rng.choice((5.0, 95.0))], [_sixteenths(blob)], 255, cv2.LINE_AA, 4)
+    for _ in range(rng.poisson(0.5)):  # hairs: a line whose direction turns
+        turns = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.35, 12))
+        steps = np.stack((np.cos(turns), np.sin(turns)), 1) * scale * rng.uniform(1.5, 5.0)
+        hair = rng.uniform((0, 0), (width, height)) + np.cumsum(steps, 0)
+        cv2.polylines(cover[rng.choice((5.0, 95.0))], [_sixteenths(hair)], False, 255, 1, cv2.LINE_AA, 4)
+    for tone, mask in cover.items():
+        frame += (tone - frame) * mask * np.float32(rng.uniform(0.5, 1.0) / 255)
+
+
+def _sixteenths(points: NDArray[np.float64]) -> NDArray[np.int32]:
+    return np.rint(points * 16).astype(np.int32)  # OpenCV draws between pixels in fixed point, here with 4 bits

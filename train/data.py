@@ -2,6 +2,7 @@
 
 A sample is a reference, the frame before the sequence, and the sequence itself.
 Every sample is a pure function of (seed, index), so that a resumed run sees what an uninterrupted one would have seen.
+What is kept on disk is the same whoever makes it: the clips' frames, their tone, and the flow between their frames.
 
 Axes: S frames of a sample (0 reference, 1 the frame before, 2.. the sequence), H and W the crop.
 """
@@ -10,9 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,30 +31,79 @@ from train import augment
 from train import flow as optical_flow
 from vsexvc.color import rgb_to_lab
 
+if TYPE_CHECKING:
+    from train.retrieval import Retrieval, Source
+
 Picture = NDArray[np.uint8]
+_Motion = tuple[optical_flow.Array, NDArray[np.bool_]]  # flow_backward and valid of one frame
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 CACHED_SIZE = (216, 384)  # rows, columns: clips are stretched to this by area, as the evaluation does
+_BLOCK = 64  # pairs of frames whose flow is one file: what the first sample of a long clip has to wait for
 
 log = logging.getLogger("train")
 
 
+class UnreadableError(OSError):
+    """A file that holds no picture; other errors of the disk are not this."""
+
+
 @dataclass(frozen=True)
 class DataOptions:
-    """What a sample looks like. Probabilities are of one draw each."""
+    """What a sample looks like. Probabilities are of one draw each.
+
+    Attributes:
+        size: rows and columns of the crop.
+        length: frames of the sequence, the frame before not counted.
+        images: how often a sample is a picture under synthetic motion and not a clip.
+        strides: distances between a clip's frames; one that stands here twice is drawn twice as often.
+        first: how often the reference is the frame before the sequence.
+        distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
+        noisy: how often it is a frame of the sequence with Gaussian noise. In what is left of 1 it is any frame.
+        noise: deviation of that noise on L and on ab.
+        foreign: how often the reference is then replaced by another picture altogether.
+        retrieved: how many of those are one of the five most similar pictures, where a Retrieval is given.
+        damage: how often the frames are an old film's; else they get the mild `augment.luminance`.
+        darkest: clips and pictures whose mean L lies below are left out.
+        faintest: clips and pictures whose mean chroma lies below are left out.
+    """
 
     size: tuple[int, int] = (128, 224)
     length: int = 3
     images: float = 0.25
-    foreign: float = 0.08
     strides: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 4)
+    first: float = 0.25
+    distorted: float = 0.15
+    noisy: float = 0.05
+    noise: tuple[float, float] = (2.0, 4.0)
+    foreign: float = 0.08
+    retrieved: float = 0.5
+    damage: float = 0.3
+    darkest: float = 10.0
+    faintest: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "first", "distorted", "noisy", "foreign", "retrieved", "damage"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"DataOptions: {name} must be 0..1, got {getattr(self, name)}")
+        if self.first + self.distorted + self.noisy > 1.0 + 1e-9:
+            shares = f"{self.first} + {self.distorted} + {self.noisy}"
+            raise ValueError(f"DataOptions: first, distorted and noisy must add up to 1 at most, got {shares}")
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"DataOptions: strides must be one or more numbers from 1, got {self.strides}")
+
+    def unfit(self, L: float, chroma: float) -> str | None:
+        """Why a clip or picture of this mean L and chroma is left out; None if it is not."""
+        if self.darkest > L:
+            return "dark"
+        return "faded" if chroma < self.faintest else None
 
 
 def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_000) -> Picture:
     """All frames of a video, RGB, stretched to `size` by area: (frames, rows, columns, 3) uint8.
 
-    Raises OSError where nothing can be decoded.
+    Raises UnreadableError where nothing can be decoded.
     """
     capture = cv2.VideoCapture(str(path))
     frames = []
@@ -59,15 +114,15 @@ def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_0
         frames.append(cv2.cvtColor(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB))
     capture.release()
     if not frames:
-        raise OSError(f"read_clip: {path} has no frame that can be decoded")
+        raise UnreadableError(f"read_clip: {path} has no frame that can be decoded")
     return np.stack(frames)
 
 
 def read_image(path: Path) -> Picture:
-    """A picture as RGB (rows, columns, 3) uint8. OSError if unreadable."""
+    """A picture as RGB (rows, columns, 3) uint8. UnreadableError if it cannot be decoded."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise OSError(f"read_image: {path} cannot be decoded")
+        raise UnreadableError(f"read_image: {path} cannot be decoded")
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
@@ -79,44 +134,109 @@ def find(folders: list[Path], suffixes: set[str]) -> list[Path]:
     return sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in suffixes)
 
 
-def cached_clips(paths: list[Path], cache: Path) -> list[Path]:
-    """Each clip decoded once into `cache` as a .npy; unreadable files are named, skipped and counted."""
+def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """The array kept in `target`, memory mapped; made first where there is none, and anew where the file is damaged.
+
+    The file appears whole or not at all, and several processes may want it at once.
+    """
+    try:
+        return np.load(target, mmap_mode="r")  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError) as error:
+        log.warning("made anew: %s (%s)", target, error)
+    array = make()
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("wb") as file:
+            np.save(file, array)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return np.load(target, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def identity(path: Path, *more: object) -> str:
+    """20 hexadecimal digits that change with the file's place, size and time, and with whatever else is given."""
+    stat = path.stat()
+    named = " ".join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, *more)))
+    return hashlib.sha256(named.encode()).hexdigest()[:20]
+
+
+def tone(pictures: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean L and mean chroma of (N, rows, columns, 3) uint8 RGB, from about every 54th row."""
+    step = max(1, pictures.shape[1] // 54)
+    lab = rgb_to_lab(torch.from_numpy(pictures[:, ::step, ::step].astype(np.float32) / 255.0).permute(0, 3, 1, 2))
+    return float(lab[:, 0].mean()), float(torch.linalg.vector_norm(lab[:, 1:], dim=1).mean())
+
+
+def cached_clips(paths: list[Path], cache: Path, options: DataOptions | None = None) -> list[Path]:
+    """Each clip decoded once into `cache` as a .npy; the unreadable, dark and faded are named, left out and counted."""
+    options = options or DataOptions()
     cache.mkdir(parents=True, exist_ok=True)
-    arrays, bad = [], 0
+    arrays = []
+    left_out: Counter[str] = Counter()
     for path in paths:
-        stat = path.stat()
-        key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {CACHED_SIZE}".encode()).hexdigest()[
-            :20
-        ]
-        target = cache / f"{path.stem}-{key}.npy"
-        if not target.exists():
-            try:
-                frames = read_clip(path)
-            except OSError as error:
-                log.warning("skipped: %s", error)
-                bad += 1
-                continue
-            partial = target.with_suffix(".part.npy")
-            np.save(partial, frames)
-            partial.replace(target)
+        target = cache / f"{path.stem}-{identity(path, CACHED_SIZE)}.npy"
+        try:
+            frames = cached(target, partial(read_clip, path))
+        except UnreadableError as error:
+            left_out["unreadable"] += 1
+            log.warning("left out: %s", error)
+            continue
+        some = np.linspace(0, len(frames) - 1, 5).astype(int)
+        L, chroma = cached(target.with_suffix(".tone.npy"), lambda f=frames, s=some: np.array(tone(f[s]))).tolist()
+        why = options.unfit(L, chroma)
+        if why:
+            left_out[why] += 1
+            log.warning("left out: %s is too %s: mean L %.1f, chroma %.1f", path, why, L, chroma)
+            continue
         arrays.append(target)
-    if bad:
-        log.warning("%d of %d clips were skipped", bad, len(paths))
+    if left_out:
+        reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
+        log.warning("%d of %d clips left out: %s", left_out.total(), len(paths), reasons)
     return arrays
+
+
+@dataclass
+class _Drawn:
+    """What a sample is made of: S pictures, the motion (None: not known yet), and where they come from."""
+
+    frames: list[Picture]
+    motion: list[_Motion] | None
+    source: Source
+    noisy: bool
 
 
 class Sequences(Dataset[dict[str, Tensor]]):
     """Samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
 
     def __init__(
-        self, clips: list[Path], images: list[Path], options: DataOptions, seed: int, count: int, first: int = 0
+        self,
+        clips: list[Path],
+        images: list[Path],
+        options: DataOptions,
+        seed: int,
+        count: int,
+        first: int = 0,
+        retrieval: Retrieval | None = None,
     ):
-        """clips: .npy files of `cached_clips`; images: picture files; the samples are first .. first + count - 1."""
-        self.clips = [np.load(path, mmap_mode="r") for path in clips]
-        self.clips = [clip for clip in self.clips if len(clip) >= options.length + 2]
-        if not self.clips and not images:
+        """clips, images, retrieval: .npy files of `cached_clips`, picture files, and what looks alike among these.
+
+        The samples are first .. first + count - 1. Flow is kept beside the clips' files.
+        """
+        self.paths, self.clips = clips, [np.load(path, mmap_mode="r") for path in clips]
+        self.long = [n for n, clip in enumerate(self.clips) if len(clip) >= options.length + 2]
+        if not self.long and not images:
             raise ValueError(f"Sequences: found no image and no clip of {options.length + 2} frames or more")
+        if retrieval is not None and retrieval.counts != (len(clips), len(images)):
+            raise ValueError(
+                f"Sequences: retrieval must know the same clips and images, it has {retrieval.counts} of them, "
+                f"got {(len(clips), len(images))}"
+            )
         self.images, self.options, self.seed, self.count, self.first = images, options, seed, count, first
+        self.retrieval = retrieval
+        self.left_out: set[Path] = set()
 
     def __len__(self) -> int:
         return self.count
@@ -129,77 +249,129 @@ class Sequences(Dataset[dict[str, Tensor]]):
             flow_backward, valid: (S-2, 2, H, W) and (S-2, 1, H, W), from each frame of the sequence to the one before.
             true: (1,), 1 where the reference shows the same things, 0 where it is a foreign picture.
         """
+        o = self.options
         rng = np.random.default_rng((self.seed, self.first + position))
-        use_image = not self.clips or (len(self.images) > 0 and rng.random() < self.options.images)
-        frames = self._from_image(rng) if use_image else self._from_clip(rng)
-        true = 1.0
-        if rng.random() < self.options.foreign:
-            other = self._any_picture(rng)
-            frames[0] = augment.fit(other, self.options.size, rng)
-            true = 0.0
+        use_image = not self.long or (len(self.images) > 0 and rng.random() < o.images)
+        drawn = self._from_image(rng) if use_image else self._from_clip(rng)
+        frames = drawn.frames
+        foreign = rng.random() < o.foreign
+        if foreign:
+            frames[0] = augment.fit(self._foreign(drawn.source, rng), o.size, rng)
         frames = augment.color_of_sequence(frames, rng)
-        rgb = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0
-        lab = rgb_to_lab(rgb)
-        L = lab[1:, 0].numpy()
-        flow, valid = zip(*(optical_flow.between(before, now) for before, now in pairwise(L)), strict=True)
-        lab[:, :1] = augment.luminance(lab[:, :1], rng)
+        lab = rgb_to_lab(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0)
+        motion = drawn.motion or [optical_flow.between(*pair) for pair in pairwise(lab[1:, 0].numpy())]
+        if drawn.noisy and not foreign:
+            deviation = np.array(o.noise, np.float32)[[0, 1, 1], None, None]
+            lab[0] += torch.from_numpy(rng.standard_normal(lab[0].shape, dtype=np.float32) * deviation)
+            lab[0, 0].clamp_(0.0, 100.0)
+        worn = augment.damage if rng.random() < o.damage else augment.luminance
+        lab[:, :1] = worn(lab[:, :1], rng)
+        flow, valid = zip(*motion, strict=True)
         return {
             "lab": lab,
             "flow_backward": torch.from_numpy(np.stack(flow)).permute(0, 3, 1, 2).float(),
             "valid": torch.from_numpy(np.stack(valid))[:, None].float(),
-            "true": torch.tensor([true]),
+            "true": torch.tensor([0.0 if foreign else 1.0]),
         }
 
-    def _any_picture(self, rng: np.random.Generator) -> Picture:
-        if self.images and rng.random() < 0.6:
-            return self._image(rng)
-        clip = self.clips[rng.integers(len(self.clips))] if self.clips else None
-        return self._image(rng) if clip is None else np.asarray(clip[rng.integers(len(clip))])
+    # -- pictures -------------------------------------------------------------------------------------------------
 
-    def _image(self, rng: np.random.Generator) -> Picture:
-        for _ in range(20):
-            path = self.images[rng.integers(len(self.images))]
-            try:
-                return read_image(path)
-            except OSError as error:
-                log.warning("skipped: %s", error)
-        raise OSError("Sequences: 20 pictures in a row cannot be decoded")
+    def _read(self, number: int) -> Picture | None:
+        """A picture, or None if it is unreadable, dark or faded; said once by each worker."""
+        path = self.images[number]
+        if path in self.left_out:
+            return None
+        try:
+            picture = read_image(path)
+            L, chroma = tone(picture[None])
+            why = self.options.unfit(L, chroma)
+            message = f"{path} is too {why}: mean L {L:.1f}, chroma {chroma:.1f}" if why else None
+        except UnreadableError as error:
+            message = str(error)
+        if message is None:
+            return picture
+        self.left_out.add(path)
+        log.warning("left out: %s (%d of %d pictures so far)", message, len(self.left_out), len(self.images))
+        return None
 
-    def _from_clip(self, rng: np.random.Generator) -> list[Picture]:
+    def _image(self, rng: np.random.Generator) -> tuple[int, Picture]:
+        for _ in range(50):
+            number = int(rng.integers(len(self.images)))
+            picture = self._read(number)
+            if picture is not None:
+                return number, picture
+        raise OSError(f"Sequences: 50 of {len(self.images)} pictures in a row are unreadable, dark or faded")
+
+    def _foreign(self, source: Source, rng: np.random.Generator) -> Picture:
+        if self.retrieval is not None and rng.random() < self.options.retrieved:
+            for kind, number in rng.permutation(np.array(self.retrieval.five(*source), dtype=object)):
+                picture = self._frame(number, rng) if kind == "clip" else self._read(number)
+                if picture is not None:
+                    return picture
+        if self.images and (not self.clips or rng.random() < 0.6):
+            return self._image(rng)[1]
+        return self._frame(int(rng.integers(len(self.clips))), rng)
+
+    def _frame(self, number: int, rng: np.random.Generator) -> Picture:
+        clip = self.clips[number]
+        return np.asarray(clip[rng.integers(len(clip))])
+
+    # -- sequences ------------------------------------------------------------------------------------------------
+
+    def _from_clip(self, rng: np.random.Generator) -> _Drawn:
         o = self.options
-        clip = self.clips[rng.integers(len(self.clips))]
+        which = int(rng.choice(self.long))
+        clip = self.clips[which]
         strides = [s for s in o.strides if s * o.length + 1 <= len(clip)]
         stride = int(rng.choice(strides)) if strides else 1
-        span = stride * o.length
-        start = int(rng.integers(len(clip) - span))
+        start = int(rng.integers(len(clip) - stride * o.length))
         numbers = [start + i * stride for i in range(o.length + 1)]
         if rng.random() < 0.5:
             numbers.reverse()
+        mirrored = bool(rng.random() < 0.5)
+        have = (clip.shape[1], clip.shape[2])
+        window = augment.Window.random(have, o.size, mirrored, rng)
+        frames = [window.picture(clip[n]) for n in numbers]
         kind = rng.random()
-        if kind < 0.25:
-            reference = numbers[0]
-        elif kind < 0.85:
-            reference = int(rng.integers(len(clip)))
+        noisy = kind < o.noisy
+        if noisy:
+            reference = frames[int(rng.integers(1, len(frames)))]
+        elif kind < o.noisy + o.first:
+            reference = frames[0]
+        elif kind < o.noisy + o.first + o.distorted:
+            reference = augment.distort(frames[int(rng.integers(len(frames)))], rng, strength=1.0)
         else:
-            reference = int(rng.choice(numbers))
-        crop = augment.random_crop(clip.shape[1:3], o.size, rng)
-        frames = [crop(np.asarray(clip[n])) for n in numbers]
-        if kind < 0.25:
-            first = frames[0]
-        elif kind < 0.85:
-            first = (crop if rng.random() < 0.6 else augment.random_crop(clip.shape[1:3], o.size, rng))(
-                np.asarray(clip[reference])
-            )
-        else:
-            first = augment.distort(crop(np.asarray(clip[reference])), rng, strength=1.0)
-        if rng.random() < 0.5:
-            frames, first = [np.ascontiguousarray(f[:, ::-1]) for f in frames], np.ascontiguousarray(first[:, ::-1])
-        return [first, *frames]
+            view = window if rng.random() < 0.6 else augment.Window.random(have, o.size, mirrored, rng)
+            reference = view.picture(self._frame(which, rng))
+        return _Drawn([reference, *frames], list(self._motion(which, stride, numbers, window)), ("clip", which), noisy)
 
-    def _from_image(self, rng: np.random.Generator) -> list[Picture]:
-        picture = augment.fit(
-            self._image(rng), (int(self.options.size[0] * 1.25), int(self.options.size[1] * 1.25)), rng
-        )
-        moved = augment.moving(picture, self.options.size, self.options.length + 1, rng)
-        reference = augment.distort(augment.centre(picture, self.options.size), rng, strength=1.0)
-        return [reference, *moved]
+    def _motion(self, which: int, stride: int, numbers: list[int], window: augment.Window) -> Iterator[_Motion]:
+        """Between neighbours of `numbers`, from what is on disk; a clip's flow is made when it is first wanted."""
+        clip, path = self.clips[which], self.paths[which]
+        home = 0 if numbers[0] < numbers[1] else 1  # of the two directions, the one from a frame to the one before it
+        for first in map(min, pairwise(numbers)):
+            block = first // _BLOCK * _BLOCK
+            pairs = cached(
+                path.with_suffix(f".flow-{stride}-{block}.npy"),
+                lambda block=block: optical_flow.both_ways(_luminance(clip[block : block + _BLOCK + stride]), stride),
+            )
+            both = [window.flow(flow, clip.shape[1:3]) for flow in pairs[first - block]]
+            yield both[home], optical_flow.consistent(both[home], both[1 - home])
+
+    def _from_image(self, rng: np.random.Generator) -> _Drawn:
+        o = self.options
+        number, picture = self._image(rng)
+        picture = augment.fit(picture, (int(o.size[0] * 1.25), int(o.size[1] * 1.25)), rng)
+        moved = augment.moving(picture, o.size, o.length + 1, rng)
+        noisy = bool(rng.random() < o.noisy)
+        if noisy:
+            reference = moved[int(rng.integers(1, len(moved)))]
+        else:
+            reference = augment.distort(augment.centre(picture, o.size), rng, strength=1.0)
+        return _Drawn([reference, *moved], None, ("image", number), noisy)
+
+
+def _luminance(frames: Picture) -> optical_flow.Array:
+    """(N, rows, columns, 3) uint8 -> L, (N, rows, columns) float32."""
+    # One at a time: the Lab of a whole block would be gigabytes where clips are large.
+    return np.stack([rgb_to_lab(torch.tensor(f[None]).permute(0, 3, 1, 2).float() / 255.0)[0, 0] for f in frames])

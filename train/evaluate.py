@@ -31,10 +31,13 @@ from train import commit, metrics, report
 from train.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc import weights
 from vsexvc.color import lab_to_rgb
-from vsexvc.network import ColorizationNet
+from vsexvc.network import CELL, ColorizationNet
 from vsexvc.session import Correspondence, Reference, Session
 
 _BLOCK = 8  # frames whose correspondence is found at once
+_ROWS = 512  # positions whose nearest neighbours are found at once
+RAW = "nearest neighbour, raw features"
+ZEROED = "model, previous zeroed"
 _BASELINES_VERSION = 1  # raise it when a baseline or a measure changes: cached figures are then made anew
 
 
@@ -124,7 +127,7 @@ def propagate(network: ColorizationNet, clip: Clip, *, zeroed: bool = False) -> 
     """The network on the first true frame as the reference.
 
     Returns:
-        "warped colour" and "model", and with `zeroed` also "model, previous zeroed": ab (N - 1, 2, H, W) on the CPU.
+        "warped colour" and "model", and with `zeroed` also ZEROED: ab (N - 1, 2, H, W) on the CPU.
     """
     session, lab = Session(network), clip.lab
     reference = session.reference(lab[:1])
@@ -135,8 +138,42 @@ def propagate(network: ColorizationNet, clip: Clip, *, zeroed: bool = False) -> 
         state, ab = session.step(state, correspondence)
         results.setdefault("model", []).append(ab.cpu())
         if zeroed:
-            results.setdefault("model, previous zeroed", []).append(session.step(nothing, correspondence)[1].cpu())
+            results.setdefault(ZEROED, []).append(session.step(nothing, correspondence)[1].cpu())
     return {name: torch.cat(frames).float() for name, frames in results.items()}
+
+
+@torch.inference_mode()
+def nearest_colour(network: ColorizationNet, clip: Clip) -> Tensor:
+    """Figure 4's comparison: the warped colour without a learned correspondence.
+
+    Each position of 1/4 size takes the first true frame's colour where the feature net's own features are nearest.
+
+    Returns:
+        ab (N - 1, 2, H, W) on the CPU.
+    """
+    keys = _raw_features(network, clip.lab[:1], is_reference=True)[0].T.contiguous()
+    colours = F.avg_pool2d(clip.lab[:1, 1:], CELL)[0].flatten(1)
+    h, w = (side // CELL for side in clip.lab.shape[2:])
+    results = []
+    for block in clip.lab[1:].split(_BLOCK):
+        for queries in _raw_features(network, block, is_reference=False):
+            nearest = torch.cat([(rows @ keys).max(1).indices for rows in queries.split(_ROWS)]).cpu()
+            results.append(colours[:, nearest].view(1, 2, h, w))
+    return F.interpolate(torch.cat(results), scale_factor=CELL, mode="bilinear")
+
+
+def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) -> Tensor:
+    """The four levels, each of unit length, at 1/4 size; unit vectors from their mean as in eq. 3: (B, h * w, C)."""
+    lab = (lab - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1)).to(next(network.parameters()).device)
+    levels = network.features(network.features.prepare(lab, is_reference))
+    half, quarter, eighth, sixteenth = (F.normalize(level, dim=1) for level in levels)
+    h, w = quarter.shape[2:]
+    sixteenth = F.interpolate(sixteenth, scale_factor=4, mode="bilinear")
+    rest = (0, w - sixteenth.shape[3], 0, h - sixteenth.shape[2])  # where 16 does not divide the size
+    sixteenth = F.pad(sixteenth, rest, mode="replicate")
+    eighth = F.interpolate(eighth, scale_factor=2, mode="bilinear")
+    x = torch.cat((F.avg_pool2d(half, 2), quarter, eighth, sixteenth), dim=1).flatten(2)
+    return F.normalize(x - x.mean(2, keepdim=True), dim=1).transpose(1, 2).contiguous()
 
 
 @dataclass(frozen=True)
@@ -281,6 +318,8 @@ def evaluate_folder(
     frames: int = FRAMES,
     limit: int | None = None,
     out: Path | None = None,
+    cache: Path | None = None,
+    brief: bool = False,
 ) -> Evaluation:
     """Everything about one folder of clips.
 
@@ -289,24 +328,32 @@ def evaluate_folder(
         folder: holds the clips.
         frames: of each clip at most.
         limit: only the first clips by name.
-        out: folder for the plot, the contact sheets and the baselines' figures, which are taken from there when they
-            were made before from the same clips; None: nothing is written.
+        out: folder for the plot and the contact sheets; None: none is written.
+        cache: folder of the baselines' figures, which are taken from there when they were made before from the same
+            clips; None: "baselines" in `out`.
+        brief: without RAW and ZEROED.
 
     Raises:
         ValueError: no clips. OSError: a clip cannot be read, a file not written.
     """
     paths = clip_paths(folder, limit)
+    cache = out / "baselines" if cache is None and out is not None else cache
     result = Evaluation(folder.name)
+    overview: dict[str, list[report.Picture]] = {}
     for i, path in enumerate(tqdm(paths, desc=folder.name, unit="clip", disable=None)):
         clip = read_clip(path, frames)
         shown = sorted({round(k) for k in np.linspace(1, len(clip.rgb) - 1, 4)})  # the frames of the contact sheets
-        figures, flow_pictures = _baselines(clip, shown, out)
+        figures, flow_pictures = _baselines(clip, shown, cache)
         if network is not None:
-            results = propagate(network, clip, zeroed=True)
+            results = {} if brief else {RAW: nearest_colour(network, clip)}
+            results |= propagate(network, clip, zeroed=not brief)
             figures |= {name: score(clip, ab) for name, ab in results.items()}
-            pictures = {"truth": truth(clip), "grey": grey(clip)} | {n: results[n] for n in ("warped colour", "model")}
+            pictures = {"truth": truth(clip), "grey": grey(clip)}
+            pictures |= {name: ab for name, ab in results.items() if name != ZEROED}
             sheet = {name: [to_rgb(clip, ab)[k - 1] for k in shown] for name, ab in pictures.items()}
-            _write_sheet(out, folder, path.stem, sheet | {"optical flow": flow_pictures}, shown)
+            sheet["optical flow"] = flow_pictures
+            _write_sheet(out, folder, path.stem, sheet, shown)
+            row = {name: sheet[name][-1] for name in ("truth", "warped colour", "model", "optical flow")}
             if len(paths) > 1:
                 other = read_clip(paths[(i + 1) % len(paths)], 2)
                 found, output, warped = colour_foreign(network, clip, other)
@@ -315,6 +362,9 @@ def evaluate_folder(
                 pictures = {"warped colour": warped, "model": output}
                 sheet |= {name: [to_rgb(clip, ab)[k] for k in shown] for name, ab in pictures.items()}
                 _write_sheet(out, folder, f"{path.stem}_foreign", sheet, shown)
+                row |= {"foreign reference": other.rgb[0], "model, foreign": sheet["model"][-1]}
+            overview[path.name] = [report.thumbnail(picture) for picture in row.values()]
+            columns = list(row)
         result.clips.append(path.name)
         for name, figure in figures.items():
             result.scores.setdefault(name, []).append(figure)
@@ -322,14 +372,16 @@ def evaluate_folder(
         lines = {name: psnr_by_frame(of_clips) for name, of_clips in result.scores.items() if name != "truth"}
         title = f"{folder.name}, {len(paths)} clips: PSNR (dB) by frame number"
         report.write_png(out / f"psnr_{folder.name}.png", report.curves(lines, title, first_x=2))
+        if overview:
+            report.write_overview(out / f"overview_{folder.name}.png", overview, columns)
     return result
 
 
-def _baselines(clip: Clip, shown: list[int], out: Path | None) -> tuple[dict[str, Score], list[report.Picture]]:
-    """Scores of every baseline, and pictures of optical flow's frames `shown` (counted from 0); cached under out."""
+def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[str, Score], list[report.Picture]]:
+    """Scores of every baseline, and pictures of optical flow's frames `shown` (counted from 0); kept in `folder`."""
     key = hashlib.sha256(clip.path.read_bytes())
     key.update(f"{len(clip.rgb)} {cv2.__version__} {_BASELINES_VERSION}".encode())
-    cache = None if out is None else out / "baselines" / f"{key.hexdigest()[:24]}.npz"
+    cache = None if folder is None else folder / f"{key.hexdigest()[:24]}.npz"
     if cache is not None and cache.exists():
         with np.load(cache) as stored:
             scores = {name: Score(**values) for name, values in json.loads(str(stored["scores"])).items()}
@@ -363,8 +415,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="name or path of the weights (default: those that are shipped)")
     parser.add_argument("--baselines-only", action="store_true", help="no network, only what learns nothing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--frames", type=_at_least(2), default=FRAMES, help="of each clip (default: %(default)s)")
-    parser.add_argument("--limit", type=_at_least(1), metavar="N", help="only the first N clips of each folder")
+    parser.add_argument("--frames", type=at_least(2), default=FRAMES, help="of each clip (default: %(default)s)")
+    parser.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N clips of each folder")
     parser.add_argument("--out", type=Path, help="folder for tables, plots, contact sheets and the baselines' figures")
 
 
@@ -374,7 +426,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: one line on what cannot be read, used or written.
     """
-    network = None if args.baselines_only else _network(args.model, args.device)
+    network = None if args.baselines_only else load_network(args.model, args.device)
     found = []
     for folder in args.folders:
         found.append(evaluate_folder(network, folder, frames=args.frames, limit=args.limit, out=args.out))
@@ -386,30 +438,24 @@ def main(args: argparse.Namespace) -> None:
         settings["folders"] = [str(folder) for folder in args.folders]
         versions = {"commit": commit(), "torch": torch.__version__, "opencv": cv2.__version__}
         document = {"settings": settings, "versions": versions, "folders": [e.as_json() for e in found]}
-        (args.out / "evaluation.json").write_text(json.dumps(_without_nan(document), indent=1) + "\n")
+        report.write_json(args.out / "evaluation.json", document)
         (args.out / "evaluation.md").write_text("\n\n".join(e.as_markdown() for e in found) + "\n")
 
 
-def _network(model: str | None, device: str) -> ColorizationNet:
+def load_network(model: str | None, device: str) -> ColorizationNet:
+    """As weights.load, and ValueError for a device that is not there."""
     try:
         return weights.load(model, torch.device(device)).eval()
     except (RuntimeError, AssertionError) as error:  # torch's for a device that it does not know or does not have
         raise ValueError(f"evaluate: --device must be cpu or a device that torch sees, got {device!r}") from error
 
 
-def _at_least(low: int) -> Callable[[str], int]:
+def at_least(low: int) -> Callable[[str], int]:
+    """A type for argparse."""
+
     def number(text: str) -> int:
         if (value := int(text)) < low:
             raise argparse.ArgumentTypeError(f"must be {low} or more, got {value}")
         return value
 
     return number
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan: null in its place."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -1,53 +1,120 @@
-"""The training run: samples in, checkpoints and weights out. Losses are in losses.py, data in data.py.
+"""The training run: samples in, checkpoints and weights out. Data is in data.py, the terms of a step in unroll.py.
 
 1. For the first `correspond_share` of the run only the feature net and the correspondence learn: L1 on the warped
    colour, and L1 on the true previous frame's colour moved by the motion search.
 2. Then all nets learn together, unrolled over the sequence on the net's own outputs.
-The learning rate warms up, then follows a cosine over the budget (minutes or steps), so that every run ends finished.
+3. After `adversarial_after` epochs a discriminator learns beside them, and its judgement enters (eq. 12).
+
+One process, or as many as torchrun starts: each then takes its share of every step's samples. A run that was killed
+goes on from its last checkpoint to the same numbers (with a budget of steps; minutes are never twice the same).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
-import math
-import signal
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from train import commit, data, evaluate, losses
+from train import commit, data, evaluate, features, losses, running
+from train.discriminator import Discriminator, add_spectral_norm, without_spectral_norm
+from train.retrieval import Retrieval
+from train.unroll import Result, Unrolled
 from vsexvc import weights
 from vsexvc.config import NetworkConfig
 from vsexvc.network import MULTIPLE, ColorizationNet
 
 log = logging.getLogger("train")
 
+TERMS = (
+    "perceptual", "contextual", "smoothness", "adversarial", "temporal", "l1",  # eq. 15
+    "warped", "aligned",  # beside it: the correspondence and the motion search themselves
+    "follow", "decibels",  # foreign colours; small errors
+)  # fmt: skip
+_RAMP = 200  # steps in which the adversarial term grows to its weight: the discriminator starts knowing nothing
+
 
 @dataclass(frozen=True)
 class FitOptions:
-    """One run. Either `minutes` or `steps` is the budget; loss weights are those of section 4 where it names them."""
+    """One run. The defaults are section 4's; RECIPES has others.
+
+    Attributes:
+        out: folder of the checkpoint, the log and the weights; a run that is there goes on.
+        clips: folders of videos.
+        images: folders of pictures.
+        validate: folders of clips to measure on now and then.
+        init: checkpoint of another run, or name or file of weights, to start from.
+        features: feature net to start from: scratch, imagenet or a file (see features.py).
+        freeze_features: they do not learn; always so for ready-made ones from elsewhere.
+        loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
+        minutes: budget of training time; either this or steps.
+        steps: budget in steps.
+        batch: samples of a step, for each process.
+        learning_rate: of all nets.
+        betas: of Adam.
+        epsilon: of Adam.
+        amsgrad: Adam's variant of section 4.
+        weight_decay: decoupled.
+        cosine: the learning rate falls along a cosine over the budget; section 4 has no schedule.
+        warm_up: steps in which the learning rate rises.
+        clip_norm: longest gradient.
+        correspond_share: of the budget, in which only features and correspondence learn.
+        seed: of all that is drawn.
+        metadata: JSON file with facts for the weights: licence, data, ...
+        workers: processes that make samples.
+        threads: of torch; 0: its own choice.
+        device: cpu or cuda.
+        bf16: bfloat16 autocast.
+        checkpoint_minutes: between checkpoints.
+        validate_minutes: between validations.
+        no_previous: share of sequences that start without a previous frame.
+        feature_noise: share of samples whose features get noise before the correspondence.
+        adversarial_after: epochs; one is as many samples as there are clips and pictures.
+        spectral_norm: on the generator; the discriminator always has it.
+        retrieve_by: weights whose feature net finds similar pictures as references; empty: none.
+        perceptual: weight of eq. 8.
+        contextual: weight of eq. 10.
+        smoothness: weight of eq. 11.
+        adversarial: weight of eq. 12.
+        temporal: weight of eq. 13.
+        l1: weight of eq. 14.
+        warped: weight of L1 on the warped colour itself.
+        aligned: weight of L1 on the true previous colour, moved by the motion search.
+        follow: weight of L1 toward the warped colour, where the reference is another picture.
+        decibels: weight of the error in dB, which asks as much of calm scenes as of others.
+    """
 
     out: Path
     clips: tuple[Path, ...]
     images: tuple[Path, ...] = ()
     validate: tuple[Path, ...] = ()
     init: str | None = None
+    features: str = "imagenet"
+    freeze_features: bool = False
+    loss_features: str | None = None
     minutes: float | None = None
     steps: int | None = None
-    batch: int = 4
-    learning_rate: float = 7e-4
-    correspond_share: float = 0.15
+    batch: int = 40
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    epsilon: float = 1e-5
+    amsgrad: bool = True
+    weight_decay: float = 0.0
+    cosine: bool = False
+    warm_up: int = 1
+    clip_norm: float = 10.0
+    correspond_share: float = 0.0
     seed: int = 1
     metadata: Path | None = None
     workers: int = 1
@@ -57,12 +124,56 @@ class FitOptions:
     checkpoint_minutes: float = 4.0
     validate_minutes: float = 20.0
     no_previous: float = 0.25
+    feature_noise: float = 0.1
+    adversarial_after: float = 3.0
+    spectral_norm: bool = True
+    retrieve_by: str = ""
+    perceptual: float = 0.001
+    contextual: float = 0.2
+    smoothness: float = 5.0
+    adversarial: float = 0.2
+    temporal: float = 0.02
     l1: float = 2.0
-    warped: float = 1.0
-    aligned: float = 0.5
-    smoothness: float = 0.3
-    temporal: float = 0.3
-    follow: float = 0.5
+    warped: float = 0.0
+    aligned: float = 0.0
+    follow: float = 0.0
+    decibels: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in TERMS}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, its samples and how it is trained, under one name; every part can be changed on the command line."""
+
+    options: dict[str, Any]
+    network: NetworkConfig
+    sample: data.DataOptions
+
+
+RECIPES = {
+    # The paper's: VGG19 as it is, full width, pairs of frames.
+    "paper": Recipe(
+        {},
+        NetworkConfig(features_input="imagenet", temperature=0.01),
+        data.DataOptions(size=(216, 384), length=2, strides=(1,)),
+    ),
+    # Everything from nothing, in hours on two CPU cores: what models/exvc-small is made with.
+    "small": Recipe(
+        {
+            "features": "scratch", "batch": 2, "learning_rate": 7e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,
+            "amsgrad": False, "weight_decay": 1e-4, "cosine": True, "warm_up": 200, "correspond_share": 0.15,
+            "feature_noise": 0.0, "spectral_norm": False, "perceptual": 0.0, "contextual": 0.0, "adversarial": 0.0,
+            "smoothness": 0.3, "temporal": 0.3, "warped": 1.0, "aligned": 0.5, "follow": 0.5,
+        },
+        NetworkConfig(
+            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear"
+        ),
+        data.DataOptions(size=(128, 224), length=4),
+    ),
+}  # fmt: skip
 
 
 def fit(options: FitOptions, config: NetworkConfig, sample: data.DataOptions) -> Path:
@@ -75,209 +186,273 @@ def fit(options: FitOptions, config: NetworkConfig, sample: data.DataOptions) ->
             f"fit: length must be 1 or more and size multiples of {MULTIPLE} from 32, "
             f"got {sample.length} and {sample.size}"
         )
-    if (options.minutes is None) == (options.steps is None):
-        raise ValueError("fit: exactly one of minutes and steps must be given")
+    if options.adversarial and (sample.length < 2 or min(sample.size) < 64):
+        raise ValueError(
+            f"fit: the adversarial term needs a length of 2 or more and a size of 64 or more, "
+            f"got {sample.length} and {sample.size}"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    torch.manual_seed(options.seed)
-    return _Run(options, config, sample).run()
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        cuda = options.device.startswith("cuda")
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        torch.manual_seed(options.seed)
+        return _Run(options, config, sample).run()
+    finally:
+        if ranks > 1:
+            torch.distributed.destroy_process_group()
 
 
 class _Run:
     def __init__(self, options: FitOptions, config: NetworkConfig, sample: data.DataOptions) -> None:
         self.options, self.config, self.sample = options, config, sample
+        self.budget = running.Budget(options.minutes, options.steps)
         self.device = torch.device(options.device)
-        net = ColorizationNet(config, batch_norm=True)
-        self.net = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
-        )
-        self.step, self.seconds, self.commits = 0, 0.0, [commit()]
+        self.ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        self.rank = torch.distributed.get_rank() if self.ranks > 1 else 0
         self.metadata = {} if options.metadata is None else json.loads(options.metadata.read_text())
+        self.step, self.seconds, self.epoch_samples, self.commits = 0, 0.0, 1, [commit()]
         self.checkpoint = options.out / "checkpoint.pt"
+        self.net = self._network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        o = options
+        judge = None
+        if o.perceptual or o.contextual:
+            judge = self._judge().to(self.device)
+        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16)
+        self.unrolled = unrolled
+        self.discriminator = Discriminator(config.width).to(self.device) if o.adversarial else None
+        self.optimizers = {"net": self._optimizer(self.net)}
+        if self.discriminator is not None:
+            self.optimizers["discriminator"] = self._optimizer(self.discriminator)
         if self.checkpoint.exists():
-            self._restore(self.checkpoint, everything=True)
+            self._restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
             log.info("going on from %s: step %d, %.1f minutes", self.checkpoint, self.step, self.seconds / 60)
-        elif options.init is not None:
-            self._restore(Path(options.init), everything=False)
-        self.stop = False
+        self.generate: nn.Module = unrolled
+        self.discriminate: nn.Module | None = self.discriminator
+        if self.ranks > 1:
+            self.generate = DistributedDataParallel(unrolled, find_unused_parameters=True)
+            if self.discriminator is not None:
+                self.discriminate = DistributedDataParallel(self.discriminator)
+
+    # -- what it starts from --------------------------------------------------------------------------------------
+
+    def _network(self) -> ColorizationNet:
+        o, state, source = self.options, None, None
+        if o.init is not None and o.init.endswith(".pt"):
+            stored: dict[str, Any] = torch.load(o.init, map_location="cpu", weights_only=True)
+            self._check_config(stored["config"], o.init)
+            state = stored["net"]
+        elif o.init is not None:
+            network = weights.load(o.init)
+            self._check_config(network.config.to_json(), o.init)
+            state = network.state_dict()
+        elif o.features != "scratch":
+            source = features.read(o.features)
+            if (source.input, source.width) != (self.config.features_input, self.config.width):
+                raise ValueError(
+                    f"fit: features {o.features} have input {source.input} and width {source.width}, the network needs "
+                    f"{self.config.features_input} and {self.config.width}"
+                )
+        keys = [] if state is None else [key.removeprefix("features.") for key in state]
+        batch_norm = source.batch_norm if source else state is None or any(key.startswith("norm") for key in keys)
+        net = ColorizationNet(self.config, batch_norm)
+        if state is not None:
+            net.load_state_dict(state)
+        if source is not None:
+            net.features.load_state_dict(source.state)
+        if o.freeze_features or (source is not None and not source.batch_norm):
+            net.features.requires_grad_(False)
+        if o.spectral_norm:
+            add_spectral_norm(net.correspondence)
+            for name, part in net.color.named_children():
+                if name != "conv10_ab":  # the last layer gives colours, shares or logits in units of its own
+                    add_spectral_norm(part)
+        return net
+
+    def _judge(self) -> features.Judge:
+        o = self.options
+        name = o.loss_features or (o.features if o.features != "scratch" else None)
+        if name is None:
+            raise ValueError(
+                "fit: the perceptual and contextual terms need features that see colour: give loss_features "
+                "(`python -m train features --input imagenet` makes them), or set both weights to 0"
+            )
+        return features.Judge(features.read(name))
+
+    def _check_config(self, stored: str, path: str) -> None:
+        if stored != self.config.to_json():
+            raise ValueError(f"fit: {path} holds a network of another configuration: {stored}")
+
+    def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
+        o = self.options
+        learning = [p for p in module.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            learning, lr=o.learning_rate, betas=o.betas, eps=o.epsilon, weight_decay=o.weight_decay, amsgrad=o.amsgrad
+        )
+
+    # -- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
-        clips = data.cached_clips(data.find(list(self.options.clips), data.VIDEO_SUFFIXES), self.options.out / "cache")
-        images = data.find(list(self.options.images), data.IMAGE_SUFFIXES)
-        log.info(
-            "%d clips, %d images, %d parameters", len(clips), len(images), sum(p.numel() for p in self.net.parameters())
-        )
-        sequences = data.Sequences(
-            clips, images, self.sample, self.options.seed, count=1 << 40, first=self.step * self.options.batch
-        )
-        loader = DataLoader(
-            sequences,
-            self.options.batch,
-            sampler=itertools.count(),  # type: ignore[arg-type]
-            num_workers=self.options.workers,
-            worker_init_fn=_one_thread,
-            prefetch_factor=4 if self.options.workers else None,
-            pin_memory=self.device.type == "cuda",
-        )
-        previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        writer = SummaryWriter(str(self.options.out / "tensorboard"))
+        o = self.options
+        batches = self._batches()
+        first = self.rank == 0
+        writer = SummaryWriter(str(o.out / "tensorboard")) if first else None
         bar = tqdm(
-            total=100.0,
-            unit="%",
-            bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
-            initial=100 * self._progress(),
-        )
-        started, saved, validated = time.monotonic() - self.seconds, time.monotonic(), time.monotonic()
-        self.net.train()
-        batches = iter(loader)
-        try:
-            while self._progress() < 1.0 and not self.stop:
-                numbers = self._train_step(next(batches))
+            total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
+            initial=100 * self._used(), disable=not first,
+        )  # fmt: skip
+        start, begun, waited = self.step, time.monotonic(), 0.0
+        earlier, saved, validated = self.seconds, begun, begun
+        self.unrolled.train()
+        with running.listening() as stop, bar:
+            while self._used() < 1.0 and not stop.asked:
+                asked = time.monotonic()
+                batch = next(batches)
+                waited += time.monotonic() - asked
+                numbers = self._train_step(batch)
                 self.step += 1
+                self.seconds = earlier + time.monotonic() - begun
+                self._agree(stop)
                 now = time.monotonic()
-                self.seconds = now - started
-                bar.n = min(100.0, 100 * self._progress())
+                numbers |= {"steps/s": (self.step - start) / (now - begun), "waiting": waited / (now - begun)}
+                bar.n = min(100.0, 100 * self._used())
                 bar.set_postfix(step=self.step, **{k: f"{v:.2f}" for k, v in numbers.items()})
+                if not first:
+                    continue
                 if self.step % 20 == 0:
                     self._log(numbers, writer)
-                if now - saved > 60 * self.options.checkpoint_minutes:
-                    self._save()
-                    saved = now
-                if self.options.validate and now - validated > 60 * self.options.validate_minutes:
+                if now - saved > 60 * o.checkpoint_minutes:
+                    self._save(writer)
+                    saved = time.monotonic()
+                if o.validate and now - validated > 60 * o.validate_minutes:
                     self._validate(writer, limit=5)
-                    validated = now
-                    started = time.monotonic() - self.seconds  # validation is not on the budget
-        finally:
-            self._save()
-            bar.close()
-            writer.close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+                    validated = time.monotonic()
+                    begun += validated - now  # validation is not on the budget
+        if not first:
+            return o.out / "weights.safetensors"
+        self._save(writer)
+        assert writer is not None
+        writer.close()
         return self.export()
+
+    def _batches(self) -> Any:
+        o = self.options
+        clips = data.cached_clips(data.find(list(o.clips), data.VIDEO_SUFFIXES), o.out / "cache", self.sample)
+        images = data.find(list(o.images), data.IMAGE_SUFFIXES)
+        retrieval = None
+        if o.retrieve_by:
+            retrieval = Retrieval(weights.load(o.retrieve_by), images, clips, o.out / "cache")
+        self.epoch_samples = max(1, len(clips) + len(images))
+        sequences = data.Sequences(clips, images, self.sample, o.seed, count=1 << 40, retrieval=retrieval)
+        count = sum(p.numel() for p in self.net.parameters())
+        log.info("%d clips, %d images, %d parameters", len(clips), len(images), count)
+        return running.batches(sequences, o.batch, self.step, o.workers, self.rank, self.ranks)
+
+    def _agree(self, stop: running.Stop) -> None:
+        """All processes stop at the same step and read the same clock."""
+        if self.ranks > 1:
+            both = torch.tensor([self.seconds, float(stop.asked)], dtype=torch.float64, device=self.device)
+            torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
+            self.seconds, stop.asked = float(both[0]), bool(both[1])
 
     # -- one step -------------------------------------------------------------------------------------------------
 
     def _train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        torch.manual_seed(1_000_003 * self.options.seed + self.step)  # so that a resumed run draws the same numbers
-        rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        terms = self._losses(batch, everything=self._progress() >= self.options.correspond_share)
-        total = sum(getattr(self.options, name) * value for name, value in terms.items()) / 10.0
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[union-attr]
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        else:
-            log.warning("step %d: gradient is not finite, step left out", self.step)
-        return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
-
-    def _losses(self, batch: dict[str, Tensor], everything: bool) -> dict[str, Tensor]:
         o = self.options
-        lab = batch["lab"] - batch["lab"].new_tensor((50.0, 0.0, 0.0)).view(1, 1, 3, 1, 1)
-        b, s = lab.shape[:2]
-        true = batch["true"].view(b, 1, 1, 1)
-        with self._autocast():
-            embedding = self.net.embed(lab.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        theta = embedding.theta.unflatten(0, (b, s))
-        phi = embedding.phi.unflatten(0, (b, s))
-        has_previous = (torch.rand(b, 1, 1, 1, device=lab.device) >= o.no_previous).float()
-        prev_lab = self._starting_frame(lab[:, 1]) * has_previous
-        sums: dict[str, Tensor] = {}
+        # Seeded by the step, so that a resumed run draws the same numbers.
+        torch.manual_seed(1_000_003 * o.seed + self.step * self.ranks + self.rank)
+        rate = self._learning_rate()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        with parametrize.cached():  # one power iteration a step, not one for each frame
+            result: Result = self.generate(batch, everything=self._used() >= o.correspond_share)
+        terms, pairs = dict(result.terms), None
+        if self.discriminator is not None and result.outputs is not None:
+            late = self.step - o.adversarial_after * self.epoch_samples / (o.batch * self.ranks)
+            if late >= 0:
+                pairs = _pairs(result.outputs, batch["lab"])
+                self.discriminator.requires_grad_(False)
+                fake, real = self.discriminator(*pairs).chunk(2)
+                terms["adversarial"] = losses.adversarial(fake, real) * min(1.0, (late + 1) / _RAMP)
+                self.discriminator.requires_grad_(True)
+        total = torch.stack([o.weights[name] * value for name, value in terms.items()]).sum()
+        norm = self._descend("net", total, self.net)
+        numbers = {name: float(value.detach()) for name, value in terms.items()} | {"norm": norm}
+        if pairs is not None:
+            assert self.discriminate is not None and self.discriminator is not None
+            fake, real = self.discriminate(*(x.detach() for x in pairs)).chunk(2)
+            loss = losses.discriminator(fake, real)
+            self._descend("discriminator", loss, self.discriminator)
+            numbers["discriminator"] = float(loss.detach())
+        return numbers
 
-        def add(name: str, value: Tensor) -> None:
-            sums[name] = sums.get(name, 0.0) + value / (s - 2)  # type: ignore[operator]
-
-        for t in range(2, s):
-            target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
-            warped_ab, similarity = self.net.correlate(theta[:, t], phi[:, 0], lab[:, 0, 1:])
-            add("warped", losses.l1(warped_ab, target, true))
-            moved = self.net.align(
-                theta[:, t], phi[:, t - 1], torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1), lab[:, t, :1]
-            )
-            add("aligned", losses.l1(moved[:, 3:], target, valid))
-            if not everything:
-                continue
-            with self._autocast():
-                ab = self.net.colorize(lab[:, t, :1], warped_ab, similarity, moved[:, :3])
-            add("l1", losses.l1(ab, target, true))
-            add("smoothness", losses.smoothness(ab, lab[:, t]))
-            before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a starting frame that was spoiled
-            add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
-            add("follow", losses.l1(ab, warped_ab.detach(), 1 - true))
-            prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
-        return sums
-
-    def _starting_frame(self, lab: Tensor) -> Tensor:
-        """The frame before the sequence as the net may meet it: sometimes with colours that are faded or off."""
-        b = len(lab)
-        ab = lab[:, 1:]
-        kind = torch.rand(b, 1, 1, 1, device=lab.device)
-        coarse = torch.nn.functional.interpolate(
-            torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear"
-        )
-        spoiled = ab * (0.7 + 0.4 * torch.rand(b, 1, 1, 1, device=lab.device)) + 6.0 * coarse
-        return torch.cat((lab[:, :1], torch.where(kind < 0.3, spoiled, ab)), dim=1)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16)
+    def _descend(self, name: str, loss: Tensor, module: nn.Module) -> float:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), self.options.clip_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            log.warning("step %d: the gradient of %s is not finite, step left out", self.step, name)
+        return float(norm)
 
     # -- schedule, files ------------------------------------------------------------------------------------------
 
-    def _progress(self) -> float:
-        if self.options.steps is not None:
-            return self.step / self.options.steps
-        return self.seconds / (60.0 * self.options.minutes)  # type: ignore[operator]
+    def _used(self) -> float:
+        return self.budget.used(self.step, self.seconds)
 
     def _learning_rate(self) -> float:
-        warm = min(1.0, (self.step + 1) / 200)
-        return (
-            self.options.learning_rate
-            * warm
-            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress()))))
-        )
+        o = self.options
+        rate = o.learning_rate * min(1.0, (self.step + 1) / o.warm_up)
+        return rate * running.cosine(self._used()) if o.cosine else rate
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self.stop = True
-
-    def _log(self, numbers: dict[str, float], writer: SummaryWriter) -> None:
+    def _log(self, numbers: dict[str, float], writer: SummaryWriter | None) -> None:
+        assert writer is not None
         for name, value in numbers.items():
             writer.add_scalar(name, value, self.step)
         line = {"step": self.step, "minutes": round(self.seconds / 60, 2), "rate": self._learning_rate(), **numbers}
         with (self.options.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _save(self) -> None:
-        partial = self.checkpoint.with_suffix(".part")
+    def _save(self, writer: SummaryWriter | None) -> None:
         state = {
             "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "step": self.step,
             "seconds": self.seconds,
             "config": self.config.to_json(),
             "commits": self.commits,
         }
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        running.save(state, self.checkpoint)
+        picture = self.unrolled.picture()
+        if writer is not None and picture is not None:
+            writer.add_image("reference, grey, warped, output, truth", picture.clamp(0, 1).cpu(), self.step)
 
-    def _restore(self, path: Path, everything: bool) -> None:
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.to_json():
-            raise ValueError(f"fit: {path} holds a network of another configuration: {state['config']}")
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._check_config(state["config"], str(self.checkpoint))
+        if self.optimizers.keys() != state["optimizers"].keys():
+            raise ValueError(f"fit: {self.checkpoint} is of a run with another adversarial term; take another --out")
         self.net.load_state_dict(state["net"])
-        if everything:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
-            self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
 
-    def _validate(self, writer: SummaryWriter, limit: int | None) -> dict[str, float]:
-        network = fold_batch_norm(self.net)
-        results = {}
+    def _validate(self, writer: SummaryWriter | None, limit: int | None) -> None:
+        assert writer is not None
+        network, results = plain(self.net), {}
         for folder in self.options.validate:
             for name, value in evaluate.run(network, folder, limit=limit).items():
                 results[f"{folder.name}/{name}"] = float(value)
@@ -285,7 +460,6 @@ class _Run:
         log.info("step %d, %.1f minutes: %s", self.step, self.seconds / 60, json.dumps(results))
         with (self.options.out / "validation.jsonl").open("a") as file:
             file.write(json.dumps({"step": self.step, "minutes": self.seconds / 60, **results}) + "\n")
-        return results
 
     def export(self) -> Path:
         """weights.safetensors beside the checkpoint, plain convolutions, with what the model card needs."""
@@ -298,25 +472,32 @@ class _Run:
             "commit": ", ".join(self.commits),
             **{key: str(value) for key, value in self.metadata.items()},
         }
-        weights.save(fold_batch_norm(self.net), path, facts)
+        weights.save(plain(self.net), path, facts)
         return path
 
 
-def fold_batch_norm(net: ColorizationNet) -> ColorizationNet:
-    """A copy without batch norm: its statistics and affine maps go into the convolutions before it (eval mode, CPU)."""
-    state = {key: value.detach().cpu().float() for key, value in net.state_dict().items()}
+def _pairs(outputs: Tensor, lab: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 12's (x_{t-1}, x_t), every neighbouring two of the sequence: the coloured ones, then the true ones.
+
+    outputs: (B, S-2, 3, H, W), L_centred; lab: (B, S, 3, H, W), L 0..100.
+    """
+    true = lab[:, 2:] - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 1, 3, 1, 1)
+    before = torch.cat((outputs[:, :-1].flatten(0, 1), true[:, :-1].flatten(0, 1)))
+    return before, torch.cat((outputs[:, 1:].flatten(0, 1), true[:, 1:].flatten(0, 1)))
+
+
+def plain(net: ColorizationNet) -> ColorizationNet:
+    """A copy of nothing but convolutions, on the CPU, in evaluation mode: spectral norm applied, batch norm folded in.
+
+    Batch norm's statistics and affine maps go into the convolutions before it.
+    """
+    state = {key: value.detach().cpu().float() for key, value in without_spectral_norm(net).state_dict().items()}
     for key in [k for k in state if k.startswith("features.norm") and k.endswith(".weight")]:
         norm = key.removesuffix(".weight")
         conv = norm.replace("norm", "conv")
         gain = state[norm + ".weight"] / torch.sqrt(state[norm + ".running_var"] + 1e-5)
         state[conv + ".weight"] = state[conv + ".weight"] * gain.view(-1, 1, 1, 1)
         state[conv + ".bias"] = (state[conv + ".bias"] - state[norm + ".running_mean"]) * gain + state[norm + ".bias"]
-    plain = ColorizationNet(net.config)
-    plain.load_state_dict({key: value for key, value in state.items() if not key.startswith("features.norm")})
-    return plain.eval().requires_grad_(False)
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the run itself stops them, after its last checkpoint
-        signal.signal(number, signal.SIG_IGN)
+    network = ColorizationNet(net.config)
+    network.load_state_dict({key: value for key, value in state.items() if not key.startswith("features.norm")})
+    return network.eval().requires_grad_(False)

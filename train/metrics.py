@@ -102,6 +102,31 @@ def flicker(
     return float(difference[valid].mean(dtype=np.float64)) if valid.any() else float("nan")
 
 
+def frechet_distance(features: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """FID (Heusel et al. 2017): the distance of two sets of a net's features as if each were Gaussian.
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2). It falls as the sets grow, until they are far larger than D: compare only
+    figures of equally many samples.
+
+    Args:
+        features: (N, D), N at least 2.
+        other: (M, D), M at least 2.
+
+    Raises:
+        ValueError: fewer than two samples in a set.
+    """
+    if min(len(features), len(other)) < 2:
+        raise ValueError(f"frechet_distance: both sets must hold 2 or more samples, got {len(features)}, {len(other)}")
+    x, y = features.astype(np.float64), other.astype(np.float64)
+    covariance_x, covariance_y = (np.atleast_2d(np.cov(z, rowvar=False)) for z in (x, y))
+    values, vectors = np.linalg.eigh(covariance_x)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # (C1 C2)^1/2 has the trace of (C1^1/2 C2 C1^1/2)^1/2, whose matrix is symmetric: no complex parts, singular or not.
+    shared = np.sqrt(np.linalg.eigvalsh(root @ covariance_y @ root).clip(0)).sum()
+    spread = np.trace(covariance_x) + np.trace(covariance_y) - 2 * shared
+    return max(0.0, float(np.square(x.mean(0) - y.mean(0)).sum() + spread))
+
+
 def _window(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5))
 

@@ -5,9 +5,12 @@ Pictures are (H, W, 3) uint8, RGB; PNG files are written by OpenCV.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import batched
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +19,12 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (0, 114, 178), (213, 94, 0))
+_COLOURS = (
+    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
+    (204, 121, 167), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+)  # fmt: skip
+_THUMBNAIL = (256, 144)  # columns, rows
+_ROWS_OF_A_PAGE = 12
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,6 +46,20 @@ def write_png(path: Path, picture: Picture) -> None:
         raise OSError(f"evaluate: cannot write {path}")
 
 
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """null in the place of nan, which JSON has not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_without_nan(document), indent=1) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
 def sheet(rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> Picture:
     """Contact sheet: one labelled row of pictures per name, one column per frame; all pictures of one size."""
     lines = []
@@ -50,6 +72,26 @@ def sheet(rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> Pict
     return np.concatenate(lines, axis=0)
 
 
+def thumbnail(picture: Picture) -> Picture:
+    """Shrunk or grown to fit into a cell of `write_overview`, its aspect kept, on grey: (144, 256, 3)."""
+    width, height = _THUMBNAIL
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    cell = np.full((height, width, 3), 128, np.uint8)
+    cell[top : top + size[1], left : left + size[0]] = small
+    return cell
+
+
+def write_overview(path: Path, rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> None:
+    """A contact sheet of thumbnails, 12 rows to a page; several pages get _1, _2, ... after the name of `path`."""
+    pages = [dict(page) for page in batched(rows.items(), _ROWS_OF_A_PAGE)]
+    for number, page in enumerate(pages, 1):
+        suffix = f"_{number}" if len(pages) > 1 else ""
+        write_png(path.with_name(f"{path.stem}{suffix}.png"), sheet(page, columns))
+
+
 def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> Picture:
     """Line plot, 960 x 540.
 
@@ -58,7 +100,7 @@ def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> P
         title: drawn above, with the meaning of both axes.
         first_x: what the first value stands at.
     """
-    width, height, left, right, top, bottom = 960, 540, 60, 250, 40, 40
+    width, height, left, right, top, bottom = 960, 540, 60, 285, 40, 40
     canvas = np.full((height, width, 3), 255, np.uint8)
     values = [v for line in series.values() for v in line]
     low, high = np.floor(min(values)), np.ceil(max(values))
@@ -87,7 +129,12 @@ def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> P
 
 
 def _label(picture: Picture, text: str) -> Picture:
-    labelled = picture.copy()
+    """In the corner; of what does not fit the end, where names differ and the column stands."""
+    labelled, cut = picture.copy(), 0
+    whole = text
+    while cut < len(whole) and cv2.getTextSize(text, _FONT, 0.45, 1)[0][0] + 10 > picture.shape[1]:
+        cut += 1
+        text = f"..{whole[cut:]}"
     (width, height), below = cv2.getTextSize(text, _FONT, 0.45, 1)
     labelled[: height + below + 6, : width + 10] //= 4
     cv2.putText(labelled, text, (5, height + 3), _FONT, 0.45, (255, 255, 255), 1, cv2.LINE_AA)

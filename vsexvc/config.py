@@ -16,7 +16,7 @@ class NetworkConfig:
         width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
         features_input: what the feature net sees. "L": L scaled to -1..1, one channel, for frame and reference alike.
             "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
-            means, x 255).
+            means, x 255). "imagenet": torchvision's scaling of the grey picture, frame and reference alike.
         temperature: tau of eq. 4.
         head: "tanh": ab = 128 tanh(...), as released. "blend": per pixel a blend of the warped and the previous frame's
             colour, and a residual of the net's own.
@@ -27,7 +27,7 @@ class NetworkConfig:
     """
 
     width: float = 1.0
-    features_input: Literal["L", "upstream"] = "upstream"
+    features_input: Literal["L", "upstream", "imagenet"] = "upstream"
     temperature: float = 0.01
     head: Literal["tanh", "blend"] = "tanh"
     motion: int = 0
@@ -37,8 +37,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.width <= 2.0:
             raise ValueError(f"NetworkConfig: width must be above 0 and at most 2, got {self.width}")
-        if self.features_input not in ("L", "upstream"):
-            raise ValueError(f"NetworkConfig: features_input must be L or upstream, got {self.features_input!r}")
+        if self.features_input not in ("L", "upstream", "imagenet"):
+            raise ValueError(
+                f"NetworkConfig: features_input must be L, upstream or imagenet, got {self.features_input!r}"
+            )
         if self.head not in ("tanh", "blend"):
             raise ValueError(f"NetworkConfig: head must be tanh or blend, got {self.head!r}")
         if self.warp_upsampling not in ("nearest", "bilinear"):

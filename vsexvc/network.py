@@ -25,6 +25,8 @@ _CHUNK = 1 << 22  # elements of the correlation matrix held at once
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
 _LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, a count, L squared
 _RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head "blend" learns
+_UPSTREAM_MEAN = (0.40760392, 0.45795686, 0.48501961)  # B, G, R: of the released vgg19_conv
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # R, G, B: of torchvision's VGG19
 _LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
 
 
@@ -84,11 +86,16 @@ class FeatureNet(nn.Module):
         L_centred = lab[:, :1]
         if self.input == "L":
             return L_centred / 50.0
-        if is_reference:
-            rgb = lab_to_rgb(torch.cat((L_centred + 50.0, lab[:, 1:]), dim=1))
-        else:
-            rgb = ((L_centred + 50.0) / 100.0).expand(-1, 3, -1, -1)
-        return (rgb.flip(1) - rgb.new_tensor((0.40760392, 0.45795686, 0.48501961)).view(1, 3, 1, 1)) * 255.0
+        if self.input == "upstream" and not is_reference:
+            return self.scale(((L_centred + 50.0) / 100.0).expand(-1, 3, -1, -1))
+        ab = lab[:, 1:] if is_reference and self.input == "upstream" else torch.zeros_like(lab[:, 1:])
+        return self.scale(lab_to_rgb(torch.cat((L_centred + 50.0, ab), dim=1)))
+
+    def scale(self, rgb: Tensor) -> Tensor:
+        """sRGB as nets with three input channels expect it. rgb: (B, 3, H, W), 0..1."""
+        if self.input == "upstream":
+            return (rgb.flip(1) - rgb.new_tensor(_UPSTREAM_MEAN).view(1, 3, 1, 1)) * 255.0
+        return (rgb - rgb.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / rgb.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
 
 
 class ResidualBlock(nn.Module):

@@ -1,0 +1,226 @@
+"""The run: kills, checkpoints, processes, recipes; on tiny clips and pictures that are made here."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from train import __main__ as train_main
+from train import data, loop, pretrain, running
+from train.__main__ import main
+from train.discriminator import add_spectral_norm
+from vsexvc import weights
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet, FeatureNet
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One clip of moving colours, one file that is no clip, three pictures."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 255, (9, 16, 3), dtype=np.uint8), (480, 270), interpolation=cv2.INTER_CUBIC)
+    (root / "clips").mkdir()
+    writer = cv2.VideoWriter(str(root / "clips" / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 24, (384, 216))
+    for n in range(12):
+        writer.write(np.ascontiguousarray(picture[n : n + 216, 3 * n : 3 * n + 384]))
+    writer.release()
+    (root / "clips" / "b.mp4").write_bytes(b"no video")
+    (root / "images").mkdir()
+    for n in range(3):
+        cv2.imwrite(str(root / "images" / f"{n}.png"), np.roll(picture, 40 * n, axis=1))
+    return root
+
+
+def test_folding_batch_norm_and_spectral_norm_changes_nothing() -> None:
+    torch.manual_seed(0)
+    net = ColorizationNet(NetworkConfig(width=0.0625, features_input="L"), batch_norm=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+    add_spectral_norm(net.correspondence)
+    net.eval()
+    lab = torch.rand(1, 3, 64, 64) * 50
+    folded = loop.plain(net)
+    assert folded.state_dict().keys() == ColorizationNet(net.config).state_dict().keys()
+    for ours, theirs in zip(folded.embed(lab), net.embed(lab), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_the_paper_is_what_is_done_unless_told_otherwise() -> None:
+    """Section 4, and the one figure it leaves out, from facts/released_checkpoint.md: Adam's epsilon."""
+    args = argparse.ArgumentParser()
+    train_main._add_fit(args)
+    options, network, sample = train_main._run_of(args.parse_args(["--clips", "a", "b", "--out", "c", "--steps", "9"]))
+    assert options.clips == (Path("a"), Path("b")) and options.out == Path("c")
+    assert (options.perceptual, options.contextual, options.smoothness) == (0.001, 0.2, 5.0)
+    assert (options.adversarial, options.temporal, options.l1) == (0.2, 0.02, 2.0)
+    assert (options.learning_rate, options.betas, options.amsgrad, options.batch) == (2e-4, (0.5, 0.999), True, 40)
+    assert not options.cosine and options.features == "imagenet" and options.spectral_norm
+    assert (network.width, network.head, network.motion, sample.size) == (1.0, "tanh", 0, (216, 384))
+
+
+def test_every_switch_has_its_line_of_help() -> None:
+    for kind in (loop.FitOptions, data.DataOptions, NetworkConfig, pretrain.PretrainOptions):
+        parser = argparse.ArgumentParser()
+        train_main._add(parser, kind)
+        for action in parser._actions:
+            assert action.help and len(action.help) > 5, (kind.__name__, action.dest)
+    parser = argparse.ArgumentParser()
+    train_main._add_fit(parser)
+    given = "--recipe small --clips a --out b --no-bf16 --size 64 96 --strides 1 5 --image-share 0.5 --head tanh"
+    options, network, sample = train_main._run_of(parser.parse_args(given.split()))
+    assert not options.bf16 and options.aligned == 0.5 and network.head == "tanh" and network.motion == 6
+    assert (sample.size, sample.strides, sample.images) == ((64, 96), (1, 5), 0.5)
+
+
+def arguments(folder: Path, out: Path, steps: int, more: str = "") -> list[str]:
+    return (
+        f"fit --recipe small --clips {folder / 'clips'} --images {folder / 'images'} --out {out} --steps {steps} "
+        "--width 0.0625 --size 32 48 --length 2 --batch 2 --workers 0 --motion 2 --no-bf16 --correspond-share 0.3 "
+        f"{more}"
+    ).split()
+
+
+@pytest.fixture(scope="module")
+def adversarial(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Switches for all terms of eq. 15, with a judge of random features."""
+    torch.manual_seed(0)
+    state = FeatureNet(NetworkConfig(width=0.0625, features_input="imagenet"), batch_norm=True).state_dict()
+    path = tmp_path_factory.mktemp("judge") / "features.pt"
+    torch.save({"features": state, "width": 0.0625, "input": "imagenet"}, path)
+    return (
+        f"--loss-features {path} --perceptual 0.001 --contextual 0.2 --adversarial 0.2 --adversarial-after 1 "
+        "--spectral-norm --feature-noise 0.5 --size 64 64"
+    )
+
+
+def tensors(out: Path) -> dict[str, torch.Tensor]:
+    return weights.load(str(out / "weights.safetensors")).state_dict()
+
+
+def test_a_run_killed_at_any_step_ends_in_the_same_numbers(folder: Path, tmp_path: Path, adversarial: str) -> None:
+    """With the discriminator at work: kill -9, again and again, against a run that is left alone."""
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        # Processes of their own throughout: threads that were there before flush_denormal round otherwise.
+        line = arguments(folder, tmp_path / out, 8, adversarial + " --checkpoint-minutes 0")
+        root = Path(__file__).parent.parent
+        return subprocess.Popen([sys.executable, "-m", "train", *line], stderr=subprocess.DEVNULL, cwd=root)
+
+    assert start("whole").wait() == 0
+    kills, checkpoint = 0, tmp_path / "parts" / "checkpoint.pt"
+    for wanted in (1, 4, 6):
+        process = start("parts")
+        while process.poll() is None:
+            if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["step"] >= wanted:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.02)
+        process.wait()
+    assert kills == 3 and not (tmp_path / "parts" / "weights.safetensors").exists()
+    assert start("parts").wait() == 0
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    for key, value in whole.items():
+        assert torch.equal(value, parts[key]), key
+    ours, theirs = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("whole", "parts"))
+    for key, value in ours["discriminator"].items():
+        assert torch.equal(value, theirs["discriminator"][key]), key
+
+
+def test_a_run_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(arguments(folder, tmp_path / "whole", 6)) == 0
+    taken = loop._Run._train_step
+
+    def interrupted(run: loop._Run, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return taken(run, batch)
+
+    monkeypatch.setattr(loop._Run, "_train_step", interrupted)
+    assert main(arguments(folder, tmp_path / "parts", 6)) == 0
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 3
+    assert main(arguments(folder, tmp_path / "parts", 6)) == 0
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    for key, value in whole.items():
+        assert torch.equal(value, parts[key]), key
+    assert weights.read_metadata(tmp_path / "whole" / "weights.safetensors")["step"] == "6"
+
+
+def test_the_discriminator_enters_after_its_epochs(
+    folder: Path, tmp_path: Path, adversarial: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clip and three pictures, two samples a step: the second epoch begins with step 2."""
+    seen: list[set[str]] = []
+    taken = loop._Run._train_step
+
+    def watch(run: loop._Run, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        numbers = taken(run, batch)
+        seen.append(set(numbers))
+        return numbers
+
+    monkeypatch.setattr(loop._Run, "_train_step", watch)
+    more = adversarial + " --correspond-share 0"
+    assert main(arguments(folder, tmp_path / "run", 4, more)) == 0
+    assert [("adversarial" in names, "discriminator" in names) for names in seen] == [(False,) * 2] * 2 + [
+        (True,) * 2
+    ] * 2
+    assert {"perceptual", "contextual", "smoothness", "temporal", "l1"} <= seen[0]
+
+
+def test_weights_can_be_trained_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a checkpoint and from exported weights, which are plain; another network is refused in one line."""
+    assert main(arguments(folder, tmp_path / "first", 2)) == 0
+    for name in ("checkpoint.pt", "weights.safetensors"):
+        init = f"--init {tmp_path / 'first' / name} --learning-rate 0"
+        assert main(arguments(folder, tmp_path / name, 1, init)) == 0
+        for key, value in tensors(tmp_path / "first").items():
+            if name != "checkpoint.pt" or not key.startswith("features"):  # batch norm's statistics go on
+                assert torch.equal(value, tensors(tmp_path / name)[key]), key
+    capsys.readouterr()
+    assert (
+        main(arguments(folder, tmp_path / "other", 1, f"--init {tmp_path / 'first' / 'checkpoint.pt'} --motion 3")) == 1
+    )
+    assert "holds a network of another configuration" in capsys.readouterr().err
+
+
+def test_two_processes_share_a_step(folder: Path, tmp_path: Path, adversarial: str) -> None:
+    """torchrun on the CPU: both learn the same network from different samples, and one of them writes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
+    command += arguments(folder, tmp_path / "two", 3, adversarial + " --batch 1 --adversarial-after 0 --threads 1")
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in tensors(tmp_path / "two").values())
+    first = [list(itertools.islice(running._From(4 + rank, 2), 2)) for rank in range(2)]
+    assert first == [[4, 6], [5, 7]]
+
+
+def test_an_impossible_run_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(more: str) -> str:
+        assert main(f"fit --recipe small --clips /nowhere --out {tmp_path} {more}".split()) == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        return error[-1]
+
+    assert refused("--steps 1").endswith("python -m train: no such folder: /nowhere")
+    assert "exactly one of minutes and steps" in refused("--steps 1 --minutes 2")
+    assert "the budget must be above 0" in refused("--steps 0")
+    assert "need features that see colour" in refused("--steps 1 --contextual 0.2")
+    assert "a length of 2 or more" in refused("--steps 1 --adversarial 0.2 --length 1")
+    assert "got 3 and (100, 100)" in refused("--steps 1 --length 3 --size 100 100")

@@ -1,0 +1,111 @@
+"""What a sequence is asked for: which terms appear, and what they look at."""
+
+from __future__ import annotations
+
+import torch
+
+from train import losses
+from train.features import Judge, Source
+from train.loop import TERMS
+from train.unroll import Unrolled, _with_noise
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet, FeatureNet, Features
+
+CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", motion=2, warp_upsampling="bilinear")
+NONE = dict.fromkeys(TERMS, 0.0)
+
+
+def batch(true: tuple[float, ...] = (1.0, 1.0), frames: int = 5) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    b = len(true)
+    lab = torch.rand(b, frames, 3, 8, 8).repeat_interleave(8, 3).repeat_interleave(8, 4)
+    lab = lab * torch.tensor((100.0, 60.0, 60.0)).view(3, 1, 1)
+    return {
+        "lab": lab,
+        "flow_backward": torch.zeros(b, frames - 2, 2, 64, 64),
+        "valid": torch.ones(b, frames - 2, 1, 64, 64),
+        "true": torch.tensor(true).view(b, 1),
+    }
+
+
+def unrolled(judge: Judge | None = None, feature_noise: float = 0.0, **weights: float) -> Unrolled:
+    torch.manual_seed(0)
+    net = ColorizationNet(CONFIG, batch_norm=True)
+    return Unrolled(net, judge, NONE | weights, no_previous=0.0, feature_noise=feature_noise, bf16=False)
+
+
+def judge() -> Judge:
+    torch.manual_seed(1)
+    net = FeatureNet(NetworkConfig(width=0.0625, features_input="imagenet"))
+    return Judge(Source(net.state_dict(), 0.0625, "imagenet"))
+
+
+def test_a_term_without_weight_is_not_computed() -> None:
+    assert set(unrolled()(batch()).terms) == {"l1"}
+    result = unrolled(judge(), **dict.fromkeys(TERMS, 1.0))
+    assert set(result(batch()).terms) == set(TERMS) - {"adversarial"}
+
+
+def test_before_everything_learns_there_are_no_outputs() -> None:
+    result = unrolled(warped=1.0, aligned=1.0)(batch(), everything=False)
+    assert set(result.terms) == {"warped", "aligned"} and result.outputs is None
+
+
+def test_l1_is_that_of_the_outputs_where_the_reference_is_true() -> None:
+    samples = batch(true=(1.0, 0.0))
+    torch.manual_seed(5)
+    result = unrolled(follow=1.0)(samples)
+    assert result.outputs is not None and result.outputs.shape == (2, 3, 3, 64, 64)
+    assert torch.equal(result.outputs[:, :, :1], samples["lab"][:, 2:, :1] - 50.0)
+    expected = torch.stack([losses.l1(result.outputs[0, t, 1:], samples["lab"][0, t + 2, 1:]) for t in range(3)]).mean()
+    assert torch.allclose(result.terms["l1"], expected)
+    assert unrolled(follow=1.0)(batch(true=(1.0, 1.0))).terms["follow"] == 0.0
+
+
+def test_later_frames_depend_on_earlier_outputs() -> None:
+    """What is taught at the end reaches the colour net through all steps: the recurrence is trained."""
+    model = unrolled()
+    seen: list[torch.Tensor] = []
+    inner = model.net.color.forward
+
+    def watch(L: torch.Tensor, warped: torch.Tensor, similarity: torch.Tensor, prev: torch.Tensor) -> torch.Tensor:
+        ab = inner(L, warped, similarity, prev)
+        ab.retain_grad()
+        seen.append(ab)
+        return ab
+
+    model.net.color.forward = watch  # type: ignore[method-assign]
+    result = model(batch())
+    assert result.outputs is not None
+    result.outputs[:, -1].sum().backward()
+    assert seen[0].grad is not None and seen[0].grad.abs().sum() > 0
+
+
+def test_feature_noise_cripples_the_samples_that_it_should() -> None:
+    torch.manual_seed(2)
+    levels = Features(*(torch.rand(2, 8, 16, 16) * scale for scale in (1.0, 10.0, 100.0, 1000.0)))
+    for before, after in zip(levels, _with_noise(levels, torch.tensor([False, True])), strict=True):
+        assert torch.equal(before[0], after[0])
+        noise, size = (after[1] - before[1]).square().mean().sqrt(), before[1].square().mean().sqrt()
+        assert 0.45 < noise / size < 0.55
+    samples = batch()
+    clean, noisy = (unrolled(feature_noise=share, warped=1.0)(samples).terms["warped"] for share in (0.0, 1.0))
+    assert clean != noisy
+
+
+def test_the_judge_prefers_the_truth() -> None:
+    model = unrolled(judge(), perceptual=1.0, contextual=1.0)
+    lab = batch()["lab"]
+    centred = lab - torch.tensor((50.0, 0, 0)).view(3, 1, 1)
+    grey = centred * torch.tensor((1.0, 0, 0)).view(3, 1, 1)
+    truth, worse = (model._judged(centred, [x[:, 2]]) for x in (centred, grey))
+    assert truth["perceptual"] == 0.0 < worse["perceptual"]
+
+
+def test_the_strip_shows_five_pictures() -> None:
+    model = unrolled()
+    assert model.picture() is None
+    model(batch())
+    picture = model.picture()
+    assert picture is not None and picture.shape == (3, 64, 5 * 64)
+    assert (picture[:, :, 64:128].amax(0) - picture[:, :, 64:128].amin(0)).max() < 1e-3  # the second is grey

@@ -1,0 +1,165 @@
+"""Table 5: the same run without each of the losses, and what becomes of the figures.
+
+In the folder of an ablation lie one folder for each run (what loop.fit writes, and evaluation/ with its curves and
+contact sheets), ablation.md and ablation.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train import commit, data, evaluate, loop, report
+from train.baselines import FRAMES, clip_paths
+from vsexvc import weights
+from vsexvc.config import NetworkConfig
+
+log = logging.getLogger("train")
+
+TERMS = ("smoothness", "perceptual", "contextual", "adversarial")
+_COLUMNS = ("dB", "last", "colourfulness", "flicker", "foreign colourfulness", "left grey")
+# Options that may change from call to call: they say where and how fast, not what is trained.
+_OF_THE_MACHINE = {"out", "workers", "threads", "device", "validate", "checkpoint_minutes", "validate_minutes"}
+
+
+def run(
+    options: loop.FitOptions,
+    config: NetworkConfig,
+    sample: data.DataOptions,
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    frames: int = FRAMES,
+    limit: int | None = None,
+) -> None:
+    """Trains with all terms, then without each of TERMS that has a weight; prints and writes one table.
+
+    Called again it goes on where it was: what is trained or measured is not done twice. Under torchrun all processes
+    train and the first one measures.
+
+    Args:
+        options: of the full run; the budget is each run's own, `init` is where each starts.
+        config: of all networks.
+        sample: of all runs.
+        folders: of true clips, to measure on.
+        out: the ablation's folder; options.out is not looked at.
+        frames: of each clip at most.
+        limit: only the first clips of each folder.
+
+    Raises:
+        ValueError: no term has a weight; `out` holds runs with other options; what loop.fit and evaluate raise.
+        OSError: a folder or file cannot be read or written.
+    """
+    for folder in folders:
+        clip_paths(folder)  # rather now than after hours of training
+    runs: dict[str, loop.FitOptions] = {"full": dataclasses.replace(options, out=out / "full")}
+    for term in TERMS:
+        if getattr(options, term):
+            without: dict[str, Any] = {"out": out / f"without_{term}", term: 0.0}
+            runs[f"w/o {term}"] = dataclasses.replace(options, **without)
+        else:
+            log.info("ablate: %s has weight 0 in the full run: nothing to leave out", term)
+    if len(runs) == 1:
+        raise ValueError(f"ablate: at least one of {', '.join(TERMS)} must have a weight above 0, all have 0")
+    rows: list[dict[str, Any]] = []
+    for name, of_run in runs.items():
+        path = _trained(of_run, config, sample, out / "cache")
+        if int(os.environ.get("RANK", "0")):
+            continue
+        if not _is_finished(path, of_run):
+            print(f"ablate: stopped in {name}; the same command goes on")
+            break
+        found = _measured(path, of_run.device, folders, out / "baselines", frames, limit)
+        rows += [{"run": name, **row} for row in found]
+        document = {"runs": list(runs), "commit": commit(), "torch": torch.__version__, "rows": rows}
+        report.write_json(out / "ablation.json", document)
+        (out / "ablation.md").write_text(as_markdown(rows) + "\n")
+    if rows:
+        print(as_markdown(rows))
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Folder by folder the truth, then the runs in their order."""
+    lines = []
+    for folder in dict.fromkeys(row["folder"] for row in rows):
+        of_folder = [row for row in rows if row["folder"] == folder]
+        truth = {"run": "truth", "colourfulness": of_folder[0]["true colourfulness"]}
+        truth["flicker"] = of_folder[0]["true flicker"]
+        for row in (truth, *of_folder):
+            cells = [_cell(column, row.get(column)) for column in _COLUMNS]
+            lines.append([f"{folder}, {row['run']}", *cells])
+    return report.table(("folder, run", *_COLUMNS), lines)
+
+
+def _cell(column: str, value: float | None) -> str:
+    digits = {"flicker": ".3f", "left grey": ".1%", "colourfulness": ".1f"}.get(column, ".2f")
+    return "-" if value is None or value != value else format(value, digits)
+
+
+def _trained(options: loop.FitOptions, config: NetworkConfig, sample: data.DataOptions, cache: Path) -> Path:
+    """The weights of one run, finished or stopped."""
+    place = options.out
+    place.mkdir(parents=True, exist_ok=True)
+    wanted = {k: v for k, v in dataclasses.asdict(options).items() if k not in _OF_THE_MACHINE}
+    wanted |= {"network": dataclasses.asdict(config), "sample": dataclasses.asdict(sample)}
+    text, record = json.dumps(wanted, default=str, indent=1), place / "ablation.json"
+    if record.exists():
+        kept, now = json.loads(record.read_text()), json.loads(text)
+        if other := sorted(key for key in kept.keys() | now.keys() if kept.get(key) != now.get(key)):
+            raise ValueError(f"ablate: {place} holds a run with other {', '.join(other)}: give another --out")
+    record.write_text(text + "\n")
+    path = place / "weights.safetensors"
+    if path.exists() and _is_finished(path, options):
+        log.info("ablate: %s is trained", place.name)
+        return path
+    cache.mkdir(exist_ok=True)
+    if not (place / "cache").exists():  # the runs share the decoded clips
+        (place / "cache").symlink_to(Path("..") / cache.name, target_is_directory=True)
+    return loop.fit(options, config, sample)
+
+
+def _is_finished(path: Path, options: loop.FitOptions) -> bool:
+    """Whether a run used up its budget; loop.fit exports a stopped one as well."""
+    facts = weights.read_metadata(path)
+    if options.steps is not None:
+        return int(facts["step"]) >= options.steps
+    return float(facts["minutes"]) >= (options.minutes or 0.0) - 0.05  # the file has one digit after the point
+
+
+def _measured(
+    path: Path, device: str, folders: Sequence[Path], baselines: Path, frames: int, limit: int | None
+) -> list[dict[str, Any]]:
+    """One row for each folder; kept beside the weights, and taken from there while weights and clips are the same."""
+    key = hashlib.sha256(path.read_bytes())
+    key.update(f"{frames}".encode())
+    for clip in (clip for folder in folders for clip in clip_paths(folder, limit)):
+        key.update(f"{clip.resolve()} {clip.stat().st_size} {clip.stat().st_mtime_ns}".encode())
+    kept = path.with_name("figures.json")
+    if kept.exists() and (document := json.loads(kept.read_text()))["key"] == key.hexdigest():
+        rows: list[dict[str, Any]] = document["rows"]
+        return rows
+    network = evaluate.load_network(str(path), device)
+    rows = []
+    for folder in folders:
+        found = evaluate.evaluate_folder(
+            network, folder, frames=frames, limit=limit, out=path.with_name("evaluation"), cache=baselines, brief=True
+        )
+        model, truth = (evaluate.summarise(found.scores[name]) for name in ("model", "truth"))
+        foreign = evaluate.summarise_foreign(found.foreign) if found.foreign else {}
+        row = {"folder": folder.name, "dB": model["psnr"], "last": model["last"]}
+        row |= {name: model[name] for name in ("colourfulness", "flicker")}
+        row |= {
+            "foreign colourfulness": foreign.get("colourfulness / reference"),
+            "left grey": foreign.get("left grey"),
+        }
+        rows.append(row | {f"true {name}": truth[name] for name in ("colourfulness", "flicker")})
+    report.write_json(kept, {"key": key.hexdigest(), "rows": rows})
+    return rows

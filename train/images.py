@@ -1,0 +1,363 @@
+"""Table 1 on pictures: each coloured after the picture most like it, and what nets trained on true colours make of it.
+
+A picture and its reference are stretched to the network's size, the shorter side 216; truth and results are compared at
+that size. VGG19 names what it sees (Top-1, Top-5) and Inception's features give FID: both are torchvision's, read from
+files that are at hand and never downloaded. (Published FIDs use another Inception: compare figures of this command.)
+
+Axes: B pictures of one size, H and W rows and columns, D features, 3 = (R, G, B).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from train import commit, data, evaluate, metrics, report
+from train.baselines import Clip
+from train.retrieval import Retrieval
+from vsexvc import weights
+from vsexvc.network import ColorizationNet
+from vsexvc.session import Session, network_size
+
+log = logging.getLogger("train")
+
+_SHOWN = 60  # pictures on the contact sheets, spread over all
+_VGG19, _INCEPTION = (
+    torchvision.models.VGG19_Weights.IMAGENET1K_V1,
+    torchvision.models.Inception_V3_Weights.IMAGENET1K_V1,
+)
+
+
+# --- the nets that judge ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What looks at the colours; None: not at hand.
+
+    Attributes:
+        classifier: (B, 3, H, W) uint8 -> (B, classes), the higher the likelier.
+        features: (B, 3, H, W) uint8 -> (B, D).
+        missing: one line on each that is None.
+    """
+
+    classifier: nn.Module | None
+    features: nn.Module | None
+    missing: tuple[str, ...] = ()
+
+
+def read_judges(classifier: Path | None, inception: Path | None, device: str | torch.device = "cpu") -> Judges:
+    """Torchvision's VGG19 and Inception v3 from the files given, else from torch.hub's folder of checkpoints.
+
+    Raises OSError for a given file that is not there, ValueError for one that holds something else.
+    """
+    missing = []
+    nets: list[nn.Module | None] = []
+    for measure, option, given, source in (
+        ("Top-1, Top-5", "classifier", classifier, _VGG19),
+        ("FID", "inception", inception, _INCEPTION),
+    ):
+        name, folder = Path(source.url).name, Path(torch.hub.get_dir()) / "checkpoints"
+        path = folder / name if given is None else given
+        if path.is_file():
+            net = _vgg19(path) if source is _VGG19 else _inception(path)
+            nets.append(net.eval().requires_grad_(False).to(device))
+        elif given is not None:
+            raise FileNotFoundError(f"images: --{option} must be torchvision's {name}, {given} is not there")
+        else:
+            nets.append(None)
+            missing.append(f"{measure}: not measured, for want of {name}: put it into {folder} or give --{option} FILE")
+    return Judges(nets[0], nets[1], tuple(missing))
+
+
+def _vgg19(path: Path) -> nn.Module:
+    return nn.Sequential(_VGG19.transforms(), _loaded(torchvision.models.vgg19(), path))
+
+
+def _inception(path: Path) -> nn.Module:
+    net = _loaded(torchvision.models.inception_v3(init_weights=False, transform_input=True), path)
+    net.fc = nn.Identity()
+    scaled = v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    return nn.Sequential(v2.Resize((299, 299), antialias=True), v2.ToDtype(torch.float32, scale=True), scaled, net)
+
+
+def _loaded(net: nn.Module, path: Path) -> nn.Module:
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds; all mean that this is not the file
+        kind, line = type(net).__name__, weights.first_line(error)
+        raise ValueError(f"images: {path} must hold torchvision's weights of {kind}: {line}") from None
+    return net
+
+
+def class_of(name: str, categories: Sequence[str], synsets: Sequence[str] = ()) -> int | None:
+    """The class that a folder's name stands for: an index, a synset's id, or a category in any case; None: none.
+
+    Args:
+        name: of the folder; _ stands for a blank as well.
+        categories: names of the classes by index.
+        synsets: ids of the classes by index, where they are known.
+
+    Raises:
+        ValueError: the name of more than one class.
+    """
+    if name.isdecimal():
+        return int(name) if int(name) < len(categories) else None
+    if name in synsets:
+        return synsets.index(name)
+    text = name.replace("_", " ")
+    found = [i for i, category in enumerate(categories) if category == text]
+    found = found or [i for i, category in enumerate(categories) if category.casefold() == text.casefold()]
+    if len(found) > 1:
+        raise ValueError(f"images: a folder must name one class, {name!r} names {found}: take the index instead")
+    return found[0] if found else None
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+def by_name(pictures: Sequence[Path], folder: Path, references: Sequence[Path], root: Path) -> list[Path | None]:
+    """For each picture below `folder` the reference at the same place below `root`, whatever its suffix."""
+    places = {path.relative_to(root).with_suffix(""): path for path in references}
+    return [places.get(path.relative_to(folder).with_suffix("")) for path in pictures]
+
+
+def most_similar(
+    network: ColorizationNet, pictures: Sequence[Path], references: Sequence[Path], cache: Path
+) -> list[Path | None]:
+    """For each picture the reference most like it, other than itself and nearly the same picture (section 5.2)."""
+    files = list(dict.fromkeys([*pictures, *references]))
+    allowed = set(references)
+    among_all = Retrieval(network, files, [], cache)
+    chosen: list[Path | None] = []
+    for i, picture in enumerate(pictures):
+        five = [files[n] for _, n in among_all.five("image", i)]
+        best = next((path for path in five if path in allowed), None)
+        if best is None and not allowed.issuperset(five):  # all five are pictures that may not be taken
+            others = [picture, *(path for path in references if path != picture)]
+            best = next((others[n] for _, n in Retrieval(network, others, [], cache).five("image", 0)), None)
+        chosen.append(best)
+    return chosen
+
+
+# --- colouring and measuring -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """What was found on one folder; grows picture by picture.
+
+    Attributes:
+        pictures: name of the picture and of its reference.
+        skipped: one line for each picture that was left out.
+        unlabelled: pictures that have no say in Top-1 and Top-5.
+        missing: one line for each measure that could not be taken.
+        colourfulness, ranks, features: by method, one entry for each picture; the rank of the true class counts from 0
+            and is there for labelled pictures only.
+    """
+
+    folder: str
+    missing: list[str]
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    unlabelled: int = 0
+    colourfulness: dict[str, list[float]] = field(default_factory=dict)
+    ranks: dict[str, list[int]] = field(default_factory=dict)
+    features: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        """By method Top-5 and Top-1 (shares), FID against the truth, and colourfulness, where they were measured."""
+        found = {}
+        for name, values in self.colourfulness.items():
+            row = {}
+            if ranks := self.ranks.get(name):
+                row = {f"Top-{k}": float(np.mean(np.array(ranks) < k)) for k in (5, 1)}
+            if len(self.features.get(name, ())) > 1:
+                row["FID"] = metrics.frechet_distance(np.stack(self.features["truth"]), np.stack(self.features[name]))
+            found[name] = row | {"colourfulness": float(np.mean(values))}
+        return found
+
+    def notes(self) -> list[str]:
+        lines = [*self.missing, *self.skipped]
+        if self.unlabelled:
+            lines.append(f"Top-1, Top-5: {self.unlabelled} of {len(self.pictures)} pictures lie in no class's folder")
+        return lines
+
+    def as_markdown(self) -> str:
+        formats = {"Top-5": ".1%", "Top-1": ".1%", "FID": ".2f", "colourfulness": ".1f"}
+        rows = [
+            [name, *(format(row[column], digits) if column in row else "-" for column, digits in formats.items())]
+            for name, row in self.rows().items()
+        ]
+        text = f"### {self.folder}, {len(self.pictures)} pictures\n\n{report.table(('method', *formats), rows)}"
+        return text + "".join(f"\n\n{line}" for line in self.notes())
+
+    def as_json(self) -> dict[str, Any]:
+        pictures = [list(pair) for pair in self.pictures]
+        labelled = len(self.pictures) - self.unlabelled
+        kept = {"folder": self.folder, "rows": self.rows(), "labelled": labelled, "notes": self.notes()}
+        return kept | {"pictures and references": pictures}
+
+
+@torch.inference_mode()
+def colour(network: ColorizationNet, picture: report.Picture, reference: report.Picture) -> dict[str, report.Picture]:
+    """The truth, grey, the warped colour and the network's output, (H, W, 3) uint8 of the network's size each.
+
+    picture, reference: (rows, columns, 3) uint8, of any size.
+    """
+    session = Session(network)
+    target, source = (Clip(Path(), _stretched(each)[None]) for each in (picture, reference))
+    prepared = session.reference(source.lab)
+    (correspondence,) = session.correspond(target.lab[:, :1], prepared)
+    _, ab = session.step(session.start(None), correspondence)
+    results = {"grey": torch.zeros_like(target.lab[:, 1:])}
+    results |= {"warped colour": evaluate.warped_colour(network, correspondence).float(), "model": ab.cpu().float()}
+    return {"truth": target.rgb[0]} | {name: evaluate.to_rgb(target, ab)[0] for name, ab in results.items()}
+
+
+def _stretched(picture: report.Picture) -> report.Picture:
+    height, width = network_size(picture.shape[1], picture.shape[0])
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def measure(
+    network: ColorizationNet,
+    folder: Path,
+    pairs: Sequence[tuple[Path, Path | None]],
+    judges: Judges,
+    *,
+    categories: Sequence[str] = _VGG19.meta["categories"],
+    synsets: Sequence[str] = (),
+    out: Path | None = None,
+) -> Measured:
+    """Colours pictures after their references and judges them.
+
+    Args:
+        network: in evaluation mode.
+        folder: of the pictures; the folder next above a picture names its class (see `class_of`).
+        pairs: each picture, below `folder`, and its reference; None: it has none, and is left out.
+        judges: of the same device as the network.
+        categories: names of the classifier's classes.
+        synsets: their ids, where known.
+        out: folder for contact sheets; None: none is written.
+
+    Raises:
+        ValueError: no picture has a reference and can be read; a folder's name stands for two classes.
+    """
+    result = Measured(folder.name, list(judges.missing))
+    shown = {round(k) for k in np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs)))}
+    overview: dict[str, list[report.Picture]] = {}
+    labels = {place: class_of(place.name, categories, synsets) for place in {p.parent for p, _ in pairs} - {folder}}
+    for i, (path, chosen) in enumerate(tqdm(pairs, desc=folder.name, unit="picture", disable=None)):
+        name = str(path.relative_to(folder))
+        if chosen is None:
+            result.skipped.append(f"left out: {name} has no reference")
+            continue
+        try:
+            picture, reference = data.read_image(path), data.read_image(chosen)
+        except OSError as error:
+            result.skipped.append(f"left out: {error}")
+            continue
+        coloured = colour(network, picture, reference)
+        result.pictures.append((name, str(chosen)))
+        for method, rgb in coloured.items():
+            result.colourfulness.setdefault(method, []).append(metrics.colourfulness(rgb))
+        _judge(judges, coloured, labels.get(path.parent), result)
+        if i in shown:
+            overview[name] = [report.thumbnail(each) for each in (reference, *coloured.values())]
+            columns = ["reference", *coloured]
+    if not result.pictures:
+        raise ValueError(f"images: {folder} must hold pictures that have references, none of {len(pairs)} has one")
+    if judges.features is not None and len(result.pictures) < 2:
+        result.missing.append("FID: not measured, it needs two pictures or more")
+    if out is not None and overview:
+        report.write_overview(out / f"overview_{folder.name}.png", overview, columns)
+    return result
+
+
+@torch.inference_mode()
+def _judge(judges: Judges, coloured: dict[str, report.Picture], label: int | None, result: Measured) -> None:
+    batch = torch.from_numpy(np.stack(list(coloured.values()))).permute(0, 3, 1, 2).contiguous()
+    if judges.classifier is not None and label is not None:
+        scores = _shown(judges.classifier, batch)
+        better = (scores > scores[:, label : label + 1]).sum(1)
+        for method, rank in zip(coloured, better.tolist(), strict=True):
+            result.ranks.setdefault(method, []).append(rank)
+    result.unlabelled += judges.classifier is not None and label is None
+    if judges.features is not None:
+        for method, found in zip(coloured, _shown(judges.features, batch).numpy(), strict=True):
+            result.features.setdefault(method, []).append(found)
+
+
+def _shown(judge: nn.Module, batch: Tensor) -> Tensor:
+    parameter = next(judge.parameters(), batch)
+    found: Tensor = judge(batch.to(parameter.device))
+    return found.cpu()
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `python -m train images`."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="PICTURES", help="folder of true colour pictures; subfolders may name classes")
+    add("--references", type=Path, metavar="FOLDER", help="where references are taken from (default: PICTURES)")
+    add("--by", choices=("similarity", "name"), default="similarity",
+        help="the most similar picture, or the one of the same name (default: %(default)s)")  # fmt: skip
+    add("--retrieve-by", metavar="MODEL", help="weights that judge similarity (default: those that are shipped)")
+    add("--model", help="name or path of the weights (default: those that are shipped)")
+    add("--classifier", type=Path, metavar="FILE", help="torchvision's VGG19, for Top-1 and Top-5")
+    add("--inception", type=Path, metavar="FILE", help="torchvision's Inception v3, for FID")
+    add("--synsets", type=Path, metavar="FILE",
+        help="ids of the classes (n01440764 ...) by index, each the first word of a line")  # fmt: skip
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    add("--limit", type=evaluate.at_least(1), metavar="N", help="only N pictures, spread over the folder")
+    add("--out", type=Path, help="folder for table, contact sheets and what was found out about similarity")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures args.folder, prints the table and writes into args.out.
+
+    Raises:
+        ValueError, OSError: one line on what cannot be read, used or written.
+    """
+    network = evaluate.load_network(args.model, args.device)
+    judges = read_judges(args.classifier, args.inception, args.device)
+    synsets = [] if args.synsets is None else [line.split()[0] for line in args.synsets.read_text().splitlines()]
+    pictures = data.find([args.folder], data.IMAGE_SUFFIXES)
+    root = args.references or args.folder
+    references = data.find([root], data.IMAGE_SUFFIXES)
+    if not pictures or not references:
+        raise ValueError(f"images: {args.folder if not pictures else root} must hold pictures, it has none")
+    if args.limit is not None:
+        pictures = [pictures[round(k)] for k in np.linspace(0, len(pictures) - 1, min(args.limit, len(pictures)))]
+    if args.by == "name":
+        if args.references is None:
+            raise ValueError("images: --by name needs --references, or each picture would be its own")
+        chosen = by_name(pictures, args.folder, references, root)
+    else:
+        judge = evaluate.load_network(args.retrieve_by, args.device)
+        with tempfile.TemporaryDirectory() as temporary:
+            chosen = most_similar(judge, pictures, references, (args.out or Path(temporary)) / "similarity.npz")
+    pairs = list(zip(pictures, chosen, strict=True))
+    found = measure(network, args.folder, pairs, judges, synsets=synsets, out=args.out)
+    print(f"\n{found.as_markdown()}\n", flush=True)
+    if args.out is not None:
+        settings = {name: value if isinstance(value, int | None) else str(value) for name, value in vars(args).items()}
+        versions = {"commit": commit(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+        report.write_json(args.out / "images.json", {"settings": settings, "versions": versions, **found.as_json()})
+        (args.out / "images.md").write_text(found.as_markdown() + "\n")

@@ -1,0 +1,240 @@
+"""Pretraining a feature net on the clips and pictures that are at hand, for those who have no ImageNet weights.
+
+1. Self-supervision: two views of one picture, or of two frames of one clip, are nearer to each other than to others.
+2. Labels where folders give them.
+3. Nets that see colour (for the losses) also tell how the colours of a view were changed.
+
+Axes: B batch, H and W a view's size, C channels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from train import augment, commit, data, running
+from train.features import Input
+from vsexvc.color import lab_to_rgb, rgb_to_lab
+from vsexvc.config import NetworkConfig
+from vsexvc.network import FeatureNet
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """One run of `pretrain`.
+
+    Attributes:
+        out: folder of the checkpoint, features.pt; a run that is there goes on.
+        clips: folders of videos.
+        images: folders of pictures.
+        input: L, for the correspondence, or imagenet, for the losses: colour, scaled as torchvision does.
+        width: factor on the channel counts of VGG19.
+        size: rows and columns of a view.
+        minutes: budget of training time; either this or steps.
+        steps: budget in steps.
+        batch: pairs of views of a step.
+        learning_rate: highest; it falls along a cosine.
+        temperature: of the comparison of views.
+        seed: of all that is drawn.
+        workers: processes that make views.
+        threads: of torch; 0: its own choice.
+        device: cpu or cuda.
+        checkpoint_minutes: between checkpoints.
+    """
+
+    out: Path
+    clips: tuple[Path, ...]
+    images: tuple[Path, ...] = ()
+    input: Input = "L"
+    width: float = 0.25
+    size: tuple[int, int] = (112, 112)
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 24
+    learning_rate: float = 1e-3
+    temperature: float = 0.1
+    seed: int = 1
+    workers: int = 1
+    threads: int = 0
+    device: str = "cpu"
+    checkpoint_minutes: float = 4.0
+
+
+class Views(Dataset[dict[str, Tensor]]):
+    """Two views of one picture, or of two frames of one clip; a pure function of (seed, index).
+
+    Labels are the folders that pictures lie in, or those of the first column of an `images.csv` at the folder's root
+    that names a source path for each file; a picture whose class has fewer than five members has none (-1).
+    """
+
+    def __init__(self, clips: list[Path], folders: list[Path], size: tuple[int, int], seed: int) -> None:
+        self.clips = [np.load(path, mmap_mode="r") for path in clips]
+        self.images, self.labels, self.classes = _labelled(folders)
+        if not self.clips and not self.images:
+            raise ValueError("Views: found no clip and no picture")
+        self.size, self.seed = size, seed
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """rgb: (2, 3, H, W) float32, 0..1, the second with its colours changed; label; change: (3,) of `_recolour`."""
+        rng = np.random.default_rng((self.seed, index))
+        label = -1
+        if not self.clips or (self.images and rng.random() < 0.7):
+            while True:
+                chosen = int(rng.integers(len(self.images)))
+                try:
+                    picture, label = data.read_image(self.images[chosen]), self.labels[chosen]
+                    break
+                except OSError as error:
+                    log.warning("skipped: %s", error)
+            pictures = [picture, picture]
+        else:
+            clip = self.clips[rng.integers(len(self.clips))]
+            pictures = [np.asarray(clip[rng.integers(len(clip))]) for _ in range(2)]
+        views = []
+        for picture in pictures:
+            scale = float(rng.uniform(0.5, 1.0))
+            window = augment.fit(picture, (round(self.size[0] / scale), round(self.size[1] / scale)), rng)
+            top = int(rng.integers(window.shape[0] - self.size[0] + 1))
+            left = int(rng.integers(window.shape[1] - self.size[1] + 1))
+            view = augment.distort(window[top : top + self.size[0], left : left + self.size[1]], rng, strength=0.7)
+            views.append(view)
+        rgb = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255.0
+        lab = rgb_to_lab(rgb)
+        lab[:, :1] = torch.cat([augment.luminance(L[None], rng) for L in lab[:, :1]])
+        lab[1, 1:], change = _recolour(lab[1, 1:], rng)
+        return {"rgb": lab_to_rgb(lab), "lab": lab, "label": torch.tensor(label), "change": change}
+
+
+def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:
+    images = data.find(folders, data.IMAGE_SUFFIXES)
+    names: dict[Path, str] = {}
+    for folder in folders:
+        for table in (folder / "images.csv", folder.parent / "images.csv"):
+            if table.is_file():
+                for line in table.read_text().splitlines()[1:]:
+                    file, source = line.split(",")[:2]
+                    names[folder / file] = str(Path(source).parent)
+                break
+    classes = [names.get(path, str(path.parent)) for path in images]
+    count = {name: classes.count(name) for name in set(classes)}
+    known = sorted(name for name, members in count.items() if members >= 5)
+    number = {name: i for i, name in enumerate(known)}
+    return images, [number.get(name, -1) for name in classes], known
+
+
+def _recolour(ab: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Saturation and hue of a view changed; what was done: (log of the gain, sine and cosine of the turn - 1)."""
+    if rng.random() < 0.3:
+        return ab, torch.zeros(3)
+    gain, turn = float(np.exp(rng.normal(0, 0.5))), float(rng.normal(0, 0.8))
+    c, s = math.cos(turn), math.sin(turn)
+    changed = gain * torch.stack((c * ab[0] - s * ab[1], s * ab[0] + c * ab[1]))
+    return changed, torch.tensor((math.log(gain), s, c - 1.0))
+
+
+class _Heads(nn.Module):
+    """What is thrown away afterwards: projection for the comparison, classes, colour change."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 64))
+        self.classify = nn.Linear(channels, max(1, classes))
+        self.change = nn.Linear(channels, 3)
+
+
+def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """InfoNCE over a batch of pairs: each view must find its partner among all other views. (B, C) each -> scalar."""
+    z = F.normalize(torch.cat((one, other)), dim=1)
+    logits = (z @ z.T / temperature).fill_diagonal_(-1e9)
+    b = len(one)
+    return F.cross_entropy(logits, torch.cat((torch.arange(b, 2 * b), torch.arange(b))).to(z.device))
+
+
+def pretrain(options: PretrainOptions) -> Path:
+    """Trains one feature net, or goes on with the run in `options.out`; returns its checkpoint, which `read` takes.
+
+    Raises ValueError for arguments that do not go together, OSError for folders that are not there.
+    """
+    o = options
+    budget = running.Budget(o.minutes, o.steps)
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(o.seed)
+    clips = data.cached_clips(data.find(list(o.clips), data.VIDEO_SUFFIXES), o.out / "cache")
+    views = Views(clips, list(o.images), o.size, o.seed)
+    log.info("%d clips, %d images, %d classes", len(views.clips), len(views.images), len(views.classes))
+    config = NetworkConfig(width=o.width, features_input=o.input)
+    net, heads = FeatureNet(config, batch_norm=True), _Heads(config.channels(512), len(views.classes))
+    both = nn.ModuleDict({"net": net, "heads": heads})
+    both = both.to(o.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(both.parameters(), lr=o.learning_rate, weight_decay=1e-3)
+    path, step, seconds = o.out / "features.pt", 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=o.device, weights_only=True)
+        both.load_state_dict(state["both"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+        log.info("going on from %s: step %d, %.1f minutes", path, step, seconds / 60)
+
+    def save() -> None:
+        tensors = {key: value.detach().cpu() for key, value in net.state_dict().items()}
+        facts = {"width": o.width, "input": o.input, "commit": commit(), "step": step, "seconds": seconds}
+        state = {"features": tensors, "both": both.state_dict(), "optimizer": optimizer.state_dict()}
+        running.save(state | facts, path)
+
+    batches, started = running.batches(views, o.batch, step, o.workers), time.monotonic() - seconds
+    saved = time.monotonic()
+    both.train()
+    bar = tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}")
+    with running.listening() as stop, bar:
+        while budget.used(step, seconds) < 1.0 and not stop.asked:
+            for group in optimizer.param_groups:
+                group["lr"] = o.learning_rate * min(1.0, (step + 1) / 100) * running.cosine(budget.used(step, seconds))
+            terms = _terms(net, heads, {k: v.to(o.device) for k, v in next(batches).items()}, o)
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(both.parameters(), 5.0)
+            optimizer.step()
+            step, seconds = step + 1, time.monotonic() - started
+            bar.n = min(100.0, 100 * budget.used(step, seconds))
+            bar.set_postfix(step=step, **{name: f"{float(value.detach()):.2f}" for name, value in terms.items()})
+            if time.monotonic() - saved > 60 * o.checkpoint_minutes:
+                save()
+                saved = time.monotonic()
+    save()
+    return path
+
+
+def _terms(net: FeatureNet, heads: _Heads, batch: dict[str, Tensor], o: PretrainOptions) -> dict[str, Tensor]:
+    b = len(batch["label"])
+    if o.input == "L":
+        x = net.prepare(batch["lab"].flatten(0, 1) - batch["lab"].new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1), False)
+    else:
+        x = net.scale(batch["rgb"].flatten(0, 1))
+    with torch.autocast(torch.device(o.device).type, dtype=torch.bfloat16):
+        levels = net(x.contiguous(memory_format=torch.channels_last))
+    pooled = levels.relu5_2.float().mean((2, 3))
+    both_views = pooled.unflatten(0, (b, 2))
+    terms = {"views": contrast(*heads.project(both_views).unbind(1), o.temperature)}
+    if (batch["label"] >= 0).any():
+        label = batch["label"].repeat_interleave(2)
+        terms["classes"] = 0.5 * F.cross_entropy(heads.classify(pooled), label, ignore_index=-1)
+    if o.input != "L":
+        terms["change"] = F.l1_loss(heads.change(both_views[:, 1]), batch["change"])
+    return terms

@@ -1,0 +1,169 @@
+"""References by retrieval (section 4): for each clip and picture the five that the network finds most similar.
+
+Similar is near in the network's own features: levels 4 and 5 of L, averaged over a 2x2 grid, so that where things are
+counts a little, then whitened; the mean of three frames stands for a clip. Nothing stays of the network but a table of
+indices, which costs the loader's workers nothing.
+
+Axes: N clips and pictures (clips first), B batch, D numbers of a descriptor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from train import data
+from vsexvc.color import rgb_to_lab
+from vsexvc.network import ColorizationNet
+
+Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
+
+SIZE = (112, 192)  # rows, columns that the network sees; multiples of 16
+COUNT = 5
+_ALIKE = 0.85  # cosine from which two are one thing seen twice: another cut of the same film, a copy
+_COMPONENTS = 128  # whitened; without that nearly all pictures look alike to a feature net
+_BATCH = 16
+_BLOCK = 1024  # rows of the similarity matrix held at once
+
+log = logging.getLogger("train")
+
+
+class Retrieval:
+    """Which clips and pictures look like which; the same for the same files and weights."""
+
+    def __init__(self, network: ColorizationNet, pictures: list[Path], clips: list[Path], cache: Path):
+        """Describes what is not described in `cache` yet; minutes for thousands of pictures.
+
+        Args:
+            network: only its feature net is used. A run that is to go on as it was must give the same weights again.
+            pictures: files; unreadable ones are named, and similar to nothing.
+            clips: .npy files of `data.cached_clips`.
+            cache: folder for the descriptors; they are made anew for other weights, and added to for other files.
+        """
+        if not clips and not pictures:
+            raise ValueError("Retrieval: pictures and clips are both empty, one of them must hold files")
+        self.counts = (len(clips), len(pictures))
+        descriptors = _described(network, [*clips, *pictures], cache / "retrieval.npz")
+        self._nearest = _nearest(descriptors)
+
+    def five(self, kind: Literal["clip", "image"], index: int) -> list[Source]:
+        """The most similar first; itself and what is nearly the same picture left out, so there may be fewer.
+
+        Args:
+            kind: "clip" or "image": which of the lists that this was made of.
+            index: which of it.
+        """
+        clips = self.counts[0]
+        found = self._nearest[index + (clips if kind == "image" else 0)]
+        return [("clip", int(n)) if n < clips else ("image", int(n) - clips) for n in found if n >= 0]
+
+
+def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDArray[np.float16]:
+    """(N, D), rows of length 1, or 0 where a file is unreadable."""
+    weights = hashlib.sha256(f"{SIZE}".encode())
+    for name, tensor in network.features.state_dict().items():
+        weights.update(name.encode() + tensor.cpu().float().numpy().tobytes())
+    keys = [data.identity(path, weights.hexdigest()) for path in files]
+    known = _read(cache)
+    missing = [n for n, key in enumerate(keys) if key not in known]
+    was_training = network.training
+    network.eval()
+    bar = tqdm(total=len(missing), desc="similar pictures", disable=not missing)
+    for batch in (missing[n : n + _BATCH] for n in range(0, len(missing), _BATCH)):
+        views = [list(_views(files[n])) for n in batch]
+        found = _describe(network, [view for some in views for view in some])
+        for n, some in zip(batch, views, strict=True):
+            mean = found[: len(some)].sum(0) if some else np.zeros(found.shape[1], np.float32)
+            found = found[len(some) :]
+            known[keys[n]] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float16)
+        bar.update(len(batch))
+    bar.close()
+    network.train(was_training)
+    descriptors = np.stack([known[key] for key in keys])
+    if missing:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}.npz")
+        np.savez(part, keys=np.array(keys), descriptors=descriptors)
+        part.replace(cache)
+    return descriptors
+
+
+def _read(cache: Path) -> dict[str, NDArray[np.float16]]:
+    try:
+        with np.load(cache) as kept:
+            return dict(zip(kept["keys"].tolist(), kept["descriptors"], strict=True))
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        log.warning("made anew: %s (%s)", cache, error)
+    return {}
+
+
+def _views(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """Three frames of a clip, or one picture: the middle window of SIZE's aspect, (*SIZE, 3) uint8."""
+    try:
+        if path.suffix == ".npy":
+            clip = np.load(path, mmap_mode="r")
+            frames = [clip[len(clip) * n // 6] for n in (1, 3, 5)]
+        else:
+            frames = [data.read_image(path)]
+    except data.UnreadableError as error:
+        log.warning("left out: %s", error)
+        return
+    for frame in frames:
+        scale = min(frame.shape[0] / SIZE[0], frame.shape[1] / SIZE[1])
+        rows, columns = round(SIZE[0] * scale), round(SIZE[1] * scale)
+        top, left = (frame.shape[0] - rows) // 2, (frame.shape[1] - columns) // 2
+        part = frame[top : top + rows, left : left + columns]
+        yield np.asarray(cv2.resize(part, SIZE[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@torch.inference_mode()
+def _describe(network: ColorizationNet, views: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """(B, D), rows of length 1, the two levels alike in weight."""
+    device = next(network.parameters()).device
+    rgb = torch.from_numpy(np.stack(views)) if views else torch.zeros((1, *SIZE, 3), dtype=torch.uint8)
+    lab = rgb_to_lab(rgb.to(device).permute(0, 3, 1, 2).float() / 255.0)
+    grey = torch.cat((lab[:, :1] - 50.0, torch.zeros_like(lab[:, 1:])), dim=1)
+    features = network.features(network.features.prepare(grey, is_reference=False))
+    levels = [F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for x in (features.relu4_2, features.relu5_2)]
+    joined = torch.cat([F.normalize(x, dim=1) for x in levels], dim=1)
+    return F.normalize(joined, dim=1)[: len(views)].cpu().numpy()
+
+
+def _nearest(descriptors: NDArray[np.float16]) -> NDArray[np.int32]:
+    """(N, D) -> (N, COUNT) indices, the nearest first; -1 where there are no more."""
+    usable = torch.from_numpy(descriptors.any(1))
+    x = _whitened(torch.from_numpy(descriptors.astype(np.float32)), usable)
+    found = np.full((len(x), COUNT), -1, np.int32)
+    for top in range(0, len(x), _BLOCK):
+        cosine = x[top : top + _BLOCK] @ x.T
+        cosine[:, top:].fill_diagonal_(1.0)  # itself
+        cosine.masked_fill_((cosine >= _ALIKE) | ~usable | ~usable[top : top + _BLOCK, None], -2.0)
+        best = cosine.topk(min(COUNT, len(x)), dim=1)
+        found[top : top + _BLOCK, : best.indices.shape[1]] = np.where(best.values > -2.0, best.indices, -1)
+    return found
+
+
+def _whitened(x: Tensor, usable: Tensor) -> Tensor:
+    """(N, D) -> (N, components), rows of length 1: what all have in common counts nothing, what is rare counts more."""
+    count = int(usable.sum())
+    x = x.double()  # in single precision the eigenvectors of fewer pictures than D do not converge
+    x = x - x[usable].mean(0)
+    strength, axes = torch.linalg.eigh(x[usable].T @ x[usable])  # ascending
+    keep = min(_COMPONENTS, max(2, count // 4), x.shape[1])
+    scale = strength[-keep:].clamp_min(1e-6 * float(strength[-1]) + 1e-12).rsqrt()
+    return F.normalize(x @ axes[:, -keep:] * scale, dim=1).float()

@@ -1,0 +1,171 @@
+"""The network unrolled over a sequence on its own outputs, and what is asked of them: eq. 15 and terms beside it.
+
+A module, so that DistributedDataParallel can wrap it; losses are in losses.py, weights and schedule in loop.py.
+
+Axes: B batch, S frames of a sample (0 the reference, 1 the frame before, 2.. the sequence), H and W the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from train import losses
+from train.features import Judge
+from vsexvc.color import lab_to_rgb
+from vsexvc.network import ColorizationNet, Embedding, Features
+
+# Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
+_PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
+
+
+class Result(NamedTuple):
+    """terms: by name, each a scalar; outputs: (B, S-2, 3, H, W), L_centred and ab, none before everything learns."""
+
+    terms: dict[str, Tensor]
+    outputs: Tensor | None
+
+
+class Unrolled(nn.Module):
+    """Forward gives the terms of one batch.
+
+    Args:
+        net: what learns.
+        judge: Phi of the perceptual and contextual terms; None where both weights are 0.
+        weights: of the terms by name; a term of weight 0 is not computed.
+        no_previous: share of samples whose sequence starts without a previous frame.
+        feature_noise: share of samples whose features are crippled with noise before the correspondence (section 4).
+        bf16: autocast.
+    """
+
+    def __init__(
+        self,
+        net: ColorizationNet,
+        judge: Judge | None,
+        weights: Mapping[str, float],
+        no_previous: float,
+        feature_noise: float,
+        bf16: bool,
+    ) -> None:
+        super().__init__()
+        self.net, self.judge, self.weights = net, judge, weights
+        self.no_previous, self.feature_noise, self.bf16 = no_previous, feature_noise, bf16
+        self.strip: Tensor | None = None  # of the last batch, see `picture`
+
+    def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
+        """batch: of data.Sequences. everything: False while only features and correspondence learn."""
+        wanted = self.weights
+        lab = batch["lab"] - batch["lab"].new_tensor((50.0, 0.0, 0.0)).view(1, 1, 3, 1, 1)
+        b, s = lab.shape[:2]
+        true = batch["true"].view(b, 1, 1, 1)
+        embedding = self._embed(lab)
+        theta, phi = embedding.theta.unflatten(0, (b, s)), embedding.phi.unflatten(0, (b, s))
+        has_previous = (torch.rand(b, 1, 1, 1, device=lab.device) >= self.no_previous).float()
+        prev_lab = spoiled(lab[:, 1]) * has_previous
+        sums: dict[str, Tensor] = {}
+        outputs: list[Tensor] = []
+
+        def add(name: str, value: Tensor) -> None:
+            sums[name] = sums.get(name, 0.0) + value / (s - 2)  # type: ignore[operator]
+
+        for t in range(2, s):
+            target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
+            warped_ab, similarity = self.net.correlate(theta[:, t], phi[:, 0], lab[:, 0, 1:])
+            if wanted["warped"]:
+                add("warped", losses.l1(warped_ab, target, true))
+            moved = torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1)
+            moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
+            if wanted["aligned"]:
+                add("aligned", losses.l1(moved[:, 3:], target, valid))
+            if not everything:
+                continue
+            with self._autocast():
+                ab = self.net.colorize(lab[:, t, :1], warped_ab, similarity, moved[:, :3])
+            add("l1", losses.l1(ab, target, true))
+            if wanted["decibels"]:
+                add("decibels", losses.decibels(ab, target, true))
+            if wanted["smoothness"]:
+                add("smoothness", losses.smoothness(ab, lab[:, t]))
+            if wanted["temporal"]:
+                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a starting frame that was spoiled
+                add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
+            if wanted["follow"]:
+                add("follow", losses.l1(ab, warped_ab.detach(), 1 - true))
+            prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
+            outputs.append(prev_lab)
+            L, nothing = lab[0, t, :1], torch.zeros_like(target[0])
+            rows = lab[0, 0], torch.cat((L, nothing)), torch.cat((L, warped_ab[0])), prev_lab[0], lab[0, t]
+            self.strip = torch.stack(rows).detach()
+        if not outputs:
+            return Result(sums, None)
+        if self.judge is not None:
+            sums |= self._judged(lab, outputs)
+        return Result(sums, torch.stack(outputs, dim=1))
+
+    def picture(self) -> Tensor | None:
+        """Reference, grey, warped colour, output and truth of a sample of the last batch: (3, H, 5 W), 0..1."""
+        if self.strip is None:
+            return None
+        rgb = lab_to_rgb(self.strip.float() + self.strip.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1))
+        return torch.cat(tuple(rgb), dim=2)
+
+    def _embed(self, lab: Tensor) -> Embedding:
+        net = self.net
+        x = net.features.prepare(lab.flatten(0, 1), False)
+        if net.features.input == "upstream":  # whose references are shown in colour
+            x = x.unflatten(0, lab.shape[:2]).clone()
+            x[:, 0] = net.features.prepare(lab[:, 0], True)
+            x = x.flatten(0, 1)
+        with self._autocast():
+            levels = net.features(x.contiguous(memory_format=torch.channels_last))
+            if self.feature_noise:
+                noisy = torch.rand(len(lab), device=lab.device) < self.feature_noise
+                levels = _with_noise(levels, noisy.repeat_interleave(lab.shape[1]))
+            embedding: Embedding = net.correspondence(levels)
+        return embedding
+
+    def _judged(self, lab: Tensor, outputs: list[Tensor]) -> dict[str, Tensor]:
+        """Eq. 8-10 on one frame of the sequence, drawn anew each time: the same on the mean, at a fraction of the cost.
+
+        What the judge sees of the truth is under the same L as the output.
+        """
+        assert self.judge is not None
+        t = int(torch.randint(len(outputs), ()))
+        with self._autocast():
+            levels = self.judge(outputs[t])
+            with torch.no_grad():
+                true, reference = self.judge(lab[:, t + 2]), self.judge(lab[:, 0])
+        terms = {}
+        if self.weights["perceptual"]:
+            scale = _PERCEPTUAL_SCALE[self.judge.net.input]
+            terms["perceptual"] = losses.perceptual(scale * levels.relu5_2.float(), scale * true.relu5_2.float())
+        if self.weights["contextual"]:
+            terms["contextual"] = losses.contextual(levels, reference)
+        return terms
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(next(self.net.parameters()).device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def spoiled(lab: Tensor) -> Tensor:
+    """The frame before the sequence as the net may meet it: three in ten with colours that are faded or off."""
+    b, ab = len(lab), lab[:, 1:]
+    kind = torch.rand(b, 1, 1, 1, device=lab.device)
+    coarse = torch.nn.functional.interpolate(
+        torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear"
+    )
+    off = ab * (0.7 + 0.4 * torch.rand(b, 1, 1, 1, device=lab.device)) + 6.0 * coarse
+    return torch.cat((lab[:, :1], torch.where(kind < 0.3, off, ab)), dim=1)
+
+
+def _with_noise(levels: Features, noisy: Tensor) -> Features:
+    """Gaussian noise of half the level's own size on the samples that `noisy` (B,) marks."""
+
+    def one(x: Tensor) -> Tensor:
+        size = 0.5 * x.detach().float().square().mean((1, 2, 3), keepdim=True).sqrt()
+        return x + (torch.randn_like(x) * size * noisy.view(-1, 1, 1, 1)).to(x.dtype)
+
+    return Features(*map(one, levels))
