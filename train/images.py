@@ -352,7 +352,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         judge = evaluate.load_network(args.retrieve_by, args.device)
         with tempfile.TemporaryDirectory() as temporary:
-            chosen = most_similar(judge, pictures, references, (args.out or Path(temporary)) / "similarity.npz")
+            chosen = most_similar(judge, pictures, references, args.out or Path(temporary))
     pairs = list(zip(pictures, chosen, strict=True))
     found = measure(network, args.folder, pairs, judges, synsets=synsets, out=args.out)
     print(f"\n{found.as_markdown()}\n", flush=True)

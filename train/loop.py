@@ -54,7 +54,7 @@ class FitOptions:
         clips: folders of videos.
         images: folders of pictures.
         validate: folders of clips to measure on now and then.
-        init: checkpoint of another run, or name or file of weights, to start from.
+        init: checkpoint of another run, or name or file of weights, to start from; the network must be given alike.
         features: feature net to start from: scratch, imagenet or a file (see features.py).
         freeze_features: they do not learn; always so for ready-made ones from elsewhere.
         loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
@@ -286,7 +286,9 @@ class _Run:
         return features.Judge(features.read(name))
 
     def _check_config(self, stored: str, path: str) -> None:
-        if stored != self.config.to_json():
+        """The temperature may differ: the released weights are used with another than they were trained with."""
+        other = NetworkConfig.from_json(stored)
+        if dataclasses.replace(other, temperature=self.config.temperature) != self.config:
             raise ValueError(f"fit: {path} holds a network of another configuration: {stored}")
 
     def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
