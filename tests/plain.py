@@ -5,7 +5,7 @@ Everything is float64 and written for one picture at a time; weights come as sta
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -83,26 +83,37 @@ def correspondence_features(levels: list[Tensor], w: Weights) -> Tensor:
     return x
 
 
-def match(fx: Tensor, fy: Tensor, reference_ab: Tensor, w: Weights, tau: float) -> tuple[Tensor, Tensor]:
-    """Eq. 3-5 position by position, in Python. Returns warped ab and similarity at full size."""
+def matches(fx: Tensor, fy: Tensor, w: Weights) -> Iterator[tuple[int, int, Tensor]]:
+    """Eq. 3, one position after another: its row, its column, its correlation with every position of the reference."""
     theta, phi = conv(fx, w, "theta"), conv(fy, w, "phi")
     theta = unit(theta - theta.mean(dim=(2, 3), keepdim=True))
-    phi = unit(phi - phi.mean(dim=(2, 3), keepdim=True))
-    ab = F.avg_pool2d(reference_ab, 4)
-    height, width = theta.shape[2:]
-    places = [(r, c) for r in range(phi.shape[2]) for c in range(phi.shape[3])]
-    warped, similarity = torch.zeros(1, 2, height, width).double(), torch.zeros(1, 1, height, width).double()
-    for r in range(height):
-        for c in range(width):
-            m = [float((theta[0, :, r, c] * phi[0, :, y, x]).sum()) for y, x in places]
-            top = max(m)
-            e = [math.exp((value - top) / tau) for value in m]
-            for k in range(2):
-                warped[0, k, r, c] = sum(v * float(ab[0, k, y, x]) for v, (y, x) in zip(e, places, strict=True)) / sum(
-                    e
-                )
-            similarity[0, 0, r, c] = top
+    phi = unit(phi - phi.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
+    for r in range(theta.shape[2]):
+        for c in range(theta.shape[3]):
+            yield r, c, theta[0, :, r, c] @ phi
+
+
+def match(fx: Tensor, fy: Tensor, reference_ab: Tensor, w: Weights, tau: float) -> tuple[Tensor, Tensor]:
+    """Eq. 3-5. Returns warped ab and similarity at full size."""
+    ab = F.avg_pool2d(reference_ab, 4)[0].flatten(1)
+    warped, similarity = (torch.zeros(1, k, *fx.shape[2:], dtype=torch.float64) for k in (2, 1))
+    for r, c, m in matches(fx, fy, w):
+        e = ((m - m.max()) / tau).exp()
+        warped[0, :, r, c] = (ab * e).sum(dim=1) / e.sum()
+        similarity[0, 0, r, c] = m.max()
     return double_size(double_size(warped)), double_size(double_size(similarity))
+
+
+def margins(fx: Tensor, fy: Tensor, w: Weights) -> Tensor:
+    """By how much the best match of each position is better than its second best, at full size.
+
+    At a temperature of in effect zero other arithmetic finds the same match only where this is above its rounding.
+    """
+    margin = torch.zeros(1, 1, *fx.shape[2:], dtype=torch.float64)
+    for r, c, m in matches(fx, fy, w):
+        best, second = m.topk(2).values
+        margin[0, 0, r, c] = best - second
+    return double_size(double_size(margin))
 
 
 def color_net(x: Tensor, w: Weights) -> Tensor:

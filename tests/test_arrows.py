@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["config", "color", "chroma", "network", "weights", "session", "tags", "scenes", "pump", "merge", "plugin"]
+ORDER = [
+    "config",
+    "color",
+    "chroma",
+    "network",
+    "models",
+    "weights",
+    "session",
+    "tags",
+    "scenes",
+    "pump",
+    "merge",
+    "plugin",
+]
 MODULES = sorted([*(ROOT / "vsexvc").glob("*.py"), *(ROOT / "train").glob("*.py")])
 
 

@@ -301,6 +301,16 @@ class TestRefused:
             ({"saturation": -0.1}, "saturation must be 0..4, got -0.1"),
             ({"saturation": float("nan")}, "saturation must be 0..4, got nan"),
             ({"output": "colour"}, "output must be one of color, similarity, warped, got 'colour'"),
+            ({"preset": "released"}, "preset must be '' or 'upstream', got 'released'"),
+            ({"preset": "upstream", "size": 240}, "size must be 216 with preset 'upstream', got 240"),
+            (
+                {"preset": "upstream", "ref": core.std.BlankClip(format=vs.RGB24, varsize=True)},
+                "ref must be of constant size with preset 'upstream', got a clip of variable size",
+            ),
+            (
+                {"preset": "upstream", "mask": moving(vs.GRAY8, width=48)},
+                "mask must be of the clip's size, 96x64, got ",
+            ),
             ({"mask": moving(vs.RGB24)}, "mask must be GRAY, got RGB24"),
             ({"mask": moving(vs.GRAY8, width=48)}, "mask must be of the clip's size, 96x64, got 48x64"),
             ({"mask": core.std.BlankClip(varsize=True)}, "mask must be of constant size"),
@@ -330,6 +340,23 @@ class TestRefused:
     def test_a_device_that_is_not_there(self, model: str) -> None:
         with pytest.raises(vs.Error, match=r"^Colorize: device must be 'cpu': there is no CUDA device .* got 'cuda'$"):
             core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=model, device="cuda")
+
+    @pytest.mark.parametrize("function", [core.exvc.Colorize, vsexvc.colorize], ids=["native", "python"])
+    @pytest.mark.parametrize("arguments", [{}, {"auto_download": False}, {"auto_download": True}], ids=str)
+    def test_a_download_is_asked_for_only_by_name(
+        self, function: Callable[..., vs.VideoNode], arguments: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the weights' room is told, and what it answers, in the filter's own words."""
+        asked = []
+
+        def shared(model: str | None, device: torch.device, *, auto_download: bool) -> ColorizationNet:
+            asked.append((model, str(device), auto_download))
+            raise OSError("model 'known' is not there: run `the command`\nand more")
+
+        monkeypatch.setattr(weights, "shared", shared)
+        with pytest.raises(vs.Error, match=r"^Colorize: model 'known' is not there: run `the command`$"):
+            function(moving(vs.GRAY8), moving(vs.RGB24, 1), model="known", device="cpu", **arguments)
+        assert asked == [("known", "cpu", arguments.get("auto_download", False))]
 
     @pytest.mark.parametrize("damage", ["cut", "text", "shape"])
     def test_damaged_weights(self, damage: str, model: str, tmp_path: Path) -> None:

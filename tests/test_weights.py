@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import io
+import json
 import os
+import re
+import stat
 import weakref
+import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -13,12 +20,20 @@ from safetensors.torch import save_file
 from test_network import small
 from torch import Tensor
 
-from vsexvc import weights
+from vsexvc import models, weights
 from vsexvc.config import NetworkConfig
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own cache is left out of the tests."""
+    monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 def released(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    return {k: torch.rand(()).expand(shape).half().clone() for k, shape in shapes.items()}
+    """Of exactly these shapes, with one number in each tensor: its file holds that number once."""
+    return {k: torch.rand(()).half().expand(shape) for k, shape in shapes.items()}
 
 
 def pairs(table: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -67,10 +82,52 @@ VGG = pairs(
 )
 
 
+FILES = {"nonlocal_net_iter_76000": NONLOCAL, "colornet_iter_76000": COLORNET, "vgg19_conv": VGG}
+
+
 def write_released(folder: Path, **changes: dict[str, Tensor]) -> Path:
-    for name, table in (("nonlocal_net_iter_76000", NONLOCAL), ("colornet_iter_76000", COLORNET), ("vgg19_conv", VGG)):
+    for name, table in FILES.items():
         torch.save(changes.get(name, released(table)), folder / f"{name}.pth")
     return folder
+
+
+def pth(content: object, old: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=not old)
+    return file.getvalue()
+
+
+def pack(path: Path, **changes: bytes) -> Path:
+    """The authors' archive: their members' names, old torch files; `changes` by the member's stem."""
+    members = {
+        "checkpoints/video_moredata_l1/nonlocal_net_iter_76000.pth": NONLOCAL,
+        "checkpoints/video_moredata_l1/colornet_iter_76000.pth": COLORNET,
+        "data/vgg19_conv.pth": VGG,
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, table in members.items():
+            archive.writestr(name, changes.get(Path(name).stem) or pth(OrderedDict(released(table)), old=True))
+        # Not used for colorization and never looked at: noise, so that a download takes several reads.
+        noise = torch.randint(0, 256, (1_000_000,), dtype=torch.uint8).numpy().tobytes()
+        archive.writestr("checkpoints/video_moredata_l1/discriminator_iter_76000.pth", noise)
+        archive.writestr("data/vgg19_gray.pth", noise[::-1])
+    return path
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authors' archive with exactly the released keys and shapes."""
+    return pack(tmp_path_factory.mktemp("released") / "colorization_checkpoint.zip")
+
+
+class Malice:
+    """Makes a file when it is unpickled by something that runs what it reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 def test_the_typed_in_tables_have_the_released_counts() -> None:
@@ -104,11 +161,199 @@ def test_a_wrong_released_file_names_the_tensor(tmp_path: Path, change, message:
         weights.load(str(write_released(tmp_path, nonlocal_net_iter_76000=state)))
 
 
-def test_a_released_file_cannot_run_code(tmp_path: Path) -> None:
-    write_released(tmp_path)
-    torch.save({"theta.weight": print}, tmp_path / "colornet_iter_76000.pth")
+@pytest.mark.parametrize("old", [False, True], ids=["zip pickle", "old pickle"])
+def test_a_released_file_cannot_run_code(tmp_path: Path, old: bool) -> None:
+    evil, made = pth({"theta.weight": Malice(tmp_path / "made")}, old), tmp_path / "made"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (write_released(folder) / "vgg19_conv.pth").write_bytes(evil)
+    packed = pack(tmp_path / "evil.zip", vgg19_conv=evil)
+    (tmp_path / "evil.pth").write_bytes(evil)
+    for path in (folder, packed):
+        with pytest.raises(ValueError, match="damaged or not a plain state dict"):
+            weights.load(str(path))
+        assert not weights.check(str(path))[0]
+    assert not weights.check(str(tmp_path / "evil.pth"))[0]
     with pytest.raises(ValueError, match="damaged or not a plain state dict"):
-        weights.load(str(tmp_path))
+        weights.convert(packed)
+    assert not made.exists() and not packed.with_suffix(".safetensors").exists()
+    torch.load(io.BytesIO(evil), weights_only=False)  # the test can fail: it would have run
+    assert made.exists()
+
+
+def test_the_archive_and_its_conversion_are_the_folder(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "folder")
+    expected = weights.load(str(tmp_path / "folder")).state_dict()
+    made = weights.convert(archive, tmp_path / "one.safetensors")
+    assert made.stat().st_size == pytest.approx(4 * sum(v.numel() for v in expected.values()), rel=1e-3)
+    for path in (archive, made):
+        network = weights.load(str(path))
+        assert network.config == NetworkConfig(temperature=1e-10)
+        assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+    metadata = weights.read_metadata(made)
+    assert metadata["licence"] == "MIT" and metadata["source"] == "colorization_checkpoint.zip"
+    assert metadata["source_sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+    made.unlink()
+
+
+class TestUntrustedArchives:
+    """Small ones: refused before a tensor is read."""
+
+    def refused(self, path: Path, message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            weights.load(str(path))
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..\\x", "C:\\x"])
+    def test_members_that_point_outside(self, tmp_path: Path, name: str) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr(name, b"")
+        self.refused(tmp_path / "a.zip", "which points outside of it")
+
+    def test_links(self, tmp_path: Path) -> None:
+        link = zipfile.ZipInfo("vgg19_conv.pth")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr(link, "/etc/passwd")
+        self.refused(tmp_path / "a.zip", "'vgg19_conv.pth', which is a link")
+
+    def test_members_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weights, "_LARGEST", 10_000_000)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("vgg19_conv.pth", bytes(10_000_001))
+        self.refused(tmp_path / "a.zip", r"vgg19_conv.pth' must have at most 10000000 bytes, it has 10000001")
+
+    def test_members_that_are_larger_than_they_say(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("vgg19_conv.pth", bytes(10_000_000))
+        content = (tmp_path / "a.zip").read_bytes()
+        size = (10_000_000).to_bytes(4, "little")
+        assert content.count(size) == 2
+        (tmp_path / "a.zip").write_bytes(content.replace(size, (100).to_bytes(4, "little")))
+        self.refused(tmp_path / "a.zip", "is damaged: Bad CRC-32")
+
+    def test_torch_files_that_unpack_to_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weights, "_LARGEST", 10_000_000)
+        inner = io.BytesIO()
+        with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("archive/data/0", bytes(10_000_001))
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr("vgg19_conv.pth", inner.getvalue())
+        self.refused(tmp_path / "a.zip", "must have at most 10000000 bytes, it has 10000001")
+
+    def test_damage(self, archive: Path, tmp_path: Path) -> None:
+        whole = bytearray(archive.read_bytes())
+        (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+        self.refused(tmp_path / "half.zip", "is damaged: File is not a zip file")
+        with zipfile.ZipFile(archive) as file:
+            member = file.getinfo("data/vgg19_conv.pth")
+        start = member.header_offset + 30 + len(member.filename) + member.compress_size // 2
+        whole[start : start + 8] = bytes(8)
+        (tmp_path / "flipped.zip").write_bytes(whole)
+        self.refused(tmp_path / "flipped.zip", "is damaged: ")
+
+    def test_archives_of_something_else(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr("readme.txt", b"hello")
+        self.refused(tmp_path / "a.zip", r"must hold vgg19_conv\*.pth, which is not there")
+
+
+def test_convert_names_what_it_takes(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"OUT must end in \.safetensors, got 'x\.pth'"):
+        weights.convert(archive, Path("x.pth"))
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(ValueError, match="PATH must be the authors' zip or its unpacked folder"):
+        weights.convert(tmp_path / "x.txt")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "taken.safetensors"
+    folder.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        weights.save(small(features_input="L"), folder, {})
+    with pytest.raises(OSError, match=r"weights file '/nowhere/a\.safetensors' cannot be written"):
+        weights.save(small(features_input="L"), Path("/nowhere/a.safetensors"), {})
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.float8_e4m3fn])
+def test_numbers_of_another_kind_are_named(tmp_path: Path, kind: torch.dtype) -> None:
+    network = small(features_input="L")
+    tensors = dict(network.state_dict())
+    tensors["color.conv10_2.bias"] = tensors["color.conv10_2.bias"].to(kind)
+    path = tmp_path / "kind.safetensors"
+    save_file(tensors, path, {"vsexvc": "1", "config": network.config.to_json()})
+    seen = str(kind).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"must hold color.conv10_2.bias as one of float16, .*, got {seen} strided"):
+        weights.load(str(path))
+
+
+def test_a_model_that_is_not_downloaded_says_how() -> None:
+    with pytest.raises(OSError, match=r"python -m vsexvc download devc \(or auto_download=True\)"):
+        weights.find("devc")
+
+
+def test_shipped_weights_come_before_those_of_the_cache(cache: Path) -> None:
+    cache.mkdir()
+    for name in (weights.DEFAULT, "mine"):
+        weights.save(small(features_input="L"), cache / f"{name}.safetensors", {})
+    assert weights.find("mine") == cache / "mine.safetensors"
+    assert weights.find(None).parent in weights.folders()
+
+
+def test_a_downloaded_file_is_checked_whenever_it_is_loaded(cache: Path) -> None:
+    cache.mkdir()
+    path = cache / "mine.safetensors"
+    weights.save(small(features_input="L"), path, {})
+    models.write_record(path, models.Record("", "", hashlib.sha256(path.read_bytes()).hexdigest()))
+    weights.load("mine")
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    with pytest.raises(ValueError, match=r"damaged: sha256 must be \w{64} as when it was downloaded, got \w{64}"):
+        weights.load("mine")
+
+
+class TestCheck:
+    def test_ours(self, model: str) -> None:
+        loads, lines = weights.check(model)
+        assert loads and lines[0] == f"{model}: weights of vsexvc" and json.loads(lines[1].split(":", 1)[1])["width"]
+
+    def test_the_authors(self, archive: Path) -> None:
+        loads, lines = weights.check(str(archive))
+        assert loads and "a zip archive of 5 files" in lines[0] and '"temperature": 1e-10' in lines[1]
+        # 6,917,131 + 32,802,370 + 20,024,384, less conv5_3 and conv5_4 of 512 (9 x 512 + 1) each
+        assert lines[-1] == f"loads: {59_743_885 - 2 * 512 * (9 * 512 + 1)} parameters"
+
+    @pytest.mark.parametrize("old", [False, True], ids=["zip pickle", "old pickle"])
+    @pytest.mark.parametrize(
+        ("state", "kind"),
+        [
+            (released(COLORNET), r"\(colornet\)"),
+            (released(NONLOCAL), r"\(nonlocal_net\)"),
+            (released(VGG), "vgg19_conv or vgg19_gray"),
+            ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "torchvision's VGG19"),
+            ({"x": torch.zeros(1)}, "a torch file of 1 tensors"),
+        ],
+    )
+    def test_single_torch_files(self, tmp_path: Path, state: dict[str, Tensor], kind: str, old: bool) -> None:
+        (tmp_path / "a.pth").write_bytes(pth(state, old))
+        loads, lines = weights.check(str(tmp_path / "a.pth"))
+        assert not loads and lines[1].startswith("would not load: model")
+        assert re.search(kind, lines[0])
+
+    def test_anything_else(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("<html>not found</html>")
+        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: something else")
+        (tmp_path / "a").write_bytes(b"")
+        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: an empty file")
+        save_file({"x": torch.zeros(1)}, tmp_path / "a")
+        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
+        assert not weights.check(str(tmp_path))[0]
+        with pytest.raises(OSError, match="not there"):
+            weights.check(str(tmp_path / "b.pth"))
 
 
 def test_a_released_folder_without_a_file_says_which(tmp_path: Path) -> None:
@@ -175,7 +420,7 @@ def test_unknown_names_and_missing_paths_differ() -> None:
         weights.load("/nowhere/x.safetensors")
 
 
-SHIPPED = sorted(weights.installed())
+SHIPPED = sorted(path.stem for folder in weights.folders() for path in folder.glob("*.safetensors"))
 
 
 def test_the_default_is_shipped() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
@@ -35,7 +36,14 @@ class Merge:
     output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4 the mask.
     """
 
-    def __init__(self, grey: bool, device: torch.device, saturation: float = 1.0, masked: bool = False) -> None:
+    def __init__(
+        self,
+        grey: bool,
+        device: torch.device,
+        saturation: float = 1.0,
+        masked: bool = False,
+        guided: bool = True,
+    ) -> None:
         """How the frames are made.
 
         Args:
@@ -44,8 +52,11 @@ class Merge:
             saturation: factor of ab, 0 or above.
             masked: there is a mask, GRAY16 of full range and the source's size: 65535 keeps the source's own colours
                 (GRAY has none: neutral), 0 takes the new ones, between the numbers of the format are blended.
+            guided: colours go up along the edges of luma; False: bilinearly, to the source's full size (its GRAY16
+                luma, clip 2, is of that size then).
         """
         self._grey, self._device, self._saturation, self._masked = grey, device, saturation, masked
+        self._guided = guided
         self._lightness, self._worker = Lightness(device), Worker()
         self._space = lru_cache(_SPACES)(ColorSpace)
 
@@ -100,7 +111,10 @@ class Merge:
         luma = subsample(luma[None, None], first)
         L = space.lightness(luma)
         ab = torch.stack([self._read(coloured, i) for i in (1, 2)])[None].mul_(self._saturation)
-        ab = upsample_ab(ab, self._lightness(small), L, first)
+        if self._guided:
+            ab = upsample_ab(ab, self._lightness(small), L, first)
+        else:
+            ab = F.interpolate(ab, L.shape[2:], mode="bilinear")
         planes = [0, 1, 2] if is_rgb else [1, 2]
         scale, zero = _scale(format, full_range, chroma=not is_rgb)
         values = subsample((space.rgb if is_rgb else space.chroma)(luma, L, ab), last)[0].mul_(scale).add_(zero)

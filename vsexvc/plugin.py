@@ -30,6 +30,11 @@ from vsexvc.tags import HANDLED, RGB_LUMA, is_handled, tagged
 from vsexvc.weights import first_line
 
 OUTPUTS = ("color", "similarity", "warped")
+PRESETS = ("", "upstream")
+
+# Of the authors' own script: the size of its pictures, twice that of the network's, and its factor on a and b.
+_UPSTREAM_SIZE = 768, 432
+_UPSTREAM_GAIN = 1.25
 
 
 def colorize(
@@ -46,6 +51,8 @@ def colorize(
     propagate: bool = False,
     sc: bool = True,
     sc_threshold: float | None = None,
+    preset: str = "",
+    auto_download: bool = False,
     device: str | None = None,
     device_index: int = 0,
 ) -> vs.VideoNode:
@@ -71,6 +78,11 @@ def colorize(
             coloured frames of the clip.
         sc: start anew at scene cuts.
         sc_threshold: see vsexvc.scenes.is_cut, 0..1. None: trust `_SceneChangePrev` where frames carry it.
+        preset: "upstream": what the authors' script does around the network, for comparison with it, but for its final
+            smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
+            halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along
+            edges; black borders are picture. That script knows no cuts: sc=False. "": none of this.
+        auto_download: a known model that is not there is downloaded; False: the error says how to.
         device: "cpu" or "cuda"; None: cuda where there is one.
         device_index: which CUDA device.
 
@@ -91,18 +103,36 @@ def colorize(
         _check_mask(mask, clip)
     if output not in OUTPUTS:
         _fail("output", f"one of {', '.join(OUTPUTS)}", repr(output))
-    target = _check_format(clip, format, output)
+    if preset not in PRESETS:
+        _fail("preset", "'' or 'upstream'", repr(preset))
+    upstream = preset == "upstream"
+    if upstream and size != 216:
+        _fail("size", "216 with preset 'upstream'", size)
+    if upstream and not (ref.width and ref.height):
+        _fail("ref", "of constant size with preset 'upstream'", "a clip of variable size")
+    target = _check_format(_UPSTREAM_SIZE if upstream else (clip.width, clip.height), clip.format, format, output)
     starts = _check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
     place = _device(device, _integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):
         _fail("model", "a name or a path", repr(model))
     try:
-        session = Session(weights.shared(None if model is None else os.fspath(model), place))
+        name = None if model is None else os.fspath(model)
+        network = weights.shared(name, place, auto_download=bool(auto_download))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
     return build(
-        clip, ref, session, schedule, size, place, saturation=saturation, mask=mask, output=output, format=target
+        clip,
+        ref,
+        Session(network, borders=not upstream),
+        schedule,
+        size,
+        place,
+        saturation=saturation,
+        mask=mask,
+        output=output,
+        format=target,
+        upstream=upstream,
     )
 
 
@@ -118,25 +148,32 @@ def build(
     mask: vs.VideoNode | None = None,
     output: str = "color",
     format: vs.VideoFormat | None = None,
+    upstream: bool = False,
 ) -> vs.VideoNode:
     """The graph, for arguments that are checked. session: see vsexvc.pump.SessionLike."""
     core = vs.core
-    format = _check_format(clip, None, output) if format is None else format
+    stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
+    srgb = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
+    if upstream:
+        stated, ref = _fitted(stated), _fitted(ref, **srgb)
+        mask = mask if mask is None else _fitted(mask.std.RemoveFrameProps())
+        # Its own tags again, but for a matrix that was told from its size.
+        clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
+    format = _check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
-    stated = tagged(clip, progressive=True)
-    small = _luma(stated, width, height)
-    # The pump brings each reference to a size of its own aspect, but for propagation.
-    fixed = (width, height) if schedule.propagate else ()
-    ref = tagged(ref, progressive=False).resize.Bicubic(
-        *fixed, format=vs.RGBS, transfer=vs.TRANSFER_IEC_61966_2_1, primaries=vs.PRIMARIES_BT709
-    )
+    small = _luma(stated) if upstream else _luma(stated, width, height)
+    if not upstream:
+        # The pump brings each reference to a size of its own aspect, but for propagation.
+        fixed = (width, height) if schedule.propagate else ()
+        ref = ref.resize.Bicubic(*fixed, **srgb)
     pump = Pump(
         session,
         schedule,
         max(16, 2 * core.num_threads),
         lambda text: vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text),
-        size=None if schedule.propagate else size,
+        size=None if schedule.propagate or upstream else size,
         recurrent=output == "color",
+        halve=upstream,
     )
     coloured = core.exvc.PyFilter(
         clips=[measure_cuts(small) if schedule.sc else small, ref],
@@ -158,7 +195,13 @@ def build(
     inputs = [pacer, source, small, coloured]
     result = core.exvc.PyFilter(
         clips=inputs if mask is None else [*inputs, _weight(mask, clip.num_frames)],
-        step=Merge(clip.format.color_family == vs.GRAY, device, saturation, mask is not None),
+        step=Merge(
+            clip.format.color_family == vs.GRAY,
+            device,
+            saturation * _UPSTREAM_GAIN if upstream else saturation,
+            masked=mask is not None,
+            guided=not upstream,
+        ),
         interrupt=interrupt,
         format=made.id,
         width=clip.width,
@@ -190,6 +233,22 @@ def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat,
         keep=True,
     )
     return core.std.ShufflePlanes([luma, neutral, neutral], [0, 0, 0], vs.YUV).std.CopyFrameProps(clip)
+
+
+def _fitted(clip: vs.VideoNode, **options: int) -> vs.VideoNode:
+    """The middle of a clip of constant size, cut to the shape of `_UPSTREAM_SIZE` and brought to it."""
+    width, height = _UPSTREAM_SIZE
+    scale = min(clip.width / width, clip.height / height)
+    w, h = width * scale, height * scale
+    return clip.resize.Bilinear(
+        width,
+        height,
+        src_left=(clip.width - w) / 2,
+        src_top=(clip.height - h) / 2,
+        src_width=w,
+        src_height=h,
+        **options,
+    )
 
 
 def _weight(mask: vs.VideoNode, num_frames: int) -> vs.VideoNode:
@@ -235,14 +294,13 @@ def _check_mask(mask: Any, clip: vs.VideoNode) -> None:
         _fail("mask", f"of the clip's size, {clip.width}x{clip.height}", f"{mask.width}x{mask.height}")
 
 
-def _check_format(clip: vs.VideoNode, format: int | None, output: str) -> vs.VideoFormat:
-    """What the result is to have."""
-    depth = clip.format.sample_type, clip.format.bits_per_sample
+def _check_format(size: tuple[int, int], own: vs.VideoFormat, format: int | None, output: str) -> vs.VideoFormat:
+    """What the result is to have. size: its width and height; own: the clip's format."""
+    depth = own.sample_type, own.bits_per_sample
     if format is None:
         if output == "similarity":
             return vs.core.query_video_format(vs.GRAY, *depth)
-        grey = clip.format.color_family == vs.GRAY
-        return vs.core.query_video_format(vs.YUV, *depth, 0, 0) if grey else clip.format
+        return vs.core.query_video_format(vs.YUV, *depth, 0, 0) if own.color_family == vs.GRAY else own
     accepted = (vs.GRAY,) if output == "similarity" else (vs.YUV, vs.RGB)
     words = f"the number of a {' or '.join(vs.ColorFamily(family).name for family in accepted)} format"
     try:
@@ -252,8 +310,9 @@ def _check_format(clip: vs.VideoNode, format: int | None, output: str) -> vs.Vid
     if target.color_family not in accepted:
         _fail("format", words, format if target.color_family == vs.UNDEFINED else target.name)
     _check_samples("format", target)
-    if clip.width % (1 << target.subsampling_w) or clip.height % (1 << target.subsampling_h):
-        _fail("format", f"one that a size of {clip.width}x{clip.height} can be subsampled to", target.name)
+    width, height = size
+    if width % (1 << target.subsampling_w) or height % (1 << target.subsampling_h):
+        _fail("format", f"one that a size of {width}x{height} can be subsampled to", target.name)
     return target
 
 

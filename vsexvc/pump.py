@@ -166,9 +166,9 @@ def interrupt() -> NoReturn:
 class Pump:
     """The step callable of exvc.PyFilter.
 
-    clips[0]: GRAY16 at the network's size, full range, with the properties of vsexvc.scenes.measure_cuts; clips[1]: the
-    references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity, a, b) of the network's size with the
-    properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
+    clips[0]: GRAY16 at the network's size (`halve`: twice that), full range, with the properties of
+    vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity,
+    a, b) of the network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class Pump:
         *,
         size: int | None = None,
         recurrent: bool = True,
+        halve: bool = False,
     ) -> None:
         """The pump of one filter.
 
@@ -190,9 +191,10 @@ class Pump:
             log: told about long replays.
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
+            halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
-        self._size, self._recurrent = size, recurrent
+        self._size, self._recurrent, self._halve = size, recurrent, halve
         self._lightness = Lightness()
         self._worker = Worker()  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
@@ -322,11 +324,15 @@ class Pump:
         if self._size is not None:
             size = network_size(frame.width, frame.height, self._size)
             rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
-        return rgb_to_lab(rgb.clamp(0.0, 1.0))
+        return self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0)))
 
     def _luma(self, frames: Frames) -> Tensor:
         """L (B, 1, h, w)."""
-        return torch.cat([self._lightness(frame) for frame in frames])
+        return self._brought(torch.cat([self._lightness(frame) for frame in frames]))
+
+    def _brought(self, lab: Tensor) -> Tensor:
+        """To the network's size. lab: (B, 1 or 3, H, W)."""
+        return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab
 
     def _advance(self, replay: _Replay, block: range, index: int, reference: Any, frames: Frames) -> None:
         """Computes a block up to the next start of one, unless another request has meanwhile done so."""

@@ -81,11 +81,15 @@ def picture_area(L: Tensor) -> tuple[slice, slice]:
     bright = L[0, 0] > _BLACK
     rows, columns = (bright.any(axis).nonzero().flatten() for axis in (1, 0))
     if not len(rows):
-        return slice(0, height), slice(0, width)
+        return _whole(L)
     (top, bottom), (left, right) = ((int(lines[0]), int(lines[-1]) + 1) for lines in (rows, columns))
     if 4 * (bottom - top) * (right - left) < height * width:
-        return slice(0, height), slice(0, width)
+        return _whole(L)
     return slice(top, bottom), slice(left, right)
+
+
+def _whole(L: Tensor) -> tuple[slice, slice]:
+    return slice(0, L.shape[2]), slice(0, L.shape[3])
 
 
 class Session:
@@ -95,8 +99,10 @@ class Session:
     on; where that fails too, every method raises MemoryError.
     """
 
-    def __init__(self, network: ColorizationNet) -> None:
+    def __init__(self, network: ColorizationNet, borders: bool = True) -> None:
+        """`borders`: black borders take no part, in frames and references; False: they are picture, as released."""
         self.network = network.eval()
+        self._picture_area = picture_area if borders else _whole
         self.device = next(network.parameters()).device
         self._sparing = False
 
@@ -104,7 +110,7 @@ class Session:
     def reference(self, lab: Tensor) -> Reference:
         """lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16."""
         height, width = lab.shape[2:]
-        area = picture_area(lab[:, :1])
+        area = self._picture_area(lab[:, :1])
         lab = _padded(lab.to(self.device) - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1).to(self.device))
         phi = self._within_memory(lambda: self.network.embed(lab, is_reference=True).phi)
         rows, columns = (
@@ -131,7 +137,7 @@ class Session:
         top, left = _margins(h, w)
         results = []
         for i in range(len(L)):
-            rows, columns = picture_area(L[i : i + 1])
+            rows, columns = self._picture_area(L[i : i + 1])
             inside = torch.zeros((1, 1, h, w), device=self.device)
             inside[:, :, rows, columns] = 1.0
             inside = _padded(inside, may_reflect=False)

@@ -1,15 +1,23 @@
 """Weights files: find, verify, load, save. The only room that knows paths and file formats of networks.
 
 A file is safetensors: every tensor of ColorizationNet under its own name, and in the metadata `vsexvc` (the format's
-version), `config` (NetworkConfig as JSON) and what the model card repeats. A folder with the authors' released files
-(see `load_released`) loads as well. Loading executes no code.
+version), `config` (NetworkConfig as JSON) and what the model card repeats. The authors' released archive, or a folder
+with its files, loads as well (see `load_released`), and `convert` makes a file of it. Loading executes no code, and
+unpacks nothing to disk.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-from collections.abc import Mapping
-from pathlib import Path
+import pickle
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
 
 import torch
@@ -18,12 +26,26 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vsexvc import models
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet
 
 DEFAULT = "exvc-small"
 FORMAT = "1"
-_RELEASED = {"correspondence": "nonlocal_net", "color": "colornet"}
+_RELEASED = {"features": "vgg19_conv", "correspondence": "nonlocal_net", "color": "colornet"}
+_RELEASED_CONFIG = NetworkConfig(temperature=1e-10)  # in effect the arg max: what their inference runs with
+_LARGEST = 300 << 20  # bytes of one released file, unpacked: twice the largest, the colour net's
+_ZIP, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\n"  # how torch's files begin, since 1.6 and before
+_LARGEST_FOREIGN = 1 << 30  # of a file that is only looked at; torchvision's VGG19 has 575 MB
+_PART_OF_RELEASE = "one file of the authors' release ({}): a model is their archive, or the folder with all of them"
+_KINDS = {  # a key that no other file has
+    "conv10_ab.weight": _PART_OF_RELEASE.format("colornet"),
+    "theta.weight": _PART_OF_RELEASE.format("nonlocal_net"),
+    "conv5_4.weight": _PART_OF_RELEASE.format("vgg19_conv or vgg19_gray"),
+    "attention.gamma": _PART_OF_RELEASE.format("discriminator"),
+    "features.0.weight": "torchvision's VGG19: a feature net to train with (train fit --loss-features), not a model",
+}
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Networks in use, so that the filters of a process share them: gone with the last of them.
 _in_use: WeakValueDictionary[tuple[str, int, int, str], ColorizationNet] = WeakValueDictionary()
 _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
@@ -36,12 +58,22 @@ def folders() -> list[Path]:
 
 
 def installed() -> dict[str, Path]:
-    """Names that `load` accepts, with their files."""
-    return {path.stem: path for folder in reversed(folders()) for path in sorted(folder.glob("*.safetensors"))}
+    """Names that `load` accepts, with their files: what was downloaded, and what is shipped."""
+    places = [models.cache_folder(), *reversed(folders())]
+    return {path.stem: path for folder in places for path in sorted(folder.glob("*.safetensors"))}
 
 
-def find(model: str | None) -> Path:
-    """A name of an installed model, or a path to a file or folder. Raises ValueError (unknown) or OSError (missing)."""
+def find(model: str | None, auto_download: bool = False) -> Path:
+    """A name of an installed model, or a path to a file or folder.
+
+    Args:
+        model: the name or path; None: the default.
+        auto_download: a model that is known but not there is downloaded, with notices to stderr.
+
+    Raises:
+        ValueError: unknown name; a download that is not what it should be.
+        OSError: no such file; not downloaded; a download that failed.
+    """
     known = installed()
     model = DEFAULT if model is None else model
     if not model:
@@ -51,17 +83,121 @@ def find(model: str | None) -> Path:
     path = Path(model).expanduser()
     if os.path.exists(path):  # noqa: PTH110 (Path's own raises for a name that is too long)
         return path
+    if model in models.KNOWN and models.KNOWN[model].url is not None:
+        if auto_download:
+            return download(model)
+        raise FileNotFoundError(
+            f"model {model!r} must be downloaded first: python -m vsexvc download {model} (or auto_download=True)"
+        )
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"model must be an existing weights file, got {str(model)!r}, which is not there")
-    raise ValueError(f"model must be one of {', '.join(sorted(known)) or '(none installed)'} or a path, got {model!r}")
+    names = sorted(known.keys() | models.KNOWN.keys())
+    raise ValueError(f"model must be one of {', '.join(names)} or a path, got {model!r}")
 
 
-def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a network in half precision, atomically. `config` and `vsexvc` are added to the metadata."""
-    tensors = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in network.state_dict().items()}
+def download(name: str, sha256: str | None = None) -> Path:
+    """Puts a known model into the user's cache: fetched, checked, converted; the archive is removed.
+
+    One that is there already, as it was made, is left alone. The hash of the archive is recorded the first time, and
+    asked for whenever the model is downloaded again.
+
+    Args:
+        name: of models.KNOWN.
+        sha256: what the archive must have, whatever was recorded.
+
+    Raises:
+        ValueError: unknown name; another hash than given or recorded; an archive of something else (it is removed).
+        OSError: see vsexvc.models.fetch; the cache cannot be written.
+    """
+    known = models.KNOWN.get(name)
+    if known is None:
+        raise ValueError(f"download: NAME must be one of {', '.join(sorted(models.KNOWN))}, got {name!r}")
+    sha256 = None if sha256 is None else sha256.lower()
+    if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
+        raise ValueError(f"download: sha256 must be 64 digits 0-9a-f, got {sha256!r}")
+    if known.url is None:
+        return find(name)
+    target = models.file_of(name)
+    with models.cache_for(name):
+        record = models.read_record(target)
+        if target.exists() and record is not None and models.sha256_of(target) == record.sha256:
+            if sha256 not in (None, record.archive_sha256):
+                raise ValueError(
+                    f"download {name}: sha256 must be that of the archive it was made of, {record.archive_sha256}, got "
+                    f"{sha256}; remove {str(target)!r} to download it again"
+                )
+            return target
+        if sha256 is not None:
+            archive, seen = models.fetch(known, sha256)
+        elif record is not None:
+            archive, seen = models.fetch(
+                known, record.archive_sha256, " as at the first download (--sha256 takes another)"
+            )
+        else:
+            archive, seen = models.fetch(known, known.sha256)
+        if record is None and sha256 is None and known.sha256 is None:
+            models.notice(f"{name}: no hash is published; the archive's is from now on {seen}")
+        fresh = target.with_name(target.name + ".new")
+        try:
+            _convert(archive, fresh, known.url, seen)
+        except ValueError as error:
+            archive.unlink()
+            raise ValueError(f"{first_line(error)}; the archive is removed") from None
+        try:  # the record first: a file without one would never be checked
+            models.write_record(target, models.Record(known.url, seen, models.sha256_of(fresh)))
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+        archive.unlink()
+    return target
+
+
+def convert(source: Path, target: Path | None = None, half: bool = False) -> Path:
+    """Makes one weights file of the authors' archive or unpacked folder.
+
+    Args:
+        source: the archive or folder, as for `load_released`.
+        target: the file, *.safetensors; None: beside `source`, with its name.
+        half: in half precision: half the size, but no longer what was released (32 to 59 dB apart with random weights).
+
+    Raises:
+        ValueError: something else than the authors' release; a target of another name.
+        OSError: no such file; the target cannot be written.
+    """
+    target = source.with_name(source.name.removesuffix(".zip") + ".safetensors") if target is None else target
+    if target.suffix != ".safetensors":
+        raise ValueError(f"convert: OUT must end in .safetensors, got {str(target)!r}")
+    if not source.is_dir() and not _is_archive(source):
+        raise ValueError(f"convert: PATH must be the authors' zip or its unpacked folder, got {str(source)!r}")
+    if source.is_dir():
+        files = [_in_folder(source, name) for name in _RELEASED.values()]
+        seen = ", ".join(f"{path.name} {models.sha256_of(path)}" for path in files)
+    else:
+        seen = models.sha256_of(source)
+    _convert(source, target, source.name, seen, half)
+    return target
+
+
+def _convert(source: Path, target: Path, origin: str, sha256: str, half: bool = False) -> None:
+    facts = {"licence": "MIT", "data": "the authors' own", "source": origin, "source_sha256": sha256}
+    save(load_released(source), target, {**facts, "trained_size": "[216, 384]"}, half)
+
+
+def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half: bool = True) -> None:
+    """Writes a network in half or single precision, atomically. `config` and `vsexvc` are added to the metadata.
+
+    Raises OSError where it cannot be written; nothing half-written stays.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in network.state_dict().items()}
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, {**metadata, "vsexvc": FORMAT, "config": network.config.to_json()})
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, {**metadata, "vsexvc": FORMAT, "config": network.config.to_json()})
+        partial.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"weights file {str(path)!r} cannot be written: {first_line(error)}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -78,72 +214,158 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def load(model: str | None = None, device: str | torch.device = "cpu") -> ColorizationNet:
+def load(
+    model: str | None = None, device: str | torch.device = "cpu", *, auto_download: bool = False
+) -> ColorizationNet:
     """A network ready to use, in evaluation mode and float32.
 
     Args:
-        model: a name of `installed()`, a path, or None for the default.
+        model: a name of `installed()` or of models.KNOWN, a path, or None for the default.
         device: where to put it.
+        auto_download: see `find`.
 
     Raises:
-        ValueError: unknown name; damaged file; a tensor that is missing, unknown or of another shape.
-        OSError: no such file, or unreadable.
+        ValueError: unknown name; damaged file; a tensor that is missing, unknown, of another shape or not of floats.
+        OSError: no such file, or unreadable; not downloaded, or the download failed.
     """
-    path = find(model)
-    if path.is_dir():
-        return load_released(path).to(device)
-    metadata = read_metadata(path)
-    try:
-        config = NetworkConfig.from_json(metadata.get("config", ""))
-    except ValueError as error:
-        raise ValueError(f"model {str(path)!r} must state a valid configuration: {first_line(error)}") from None
-    try:
-        # From bytes: safetensors 0.8 leaks a little with each file that it reads itself.
-        tensors = {key: value.float() for key, value in load_tensors(path.read_bytes()).items()}
-    except SafetensorError as error:
-        raise ValueError(f"model {str(path)!r} is damaged: {error}") from None
-    return _filled(ColorizationNet(config), tensors, str(path)).to(device)
+    return _load(find(model, auto_download)).to(device)
 
 
-def shared(model: str | None = None, device: str | torch.device = "cpu") -> ColorizationNet:
+def shared(
+    model: str | None = None, device: str | torch.device = "cpu", *, auto_download: bool = False
+) -> ColorizationNet:
     """As `load`; the network that is in use already where that was loaded from the same file to the same device."""
-    path = find(model)
+    path = find(model, auto_download)
     if path.is_dir():  # whose files change without it
-        return load(model, device)
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, str(torch.device(device)))
+        return _load(path).to(device)
+    status = path.stat()
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size, str(torch.device(device)))
     network = _in_use.get(key)
     if network is None:
-        network = _in_use[key] = load(model, device)
+        network = _in_use[key] = _load(path).to(device)
     return network
 
 
-def load_released(folder: Path) -> ColorizationNet:
-    """The authors' checkpoint, unpacked: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in `folder` or below it.
+def _load(path: Path) -> ColorizationNet:
+    if path.is_dir() or _is_archive(path):
+        return load_released(path)
+    metadata = read_metadata(path)
+    config = _config_of(path, metadata)
+    content = path.read_bytes()  # safetensors 0.8 leaks a little with each file that it reads itself
+    record = models.read_record(path)
+    if record is not None and record.sha256 != (seen := hashlib.sha256(content).hexdigest()):
+        raise ValueError(
+            f"model {str(path)!r} is damaged: sha256 must be {record.sha256} as when it was downloaded, got {seen}; "
+            f"python -m vsexvc download {path.stem} makes it anew"
+        )
+    try:
+        tensors = load_tensors(content)
+    except SafetensorError as error:
+        raise ValueError(f"model {str(path)!r} is damaged: {error}") from None
+    return _filled(ColorizationNet(config), tensors, str(path))
 
-    Two levels below at most. With the temperature that they use for inference, in effect the arg max.
 
-    Raises ValueError for wrong keys or shapes, OSError where a file is missing.
+def _config_of(path: Path, metadata: Mapping[str, str]) -> NetworkConfig:
+    try:
+        return NetworkConfig.from_json(metadata.get("config", ""))
+    except ValueError as error:
+        raise ValueError(f"model {str(path)!r} must state a valid configuration: {first_line(error)}") from None
+
+
+def load_released(source: Path) -> ColorizationNet:
+    """The authors' checkpoint: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in a folder or their zip archive.
+
+    Two levels below it at most. With the temperature that they use for inference, in effect the arg max.
+
+    Raises ValueError for wrong keys, shapes or kinds of numbers and for an archive that is not to be trusted, OSError
+    where a file of a folder is missing.
     """
-    tensors = {f"features.{k}": v for k, v in _read_pth(folder, "vgg19_conv").items() if k not in _UNUSED_VGG}
-    for part, name in _RELEASED.items():
-        tensors |= {f"{part}.{key}": value for key, value in _read_pth(folder, name).items()}
-    return _filled(ColorizationNet(NetworkConfig(temperature=1e-10)), tensors, str(folder))
+    tensors: dict[str, Tensor] = {}
+    for part, (label, content) in zip(_RELEASED, _released_files(source), strict=True):
+        state = _state_dict(content, label, _LARGEST)
+        tensors |= {f"{part}.{k}": v for k, v in state.items() if part != "features" or k not in _UNUSED_VGG}
+    return _filled(ColorizationNet(_RELEASED_CONFIG), tensors, str(source))
 
 
-def _read_pth(folder: Path, name: str) -> dict[str, Tensor]:
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP
+
+
+def _in_folder(folder: Path, name: str) -> Path:
     paths = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{name}*.pth"))
     if not paths:
         raise FileNotFoundError(f"model folder {str(folder)!r} must hold {name}*.pth, which is not there")
+    return paths[-1]
+
+
+def _released_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    """What an error calls it, and the content, of each of _RELEASED in turn."""
+    if source.is_dir():
+        for path in (_in_folder(source, name) for name in _RELEASED.values()):
+            _check_size(path.stat().st_size, str(path), _LARGEST)
+            yield str(path), path.read_bytes()
+        return
+    with _opened_archive(source) as archive:
+        for name in _RELEASED.values():
+            members = sorted(m.filename for m in archive.infolist() if _is_released(m.filename, name))
+            if not members:
+                raise ValueError(f"model archive {str(source)!r} must hold {name}*.pth, which is not there")
+            size = archive.getinfo(members[-1]).file_size
+            with archive.open(members[-1]) as file:  # read(): up to 2 GB of a member that is longer than it says
+                content = file.read(size)
+            yield f"{source}/{members[-1]}", content
+
+
+def _is_released(member: str, name: str) -> bool:
+    path = PurePosixPath(member)
+    return path.match(f"{name}*.pth") and len(path.parts) <= 3
+
+
+@contextmanager
+def _opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive to read members of, in memory.
+
+    Nothing is unpacked to disk; an archive that would write outside of its folder if something did is refused all the
+    same. Raises ValueError for that, for members that are too large, and for damage found then or while reading.
+    """
     try:
-        state = torch.load(paths[-1], map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename
+                if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
+                    raise ValueError(f"model archive {str(path)!r} holds {name!r}, which points outside of it")
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    raise ValueError(f"model archive {str(path)!r} holds {name!r}, which is a link")
+                if any(_is_released(name, wanted) for wanted in _RELEASED.values()):
+                    _check_size(member.file_size, f"{path}/{name}", _LARGEST)
+            yield archive
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or packed in a way that zipfile does not know
+        raise ValueError(f"model archive {str(path)!r} is damaged: {first_line(error)}") from None
+
+
+def _check_size(size: int, label: str, largest: int) -> None:
+    if size > largest:
+        raise ValueError(f"model {label!r} must have at most {largest} bytes, it has {size}")
+
+
+def _state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
+    if content.startswith(_ZIP):  # torch's own files are archives too, that its reader would unpack at any size
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                _check_size(sum(member.file_size for member in archive.infolist()), label, largest)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"model {label!r} is damaged: {first_line(error)}") from None
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose text advises to run what is in the file
+        raise ValueError(f"model {label!r} is damaged or not a plain state dict: it holds more than tensors") from None
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-        raise ValueError(
-            f"model {str(paths[-1])!r} is damaged or not a plain state dict: {first_line(error)}"
-        ) from None
+        raise ValueError(f"model {label!r} is damaged or not a plain state dict: {first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"model {str(paths[-1])!r} must be a state dict of tensors, got {type(state).__name__}")
-    return {key.removeprefix("module."): value.float() for key, value in state.items()}
+        raise ValueError(f"model {label!r} must be a state dict of tensors, got {type(state).__name__}")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
 def _filled(network: ColorizationNet, tensors: Mapping[str, Tensor], source: str) -> ColorizationNet:
@@ -153,14 +375,64 @@ def _filled(network: ColorizationNet, tensors: Mapping[str, Tensor], source: str
             raise ValueError(f"model {source!r} must hold {key} {tuple(wanted[key].shape)}, which is missing")
         if key not in wanted:
             raise ValueError(f"model {source!r} holds {key}, which its configuration does not know")
-        if tensors[key].shape != wanted[key].shape:
+        tensor = tensors[key]
+        if tensor.shape != wanted[key].shape:
             raise ValueError(
-                f"model {source!r} must hold {key} as {tuple(wanted[key].shape)}, got {tuple(tensors[key].shape)}"
+                f"model {source!r} must hold {key} as {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
             )
-        if not torch.isfinite(tensors[key]).all():
+        if tensor.dtype not in _FLOATING or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _FLOATING)
+            seen = " ".join((str(tensor.dtype), str(tensor.layout), tensor.device.type)).replace("torch.", "")
+            raise ValueError(f"model {source!r} must hold {key} as one of {kinds}, got {seen}")
+        if not torch.isfinite(tensor.float()).all():
             raise ValueError(f"model {source!r} is damaged: {key} holds values that are not finite")
     network.load_state_dict(dict(tensors), strict=True)
     return network.eval().requires_grad_(False)
+
+
+def check(model: str) -> tuple[bool, list[str]]:
+    """Whether a model would load, and what the file is, in lines for people.
+
+    Args:
+        model: as for `find`, whose errors it raises; or any other file.
+    """
+    path = find(model)
+    try:
+        kind = _kind(path)
+    except (ValueError, OSError) as error:
+        return False, [f"would not load: {first_line(error)}"]
+    try:
+        network = _load(path)
+    except (ValueError, OSError) as error:
+        return False, [f"{path}: {kind}", f"would not load: {first_line(error)}"]
+    metadata = {} if path.is_dir() or _is_archive(path) else read_metadata(path)
+    facts = [f"  {key}: {value}" for key, value in sorted(metadata.items()) if key not in ("vsexvc", "config")]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return True, [f"{path}: {kind}", f"  config: {network.config.to_json()}", *facts, f"loads: {parameters} parameters"]
+
+
+def _kind(path: Path) -> str:
+    """What a file or folder looks like, by its first bytes and its keys."""
+    if path.is_dir():
+        return "a folder, for the authors' unpacked files"
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:4] == _ZIP:
+        with _opened_archive(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("/data.pkl") for name in names):
+            return f"a zip archive of {len(names)} files"
+    if start[:4] in (_ZIP, _OLD_PICKLE):
+        _check_size(path.stat().st_size, str(path), _LARGEST_FOREIGN)
+        state = _state_dict(path.read_bytes(), str(path), _LARGEST_FOREIGN)
+        return next((kind for key, kind in _KINDS.items() if key in state), f"a torch file of {len(state)} tensors")
+    if start[8:9] == b"{":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return "weights of vsexvc" if "vsexvc" in (file.metadata() or {}) else "safetensors of something else"
+        except SafetensorError:
+            pass
+    return "something else" if start else "an empty file"
 
 
 def first_line(error: BaseException) -> str:
