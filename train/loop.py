@@ -247,7 +247,7 @@ class _Run:
         if o.init is not None and o.init.endswith(".pt"):
             stored: dict[str, Any] = torch.load(o.init, map_location="cpu", weights_only=True)
             self._check_config(stored["config"], o.init)
-            state = stored["net"]
+            state, self.commits = stored["net"], list(dict.fromkeys([*stored["commits"], *self.commits]))
         elif o.init is not None:
             network = weights.load(o.init)
             self._check_config(network.config.to_json(), o.init)
