@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_evaluate import drawn, write_video
+from tests.test_evaluate import drawn, write_clips, write_video
 from train import ablate, data, evaluate, loop
 from vsexvc import weights
 from vsexvc.config import NetworkConfig
@@ -18,11 +18,7 @@ CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsa
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    place = tmp_path / "clips"
-    place.mkdir()
-    for seed in range(2):
-        write_video(place / f"{seed}.avi", drawn(3, seed, (120, 160)))
-    return place
+    return write_clips(tmp_path / "clips", count=2, frames=3)
 
 
 @pytest.fixture

@@ -44,6 +44,13 @@ def write_video(path: Path, rgb: np.ndarray) -> Path:
     return path
 
 
+def write_clips(place: Path, count: int, frames: int) -> Path:
+    place.mkdir()
+    for seed in range(count):
+        write_video(place / f"{seed}.avi", drawn(frames, seed, (120, 160)))
+    return place
+
+
 # --- a session whose colours are known: warped is the reference's mean, output half of it plus half of previous
 
 
@@ -96,11 +103,7 @@ def acted(monkeypatch) -> ActedNetwork:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    place = tmp_path / "clips"
-    place.mkdir()
-    for seed in range(3):
-        write_video(place / f"{seed}.avi", drawn(4, seed, (120, 160)))
-    return place
+    return write_clips(tmp_path / "clips", count=3, frames=4)
 
 
 def arguments(*given: object) -> argparse.Namespace:

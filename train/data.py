@@ -14,11 +14,12 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -134,6 +135,18 @@ def find(folders: list[Path], suffixes: set[str]) -> list[Path]:
     return sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in suffixes)
 
 
+@contextmanager
+def appearing(target: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is there under its name whole or not at all, whoever else writes it too."""
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """The array kept in `target`, memory mapped; made first where there is none, and anew where the file is damaged.
 
@@ -146,13 +159,8 @@ def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     except (ValueError, EOFError) as error:
         log.warning("made anew: %s (%s)", target, error)
     array = make()
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with part.open("wb") as file:
-            np.save(file, array)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with appearing(target) as file:
+        np.save(file, array)
     return np.load(target, mmap_mode="r")  # type: ignore[no-any-return]
 
 

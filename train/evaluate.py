@@ -30,7 +30,7 @@ from tqdm import tqdm
 from train import commit, metrics, report
 from train.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc import weights
-from vsexvc.color import lab_to_rgb
+from vsexvc.color import centred, lab_to_rgb
 from vsexvc.network import CELL, ColorizationNet
 from vsexvc.session import Correspondence, Reference, Session
 
@@ -164,7 +164,7 @@ def nearest_colour(network: ColorizationNet, clip: Clip) -> Tensor:
 
 def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) -> Tensor:
     """The four levels, each of unit length, at 1/4 size; unit vectors from their mean as in eq. 3: (B, h * w, C)."""
-    lab = (lab - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1)).to(next(network.parameters()).device)
+    lab = centred(lab).to(next(network.parameters()).device)
     levels = network.features(network.features.prepare(lab, is_reference))
     half, quarter, eighth, sixteenth = (F.normalize(level, dim=1) for level in levels)
     h, w = quarter.shape[2:]

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vsexvc.color import lab_to_rgb
+from vsexvc.color import lab_to_rgb, uncentred
 from vsexvc.config import NetworkConfig
 from vsexvc.network import FeatureNet, Features
+from vsexvc.weights import first_line
 
 Input = Literal["L", "imagenet", "upstream"]
 _LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them
@@ -63,7 +64,7 @@ def read(source: str) -> Source:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise ValueError(f"features {source!r} must be a file of tensors: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"features {source!r} must be a file of tensors: {first_line(error)}") from None
     if isinstance(state, dict) and "features" in state and "input" in state:
         return Source(state["features"], state["width"], state["input"])
     if isinstance(state, dict) and "features.0.weight" in state:
@@ -115,6 +116,5 @@ class Judge(nn.Module):
 
     def forward(self, lab: Tensor) -> Features:
         """lab: (B, 3, H, W), L_centred and ab."""
-        centre = lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1)
-        levels: Features = self.net(self.net.scale(lab_to_rgb(lab + centre)))
+        levels: Features = self.net(self.net.scale(lab_to_rgb(uncentred(lab))))
         return levels

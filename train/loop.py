@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from train import commit, data, evaluate, features, losses, running
 from train.discriminator import Discriminator, add_spectral_norm, without_spectral_norm
 from train.retrieval import Retrieval
 from train.unroll import Result, Unrolled
 from vsexvc import weights
+from vsexvc.color import centred
 from vsexvc.config import NetworkConfig
 from vsexvc.network import MULTIPLE, ColorizationNet
 
@@ -259,8 +259,10 @@ class _Run:
                     f"fit: features {o.features} have input {source.input} and width {source.width}, the network needs "
                     f"{self.config.features_input} and {self.config.width}"
                 )
-        keys = [] if state is None else [key.removeprefix("features.") for key in state]
-        batch_norm = source.batch_norm if source else state is None or any(key.startswith("norm") for key in keys)
+        if source is not None:
+            batch_norm = source.batch_norm
+        else:
+            batch_norm = state is None or any(key.startswith("features.norm") for key in state)
         net = ColorizationNet(self.config, batch_norm)
         if state is not None:
             net.load_state_dict(state)
@@ -303,12 +305,9 @@ class _Run:
     def run(self) -> Path:
         o = self.options
         batches = self._batches()
-        first = self.rank == 0
-        writer = SummaryWriter(str(o.out / "tensorboard")) if first else None
-        bar = tqdm(
-            total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}",
-            initial=100 * self._used(), disable=not first,
-        )  # fmt: skip
+        # Only the first process has one, and it writes everything else too.
+        writer = SummaryWriter(str(o.out / "tensorboard")) if self.rank == 0 else None
+        bar = running.bar(self._used(), shown=writer is not None)
         start, begun, waited = self.step, time.monotonic(), 0.0
         earlier, saved, validated = self.seconds, begun, begun
         self.unrolled.train()
@@ -325,7 +324,7 @@ class _Run:
                 numbers |= {"steps/s": (self.step - start) / (now - begun), "waiting": waited / (now - begun)}
                 bar.n = min(100.0, 100 * self._used())
                 bar.set_postfix(step=self.step, **{k: f"{v:.2f}" for k, v in numbers.items()})
-                if not first:
+                if writer is None:
                     continue
                 if self.step % 20 == 0:
                     self._log(numbers, writer)
@@ -336,10 +335,9 @@ class _Run:
                     self._validate(writer, limit=5)
                     validated = time.monotonic()
                     begun += validated - now  # validation is not on the budget
-        if not first:
+        if writer is None:
             return o.out / "weights.safetensors"
         self._save(writer)
-        assert writer is not None
         writer.close()
         return self.export()
 
@@ -417,15 +415,14 @@ class _Run:
         rate = o.learning_rate * min(1.0, (self.step + 1) / o.warm_up)
         return rate * running.cosine(self._used()) if o.cosine else rate
 
-    def _log(self, numbers: dict[str, float], writer: SummaryWriter | None) -> None:
-        assert writer is not None
+    def _log(self, numbers: dict[str, float], writer: SummaryWriter) -> None:
         for name, value in numbers.items():
             writer.add_scalar(name, value, self.step)
         line = {"step": self.step, "minutes": round(self.seconds / 60, 2), "rate": self._learning_rate(), **numbers}
         with (self.options.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _save(self, writer: SummaryWriter | None) -> None:
+    def _save(self, writer: SummaryWriter) -> None:
         state = {
             "net": self.net.state_dict(),
             "discriminator": None if self.discriminator is None else self.discriminator.state_dict(),
@@ -437,7 +434,7 @@ class _Run:
         }
         running.save(state, self.checkpoint)
         picture = self.unrolled.picture()
-        if writer is not None and picture is not None:
+        if picture is not None:
             writer.add_image("reference, grey, warped, output, truth", picture.clamp(0, 1).cpu(), self.step)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -452,8 +449,7 @@ class _Run:
         self.step, self.seconds = state["step"], state["seconds"]
         self.commits = list(dict.fromkeys([*state["commits"], *self.commits]))
 
-    def _validate(self, writer: SummaryWriter | None, limit: int | None) -> None:
-        assert writer is not None
+    def _validate(self, writer: SummaryWriter, limit: int | None) -> None:
         network, results = plain(self.net), {}
         for folder in self.options.validate:
             for name, value in evaluate.run(network, folder, limit=limit).items():
@@ -483,7 +479,7 @@ def _pairs(outputs: Tensor, lab: Tensor) -> tuple[Tensor, Tensor]:
 
     outputs: (B, S-2, 3, H, W), L_centred; lab: (B, S, 3, H, W), L 0..100.
     """
-    true = lab[:, 2:] - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 1, 3, 1, 1)
+    true = centred(lab[:, 2:])
     before = torch.cat((outputs[:, :-1].flatten(0, 1), true[:, :-1].flatten(0, 1)))
     return before, torch.cat((outputs[:, 1:].flatten(0, 1), true[:, 1:].flatten(0, 1)))
 

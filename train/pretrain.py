@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from train import augment, commit, data, running
 from train.features import Input
-from vsexvc.color import lab_to_rgb, rgb_to_lab
+from vsexvc.color import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.config import NetworkConfig
 from vsexvc.network import FeatureNet
 
@@ -131,8 +131,7 @@ def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:
                     names[folder / file] = str(Path(source).parent)
                 break
     classes = [names.get(path, str(path.parent)) for path in images]
-    count = {name: classes.count(name) for name in set(classes)}
-    known = sorted(name for name, members in count.items() if members >= 5)
+    known = sorted(name for name, members in Counter(classes).items() if members >= 5)
     number = {name: i for i, name in enumerate(known)}
     return images, [number.get(name, -1) for name in classes], known
 
@@ -201,7 +200,7 @@ def pretrain(options: PretrainOptions) -> Path:
     batches, started = running.batches(views, o.batch, step, o.workers), time.monotonic() - seconds
     saved = time.monotonic()
     both.train()
-    bar = tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}")
+    bar = running.bar(budget.used(step, seconds))
     with running.listening() as stop, bar:
         while budget.used(step, seconds) < 1.0 and not stop.asked:
             for group in optimizer.param_groups:
@@ -224,7 +223,7 @@ def pretrain(options: PretrainOptions) -> Path:
 def _terms(net: FeatureNet, heads: _Heads, batch: dict[str, Tensor], o: PretrainOptions) -> dict[str, Tensor]:
     b = len(batch["label"])
     if o.input == "L":
-        x = net.prepare(batch["lab"].flatten(0, 1) - batch["lab"].new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1), False)
+        x = net.prepare(centred(batch["lab"].flatten(0, 1)), False)
     else:
         x = net.scale(batch["rgb"].flatten(0, 1))
     with torch.autocast(torch.device(o.device).type, dtype=torch.bfloat16):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,9 +94,8 @@ def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDAr
     descriptors = np.stack([known[key] for key in keys])
     if missing:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}.npz")
-        np.savez(part, keys=np.array(keys), descriptors=descriptors)
-        part.replace(cache)
+        with data.appearing(cache) as file:
+            np.savez(file, keys=np.array(keys), descriptors=descriptors)
     return descriptors
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -77,6 +78,12 @@ def save(state: dict[str, Any], path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def bar(used: float, shown: bool = True) -> Any:
+    """Progress in per cent of the budget, with the time that is left."""
+    style = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
+    return tqdm(total=100.0, unit="%", bar_format=style, initial=100 * used, disable=not shown)
 
 
 class _From(Sampler[int]):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train import losses
 from train.features import Judge
-from vsexvc.color import lab_to_rgb
+from vsexvc.color import centred, lab_to_rgb, uncentred
 from vsexvc.network import ColorizationNet, Embedding, Features
 
 # Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
@@ -58,7 +58,7 @@ class Unrolled(nn.Module):
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
         """batch: of data.Sequences. everything: False while only features and correspondence learn."""
         wanted = self.weights
-        lab = batch["lab"] - batch["lab"].new_tensor((50.0, 0.0, 0.0)).view(1, 1, 3, 1, 1)
+        lab = centred(batch["lab"])
         b, s = lab.shape[:2]
         true = batch["true"].view(b, 1, 1, 1)
         embedding = self._embed(lab)
@@ -109,7 +109,7 @@ class Unrolled(nn.Module):
         """Reference, grey, warped colour, output and truth of a sample of the last batch: (3, H, 5 W), 0..1."""
         if self.strip is None:
             return None
-        rgb = lab_to_rgb(self.strip.float() + self.strip.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1))
+        rgb = lab_to_rgb(uncentred(self.strip.float()))
         return torch.cat(tuple(rgb), dim=2)
 
     def _embed(self, lab: Tensor) -> Embedding:

@@ -45,6 +45,20 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     return torch.stack((116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)), dim=1)
 
 
+def centred(lab: Tensor) -> Tensor:
+    """(..., 3, H, W) with L 0..100 -> the same with L_centred, -50..50."""
+    return lab - _centre(lab)
+
+
+def uncentred(lab: Tensor) -> Tensor:
+    """The way back from `centred`."""
+    return lab + _centre(lab)
+
+
+def _centre(lab: Tensor) -> Tensor:
+    return lab.new_tensor((50.0, 0.0, 0.0)).view(3, 1, 1)
+
+
 def lab_to_linear(lab: Tensor) -> Tensor:
     """Lab to linear light of the sRGB primaries, not clamped. lab: (B, 3, H, W) -> (B, 3, H, W) float."""
     return _matrix(_XYZ_TO_RGB, _lab_to_xyz(lab[:, :1], lab[:, 1:]))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vsexvc.color import centred
 from vsexvc.network import CELL, MULTIPLE, ColorizationNet, Embedding
 
 _BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
@@ -111,7 +112,7 @@ class Session:
         """lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16."""
         height, width = lab.shape[2:]
         area = self._picture_area(lab[:, :1])
-        lab = _padded(lab.to(self.device) - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1).to(self.device))
+        lab = _padded(centred(lab.to(self.device)))
         phi = self._within_memory(lambda: self.network.embed(lab, is_reference=True).phi)
         rows, columns = (
             _cells(lines, margin, size, count)
