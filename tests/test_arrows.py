@@ -12,6 +12,7 @@ ORDER = [
     "config",
     "color",
     "chroma",
+    "motion",
     "network",
     "models",
     "weights",

@@ -17,17 +17,19 @@ from torch import Tensor, nn
 
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
+from vsexvc.motion import refine, search, warp
 
 CELL = 4  # pixels of the network's size that one position of the correspondence stands for
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
-_CHUNK = 1 << 22  # elements of the correlation matrix held at once
+_CHUNK = 1 << 20  # elements of the correlation matrix held at once: what a core's cache has room for
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
-_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, a count, L squared
 _RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head "blend" learns
 _UPSTREAM_MEAN = (0.40760392, 0.45795686, 0.48501961)  # B, G, R: of the released vgg19_conv
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # R, G, B: of torchvision's VGG19
-_LOWEST_LOGIT = -80.0  # exp below is denormal, ten times slower, and changes no output
+_LOWEST_OCTAVE = -115.0  # exp2 below soon is denormal, ten times slower, and changes no output
+_LOG2_E = 1.4426950408889634
+_SPARE = 16  # channels that products in half precision are widened by: one would do, but is slower
 
 
 class Features(NamedTuple):
@@ -69,6 +71,7 @@ class FeatureNet(nn.Module):
     def forward(self, x: Tensor) -> Features:
         """x: (B, 1 or 3, H, W) as `prepare` makes it."""
         levels: list[Tensor] = []
+        x = x.to(next(self.parameters()).dtype)
         for block in self._blocks:
             if block is not self._blocks[0]:
                 x = F.max_pool2d(x, 2)
@@ -202,7 +205,8 @@ class ColorNet(nn.Module):
 
     def forward(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
         """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame."""
-        x1 = self._block(torch.cat((L_centred, warped_ab, similarity, prev_lab), dim=1), "conv1_1", "conv1_2")
+        x = torch.cat((L_centred, warped_ab, similarity, prev_lab), dim=1).to(self.conv10_ab.weight.dtype)
+        x1 = self._block(x, "conv1_1", "conv1_2")
         x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
         x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
         x = self._block(self.conv3_3norm_ss(x3), "conv4_1", "conv4_2", "conv4_3")
@@ -220,6 +224,50 @@ class ColorNet(nn.Module):
         return ab
 
 
+class Correlation(nn.Module):
+    """Eq. 3-5 between positions as unit vectors. Without gradients the matrix is never held as a whole."""
+
+    def __init__(self, temperature: float, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: of the products; in half precision they are relative to a cosine of 1, near which they decide."""
+        super().__init__()
+        self.temperature, self.dtype = temperature, dtype
+
+    def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
+        """What each position finds, and how much alike it is.
+
+        Args:
+            theta: (B, C, N).
+            phi: (B or 1, C, N').
+            colours: (B or 1, K, N').
+            sparing: in smaller parts.
+
+        Returns:
+            warped (B, K, N) and similarity (B, 1, N), -1..1.
+        """
+        if torch.is_grad_enabled():
+            M = theta.transpose(1, 2) @ phi
+            share = torch.softmax(M / self.temperature, dim=2)
+            return colours @ share.transpose(1, 2), M.amax(2)[:, None]
+        one = 0.0 if self.dtype == torch.float32 else 1.0
+        if one:
+            theta, phi = F.pad(theta, (0, 0, 0, _SPARE)), F.pad(phi, (0, 0, 0, _SPARE))
+            theta[:, -1], phi[:, -1] = -one, one
+        queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
+        values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
+        rows = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
+        warped, similarity = [], []
+        for i in range(len(theta)):  # one by one: a batch would change last bits
+            its_keys, its_values = keys[i % len(keys)], values[i % len(values)]
+            for some in torch.split(queries[i], rows):
+                M = (some @ its_keys).float()  # less `one`
+                best = M.amax(1, keepdim=True)
+                octaves = M.sub_(best).mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE)
+                warped.append(its_values @ octaves.exp2_().t())
+                similarity.append(best.t() + one)
+        sums = torch.cat(warped, dim=1).view(values.shape[1], len(theta), -1).transpose(0, 1)
+        return sums[:, :-1] / sums[:, -1:], torch.cat(similarity, dim=1).view(len(theta), 1, -1)
+
+
 class ColorizationNet(nn.Module):
     """The whole network of one frame, in the order in which session.py calls it: embed, correlate, align, colorize."""
 
@@ -228,6 +276,7 @@ class ColorizationNet(nn.Module):
         self.config = config
         self.features = FeatureNet(config, batch_norm)
         self.correspondence = CorrespondenceNet(config)
+        self.correlation = Correlation(config.temperature)
         self.color = ColorNet(config)
 
     def embed(self, lab: Tensor, is_reference: bool = False) -> Embedding:
@@ -248,28 +297,17 @@ class ColorizationNet(nn.Module):
             warped_ab (B, 2, H, W) and similarity (B, 1, H, W), -1..1, brought from 1/4 size to the network's.
         """
         b, _, h, w = theta.shape
-        colours = F.avg_pool2d(ab, CELL).flatten(2).transpose(1, 2).expand(b, -1, -1)
-        keys = phi.flatten(2).expand(b, -1, -1)
-        queries = theta.flatten(2).transpose(1, 2) / self.config.temperature
-        warped, similarity = [], []
-        chunk = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // (b * keys.shape[2]))
-        for rows in torch.split(queries, h * w if torch.is_grad_enabled() else chunk, dim=1):
-            logits = rows @ keys  # (B, chunk, N'): M / tau
-            best = logits.max(2, keepdim=True).values
-            if not torch.is_grad_enabled():
-                logits.sub_(best).clamp_min_(_LOWEST_LOGIT)
-            warped.append(torch.softmax(logits, dim=2) @ colours)
-            similarity.append(best * self.config.temperature)
-        small = torch.cat((torch.cat(warped, 1), torch.cat(similarity, 1)), dim=2).transpose(1, 2).reshape(b, 3, h, w)
+        colours = F.avg_pool2d(ab, CELL).flatten(2)
+        warped, similarity = self.correlation(theta.flatten(2), phi.flatten(2), colours, sparing)
+        small = torch.cat((warped, similarity), dim=1).view(b, 3, h, w)
         large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
         return large[:, :2], large[:, 2:]
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
         """The previous frame moved to where the correspondence features find it in this one.
 
-        Best match in a window of `config.motion` cells, refined below a cell by the softmax of its 3x3 neighbours, with
-        `config.refine` by the pictures too, then sampled at full size. Beyond the paper (its Appendix F). With motion 0
-        the previous frame as it is.
+        `search` in a window of `config.motion` cells, with `config.refine` corrected by the pictures, then sampled at
+        full size. Beyond the paper (its Appendix F). With motion 0 the previous frame as it is.
 
         Args:
             theta: (B, C, h, w) of this frame.
@@ -280,32 +318,7 @@ class ColorizationNet(nn.Module):
         radius = self.config.motion
         if radius == 0:
             return prev_lab
-        b, c, h, w = theta.shape
-        keys = prev_phi.flatten(2)
-        x_index = torch.arange(w, device=theta.device)
-        y_index = torch.arange(h, device=theta.device)
-        far_x = (x_index[None, :] - x_index[:, None]).abs() > radius  # (w, w)
-        best = []
-        rows_at_once = max(1, _CHUNK // (b * w * w * (2 * radius + 1)))
-        with torch.no_grad():
-            for top in range(0, h, rows_at_once):
-                bottom = min(h, top + rows_at_once)
-                first, last = max(0, top - radius), min(h, bottom + radius)
-                M = theta[:, :, top:bottom].flatten(2).transpose(1, 2) @ keys[:, :, first * w : last * w]
-                far_y = (y_index[None, first:last] - y_index[top:bottom, None]).abs() > radius
-                far = (far_y[:, None, :, None] | far_x[None, :, None, :]).view(M.shape[1:])
-                best.append(M.masked_fill_(far, -2.0).argmax(2) + first * w)
-            index = torch.cat(best, 1)  # (B, N), where in the previous frame
-            offset = torch.tensor([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)], device=theta.device)
-            y = (index // w)[:, :, None] + offset[:, 0]  # (B, N, 9)
-            x = (index % w)[:, :, None] + offset[:, 1]
-            outside = (y < 0) | (y >= h) | (x < 0) | (x >= w)
-            near = (y.clamp(0, h - 1) * w + x.clamp(0, w - 1)).flatten(1)[:, None].expand(-1, c, -1)
-            dy = y - y_index.repeat_interleave(w)[None, :, None]
-            dx = x - x_index.repeat(h)[None, :, None]
-        M = (theta.flatten(2)[..., None] * keys.gather(2, near).view(b, c, h * w, 9)).sum(1)
-        share = torch.softmax((M / self.config.temperature).masked_fill(outside, -1e4), dim=2)
-        flow = torch.stack(((share * dx).sum(2), (share * dy).sum(2)), dim=1).view(b, 2, h, w)
+        flow = search(theta, prev_phi, radius, self.config.temperature)
         flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
         if self.config.refine:
             with torch.no_grad():
@@ -317,65 +330,3 @@ class ColorizationNet(nn.Module):
         """Eq. 7: ab (B, 2, H, W) of the frame."""
         ab: Tensor = self.color(L_centred, warped_ab, similarity, prev_lab)
         return ab
-
-
-def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) in pixels."""
-    h, w = picture.shape[2:]
-    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
-    grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
-    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
-    """A flow corrected by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
-
-    For each pixel the best of the flow, the flow smoothed and standing still; then steps by least squares, each kept
-    where it brings the pictures nearer. Both are judged in a window around the pixel, on L without its local mean.
-
-    Args:
-        flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.
-        L: (B, 1, H, W) of this frame.
-        prev_L: (B, 1, H, W) of the previous frame.
-
-    Returns:
-        (B, 2, H, W).
-    """
-    now, before = L - _box(L, _LOCAL), prev_L - _box(prev_L, _LOCAL)
-
-    def moved(flow: Tensor) -> tuple[Tensor, Tensor]:
-        picture = warp(before, flow)
-        return picture, _box((now - picture).abs(), _WINDOW)
-
-    picture, error = moved(flow)
-
-    def keep_where_better(candidate: Tensor) -> None:
-        nonlocal flow, picture, error
-        its_picture, its_error = moved(candidate)
-        is_better = its_error < error
-        flow, picture = torch.where(is_better, candidate, flow), torch.where(is_better, its_picture, picture)
-        error = torch.where(is_better, its_error, error)
-
-    keep_where_better(_box(flow, _WINDOW))
-    keep_where_better(torch.zeros_like(flow))
-    for _ in range(_STEPS):
-        wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
-        dx, dy = (
-            (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) / 2.0,
-            (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) / 2.0,
-        )
-        difference = now - picture
-        products = torch.cat((dx * dx, dy * dy, dx * dy, dx * difference, dy * difference), dim=1)
-        xx, yy, xy, x, y = _box(products, _WINDOW).chunk(5, dim=1)
-        xx, yy = xx + _DAMPING, yy + _DAMPING
-        step = torch.cat((yy * x - xy * y, xx * y - xy * x), dim=1) / (xx * yy - xy * xy)
-        keep_where_better(flow + step.clamp(-1.0, 1.0))
-    return flow
-
-
-def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square; at the border over what there is of it."""
-    side = 2 * radius + 1
-    x = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False)

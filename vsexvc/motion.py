@@ -1,0 +1,148 @@
+"""Where things were in the frame before: a search among the correspondence features, corrected by the pictures.
+
+Beyond the paper (its Appendix F). No parameters, no memory; nothing here knows a network.
+
+Axes: B batch, H and W pixels of the network's size, h and w its cells, C embedding channels. A flow is (dx, dy) from a
+frame to the one before.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_TILE = 6, 24  # rows and columns of cells that share a window in the motion search
+_TILES = 1 << 22  # elements of its matches held at once
+_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, powers of two; a count; L squared
+
+
+def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:
+    """Where each cell was in the frame before: (B, 2, h, w), (dx, dy) in cells.
+
+    The best match in a window, and below a cell the mean place of it and its eight neighbours by the softmax of eq. 4.
+
+    Args:
+        theta: (B, C, h, w) of this frame.
+        phi: (B, C, h, w) of the frame before.
+        radius: of the window, in cells.
+        temperature: tau of the softmax.
+    """
+    b, c, h, w = theta.shape
+    reach = radius + 1  # the neighbours of a match at the window's edge too
+    side = 2 * reach + 1
+    rows, columns = _TILE
+    high, wide = rows + 2 * reach, columns + 2 * reach
+    down, across = -(-h // rows), -(-w // columns)
+    below, beside = down * rows - h, across * columns - w
+    queries = F.pad(theta, (0, beside, 0, below)).unfold(2, rows, rows).unfold(3, columns, columns)
+    keys = F.pad(phi, (reach, reach + beside, reach, reach + below)).unfold(2, high, rows).unfold(3, wide, columns)
+    places = torch.arange(side, device=theta.device) - reach
+    three = torch.arange(3, device=theta.device)
+    x_inside = _between(torch.arange(w, device=theta.device)[:, None] + places, w)  # (w, side)
+    flows = []
+    tiles_at_once = max(1, _TILES // (b * across * rows * columns * high * wide))
+    for some, its_keys, top in zip(
+        torch.split(queries, tiles_at_once, 2),
+        torch.split(keys, tiles_at_once, 2),
+        range(0, down, tiles_at_once),
+        strict=True,
+    ):
+        tiles = some.shape[2]
+        with torch.autocast(theta.device.type, enabled=False):
+            M = some.permute(0, 2, 3, 4, 5, 1).reshape(-1, rows * columns, c) @ its_keys.permute(
+                0, 2, 3, 1, 4, 5
+            ).reshape(-1, c, high * wide)
+        # Each query has a row of M; its window begins as many rows and columns into the tile's as it lies in the tile.
+        row, tile = high * wide, rows * columns * high * wide
+        windows = M.as_strided(
+            (b, tiles, rows, across, columns, side, side),
+            (tiles * across * tile, across * tile, columns * row + wide, tile, row + 1, wide, 1),
+        ).reshape(b, tiles * rows, across * columns, side, side)[:, : h - top * rows, :w]
+        y = torch.arange(top * rows, min(h, (top + tiles) * rows), device=theta.device)
+        inside = _between(y[:, None] + places, h)[:, None, :, None] & x_inside[:, None, :]
+        windows = windows.masked_fill(~inside, float("-inf"))
+        best = windows[..., 1:-1, 1:-1].flatten(3).argmax(3, keepdim=True)
+        y_best, x_best = best // (side - 2), best % (side - 2)
+        near = y_best * side + x_best + (three[:, None] * side + three).flatten()
+        share = torch.softmax(windows.flatten(3).gather(3, near) / temperature, dim=3).view(b, -1, w, 3, 3)
+        dx = (share.sum(3) * three).sum(3) + x_best[..., 0] - reach
+        dy = (share.sum(4) * three).sum(3) + y_best[..., 0] - reach
+        flows.append(torch.stack((dx, dy), dim=1))
+    return torch.cat(flows, dim=2)
+
+
+def _between(index: Tensor, count: int) -> Tensor:
+    return (index >= 0) & (index < count)
+
+
+def warp(picture: Tensor, flow: Tensor) -> Tensor:
+    """picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) in pixels."""
+    h, w = picture.shape[2:]
+    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
+    grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
+    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
+    """A flow corrected by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
+
+    For each pixel the best of the flow, the flow smoothed and standing still; then steps by least squares, each kept
+    where it brings the pictures nearer. Both are judged in a window around the pixel, on L without its local mean.
+
+    Args:
+        flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.
+        L: (B, 1, H, W) of this frame.
+        prev_L: (B, 1, H, W) of the previous frame.
+
+    Returns:
+        (B, 2, H, W).
+    """
+    now, before = L - _box(L, _LOCAL), prev_L - _box(prev_L, _LOCAL)
+
+    def moved(flow: Tensor) -> tuple[Tensor, Tensor]:
+        picture = warp(before, flow)
+        return picture, _box((now - picture).abs(), _WINDOW)
+
+    picture, error = moved(flow)
+
+    def keep_where_better(candidate: Tensor) -> None:
+        nonlocal flow, picture, error
+        its_picture, its_error = moved(candidate)
+        is_better = its_error < error
+        flow, picture = torch.where(is_better, candidate, flow), torch.where(is_better, its_picture, picture)
+        error = torch.where(is_better, its_error, error)
+
+    keep_where_better(_box(flow, _WINDOW))
+    keep_where_better(torch.zeros_like(flow))
+    for _ in range(_STEPS):
+        wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+        dx, dy = (
+            (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) / 2.0,
+            (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) / 2.0,
+        )
+        difference = now - picture
+        products = torch.cat((dx * dx, dy * dy, dx * dy, dx * difference, dy * difference), dim=1)
+        xx, yy, xy, x, y = _box(products, _WINDOW).chunk(5, dim=1)
+        xx, yy = xx + _DAMPING, yy + _DAMPING
+        step = torch.cat((yy * x - xy * y, xx * y - xy * x), dim=1) / (xx * yy - xy * xy)
+        keep_where_better(flow + step.clamp(-1.0, 1.0))
+    return flow
+
+
+def _box(x: Tensor, radius: int) -> Tensor:
+    """Mean over a square; at the border over what there is of it. radius: a power of two."""
+    total = F.pad(x, (radius, radius, radius, radius))
+    count = x.new_ones(())
+    for dim in (2, 3):
+        size = x.shape[dim]
+        some, length = total, 1
+        while length < 2 * radius:  # sums of 2, 4, 8, ...
+            some = some.narrow(dim, 0, some.shape[dim] - length) + some.narrow(dim, length, some.shape[dim] - length)
+            length *= 2
+        total = some.narrow(dim, 0, size) + total.narrow(dim, length, size)
+        index = torch.arange(size, device=x.device)
+        lines = (index + radius).clamp_max(size - 1) - (index - radius).clamp_min(0) + 1
+        count = count * (lines[:, None] if dim == 2 else lines)
+    return total / count
