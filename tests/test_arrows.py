@@ -14,6 +14,7 @@ ORDER = [
     "chroma",
     "motion",
     "network",
+    "backend",
     "models",
     "weights",
     "session",

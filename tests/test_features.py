@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from train import features
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
-from vsexvc.network import FeatureNet
+from vsexvc.network import FeatureNet, feature_input
 
 LAB = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * torch.tensor((100.0, 60, 60)).view(3, 1, 1)
 
@@ -47,8 +47,8 @@ def test_torchvision_file_gives_torchvision_features(layers: torch.nn.Sequential
 def test_a_grey_net_sees_frame_and_reference_alike(vgg19: Path) -> None:
     net = features.read(str(vgg19)).build()
     centred = LAB - torch.tensor((50.0, 0, 0)).view(1, 3, 1, 1)
-    frame = net.prepare(centred, False)
-    assert torch.equal(frame, net.prepare(centred, True))
+    frame = feature_input(centred, net.input, False)
+    assert torch.equal(frame, feature_input(centred, net.input, True))
     rgb = frame * torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1) + torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
     assert (rgb.amax(1) - rgb.amin(1)).max() < 1e-3  # grey
 

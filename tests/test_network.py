@@ -1,18 +1,19 @@
-"""The network against a slow plain implementation (plain.py) and against hand-made cases."""
+"""The network against a slow plain implementation (scripts/plain.py) and against hand-made cases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import plain
 import pytest
 import torch
 from skimage.color import rgb2lab
 from torch import Tensor
 
+from scripts import plain
 from vsexvc.color import lab_to_rgb
 from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, refine, warp
+from vsexvc.motion import refine, warp
+from vsexvc.network import ColorizationNet
 from vsexvc.session import Session
 
 # Parameter counts of the released files (facts of the release, not of this code).
@@ -25,7 +26,7 @@ def small(seed: int = 0, **options: object) -> ColorizationNet:
 
 
 def part(network: ColorizationNet, name: str) -> dict[str, Tensor]:
-    return {k.removeprefix(name + "."): v for k, v in network.state_dict().items() if k.startswith(name + ".")}
+    return {k.removeprefix(name + "."): v.double() for k, v in network.state_dict().items() if k.startswith(name + ".")}
 
 
 @pytest.mark.parametrize("name", RELEASED_PARAMETERS)

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 import vsexvc
 from vsexvc import weights
+from vsexvc.backend import How
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet
 from vsexvc.plugin import build
@@ -311,6 +313,12 @@ class TestRefused:
                 {"preset": "upstream", "mask": moving(vs.GRAY8, width=48)},
                 "mask must be of the clip's size, 96x64, got ",
             ),
+            ({"backend": "onnx"}, "backend must be 'torch' or 'openvino', got 'onnx'"),
+            ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16, got 'int8'"),
+            ({"precision": "fp16"}, "precision must be one of "),
+            ({"threads": 0}, "threads must be 1..1024, got 0"),
+            ({"trt": True}, "backend tensorrt needs an NVIDIA GPU, not cpu"),
+            ({"trt": True, "backend": "openvino"}, "trt must be False with another backend than 'torch', got "),
             ({"mask": moving(vs.RGB24)}, "mask must be GRAY, got RGB24"),
             ({"mask": moving(vs.GRAY8, width=48)}, "mask must be of the clip's size, 96x64, got 48x64"),
             ({"mask": core.std.BlankClip(varsize=True)}, "mask must be of constant size"),
@@ -349,7 +357,7 @@ class TestRefused:
         """What the weights' room is told, and what it answers, in the filter's own words."""
         asked = []
 
-        def shared(model: str | None, device: torch.device, *, auto_download: bool) -> ColorizationNet:
+        def shared(model: str | None, device: torch.device, how: How, *, auto_download: bool) -> ColorizationNet:
             asked.append((model, str(device), auto_download))
             raise OSError("model 'known' is not there: run `the command`\nand more")
 
@@ -375,6 +383,48 @@ class TestRefused:
 
 
 class TestWhole:
+    @pytest.mark.parametrize(
+        ("arguments", "how"),
+        [
+            ({}, How()),
+            ({"preset": "upstream"}, How(precision="fp32")),
+            ({"preset": "upstream", "precision": "bf16"}, How(precision="bf16")),
+            ({"backend": "openvino", "precision": "fp32", "threads": 2}, How("openvino", "fp32", 2)),
+            ({"trt": True}, How("tensorrt")),
+        ],
+        ids=str,
+    )
+    def test_how_the_network_is_computed(
+        self, arguments: dict[str, Any], how: How, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def shared(model: str | None, device: torch.device, how: How, *, auto_download: bool) -> ColorizationNet:
+            asked.append(how)
+            raise ValueError("enough")
+
+        monkeypatch.setattr(weights, "shared", shared)
+        with pytest.raises(vs.Error, match=r"^Colorize: enough$"):
+            core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), device="cpu", **arguments)
+        assert asked == [how]
+
+    def test_threads_are_the_filters_own(self, model: str) -> None:
+        """What torch gives to threads that begin later stays what it was."""
+        clip = core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=model, size=64, device="cpu", threads=3)
+        clip.get_frame(0).close()
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 1
+
+    def test_openvino(self) -> None:
+        """With the shipped weights: random ones would spread what each rounds otherwise."""
+        pytest.importorskip("openvino")
+        arguments = {"size": 64, "device": "cpu", "precision": "fp32"}
+        clip, ref = moving(vs.GRAY8), moving(vs.RGB24, 1)
+        one, other = (
+            planes(core.exvc.Colorize(clip, ref, backend=backend, **arguments), 2) for backend in ("torch", "openvino")
+        )
+        assert max(np.abs(a.astype(int) - b).max() for a, b in zip(one, other, strict=True)) <= 1
+
     def test_any_order_and_instances(self, model: str) -> None:
         """Two chained filters with different references, in order and at random from all threads: the same bytes."""
 

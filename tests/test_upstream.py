@@ -1,4 +1,4 @@
-"""The released network as released: a step against plain.py, and the preset "upstream" around it.
+"""The released network as released: a step against scripts/plain.py, and the preset "upstream" around it.
 
 Weights are random, under exactly the released keys and shapes and at full width, in files as the authors publish them.
 """
@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import plain
 import pytest
 import torch
 import vapoursynth as vs
@@ -21,7 +20,9 @@ from test_weights import COLORNET, NONLOCAL, VGG
 from torch import Tensor
 
 import vsexvc
+from scripts import plain
 from vsexvc import plugin, weights
+from vsexvc.backend import How, prepared
 from vsexvc.plugin import build
 from vsexvc.pump import Schedule
 from vsexvc.session import Correspondence, Reference, Session, State
@@ -83,6 +84,7 @@ class TestStep:
         implementation goes on with the colours that were found.
         """
         folder, w = released
+        w = {name: {key: value.double() for key, value in state.items()} for name, state in w.items()}
         generator = torch.Generator().manual_seed(1)
         lab, previous, reference = (picture(*size, generator) for _ in range(3))
         L, centre = lab[:, :1], torch.tensor([50.0, 0.0, 0.0]).view(1, 3, 1, 1)
@@ -260,7 +262,8 @@ class TestPreset:
             format=vs.YUV444PS,
         )  # fmt: skip
         found = lab_of(out, 1)[1:]
-        session, (lab, L) = Session(weights.load(model), borders=False), seen
+        exact = prepared(weights.load(model), How(precision="fp32"))
+        session, (lab, L) = Session(exact, borders=False), seen
         reference = session.reference(lab)
         first, second = session.correspond(L, reference)[:2]
         state, ab = session.step(session.start(reference if propagate else None), first)

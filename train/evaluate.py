@@ -31,7 +31,8 @@ from train import commit, metrics, report
 from train.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc import weights
 from vsexvc.color import centred, lab_to_rgb
-from vsexvc.network import CELL, ColorizationNet
+from vsexvc.config import CELL
+from vsexvc.network import ColorizationNet, feature_input
 from vsexvc.session import Correspondence, Reference, Session
 
 _BLOCK = 8  # frames whose correspondence is found at once
@@ -165,7 +166,7 @@ def nearest_colour(network: ColorizationNet, clip: Clip) -> Tensor:
 def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) -> Tensor:
     """The four levels, each of unit length, at 1/4 size; unit vectors from their mean as in eq. 3: (B, h * w, C)."""
     lab = centred(lab).to(next(network.parameters()).device)
-    levels = network.features(network.features.prepare(lab, is_reference))
+    levels = network.features(feature_input(lab, network.config.features_input, is_reference))
     half, quarter, eighth, sixteenth = (F.normalize(level, dim=1) for level in levels)
     h, w = quarter.shape[2:]
     sixteenth = F.interpolate(sixteenth, scale_factor=4, mode="bilinear")

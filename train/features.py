@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vsexvc.color import lab_to_rgb, uncentred
 from vsexvc.config import NetworkConfig
-from vsexvc.network import FeatureNet, Features
+from vsexvc.network import FeatureNet, Features, scaled
 from vsexvc.weights import first_line
 
 Input = Literal["L", "imagenet", "upstream"]
@@ -116,5 +116,5 @@ class Judge(nn.Module):
 
     def forward(self, lab: Tensor) -> Features:
         """lab: (B, 3, H, W), L_centred and ab."""
-        levels: Features = self.net(self.net.scale(lab_to_rgb(uncentred(lab))))
+        levels: Features = self.net(scaled(lab_to_rgb(uncentred(lab)), self.net.input))
         return levels

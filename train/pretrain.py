@@ -26,7 +26,7 @@ from train import augment, commit, data, running
 from train.features import Input
 from vsexvc.color import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.config import NetworkConfig
-from vsexvc.network import FeatureNet
+from vsexvc.network import FeatureNet, feature_input, scaled
 
 log = logging.getLogger("train")
 
@@ -223,9 +223,9 @@ def pretrain(options: PretrainOptions) -> Path:
 def _terms(net: FeatureNet, heads: _Heads, batch: dict[str, Tensor], o: PretrainOptions) -> dict[str, Tensor]:
     b = len(batch["label"])
     if o.input == "L":
-        x = net.prepare(centred(batch["lab"].flatten(0, 1)), False)
+        x = feature_input(centred(batch["lab"].flatten(0, 1)), net.input, False)
     else:
-        x = net.scale(batch["rgb"].flatten(0, 1))
+        x = scaled(batch["rgb"].flatten(0, 1), net.input)
     with torch.autocast(torch.device(o.device).type, dtype=torch.bfloat16):
         levels = net(x.contiguous(memory_format=torch.channels_last))
     pooled = levels.relu5_2.float().mean((2, 3))

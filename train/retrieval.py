@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from train import data
 from vsexvc.color import rgb_to_lab
-from vsexvc.network import ColorizationNet
+from vsexvc.network import ColorizationNet, feature_input
 
 Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
 
@@ -136,7 +136,7 @@ def _describe(network: ColorizationNet, views: list[NDArray[np.uint8]]) -> NDArr
     rgb = torch.from_numpy(np.stack(views)) if views else torch.zeros((1, *SIZE, 3), dtype=torch.uint8)
     lab = rgb_to_lab(rgb.to(device).permute(0, 3, 1, 2).float() / 255.0)
     grey = torch.cat((lab[:, :1] - 50.0, torch.zeros_like(lab[:, 1:])), dim=1)
-    features = network.features(network.features.prepare(grey, is_reference=False))
+    features = network.features(feature_input(grey, network.config.features_input, is_reference=False))
     levels = [F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for x in (features.relu4_2, features.relu5_2)]
     joined = torch.cat([F.normalize(x, dim=1) for x in levels], dim=1)
     return F.normalize(joined, dim=1)[: len(views)].cpu().numpy()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from train import losses
 from train.features import Judge
 from vsexvc.color import centred, lab_to_rgb, uncentred
-from vsexvc.network import ColorizationNet, Embedding, Features
+from vsexvc.network import ColorizationNet, Embedding, Features, feature_input
 
 # Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
@@ -114,10 +114,10 @@ class Unrolled(nn.Module):
 
     def _embed(self, lab: Tensor) -> Embedding:
         net = self.net
-        x = net.features.prepare(lab.flatten(0, 1), False)
+        x = feature_input(lab.flatten(0, 1), net.config.features_input, False)
         if net.features.input == "upstream":  # whose references are shown in colour
             x = x.unflatten(0, lab.shape[:2]).clone()
-            x[:, 0] = net.features.prepare(lab[:, 0], True)
+            x[:, 0] = feature_input(lab[:, 0], net.config.features_input, True)
             x = x.flatten(0, 1)
         with self._autocast():
             levels = net.features(x.contiguous(memory_format=torch.channels_last))

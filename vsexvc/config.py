@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+CELL = 4  # pixels of the network's size that one position of the correspondence stands for
+
 
 @dataclass(frozen=True)
 class NetworkConfig:

@@ -1,6 +1,6 @@
 """Where things were in the frame before: a search among the correspondence features, corrected by the pictures.
 
-Beyond the paper (its Appendix F). No parameters, no memory; nothing here knows a network.
+Beyond the paper (its Appendix F). No parameters, no memory.
 
 Axes: B batch, H and W pixels of the network's size, h and w its cells, C embedding channels. A flow is (dx, dy) from a
 frame to the one before.
@@ -10,11 +10,31 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-_TILE = 6, 24  # rows and columns of cells that share a window in the motion search
+from vsexvc.config import CELL, NetworkConfig
+
+_TILE = 6, 12  # rows and columns of cells that share a window in the motion search
 _TILES = 1 << 22  # elements of its matches held at once
 _LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, powers of two; a count; L squared
+
+
+class Motion(nn.Module):
+    """Search, correction by the pictures if `config.refine`, and the previous frame moved along."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.radius, self.refine, self.temperature = config.motion, config.refine, config.temperature
+
+    def forward(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
+        """See ColorizationNet.align."""
+        flow = search(theta, prev_phi, self.radius, self.temperature)
+        flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
+        if self.refine:
+            with torch.no_grad():
+                better = refine(flow, L_centred, prev_lab[:, :1])
+            flow = flow + (better - flow).detach()
+        return warp(prev_lab, flow)
 
 
 def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsexvc.color import lab_to_rgb
-from vsexvc.config import NetworkConfig
-from vsexvc.motion import refine, search, warp
+from vsexvc.config import CELL, NetworkConfig
+from vsexvc.motion import Motion
 
-CELL = 4  # pixels of the network's size that one position of the correspondence stands for
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
 _CHUNK = 1 << 20  # elements of the correlation matrix held at once: what a core's cache has room for
@@ -69,7 +68,7 @@ class FeatureNet(nn.Module):
                 inputs = outputs
 
     def forward(self, x: Tensor) -> Features:
-        """x: (B, 1 or 3, H, W) as `prepare` makes it."""
+        """x: (B, 1 or 3, H, W) as `feature_input` makes it."""
         levels: list[Tensor] = []
         x = x.to(next(self.parameters()).dtype)
         for block in self._blocks:
@@ -84,21 +83,26 @@ class FeatureNet(nn.Module):
                     levels.append(x)
         return Features(*levels)
 
-    def prepare(self, lab: Tensor, is_reference: bool) -> Tensor:
-        """The input that these weights were trained on. lab: (B, 3, H, W); the frame's own ab is never looked at."""
-        L_centred = lab[:, :1]
-        if self.input == "L":
-            return L_centred / 50.0
-        if self.input == "upstream" and not is_reference:
-            return self.scale(((L_centred + 50.0) / 100.0).expand(-1, 3, -1, -1))
-        ab = lab[:, 1:] if is_reference and self.input == "upstream" else torch.zeros_like(lab[:, 1:])
-        return self.scale(lab_to_rgb(torch.cat((L_centred + 50.0, ab), dim=1)))
 
-    def scale(self, rgb: Tensor) -> Tensor:
-        """sRGB as nets with three input channels expect it. rgb: (B, 3, H, W), 0..1."""
-        if self.input == "upstream":
-            return (rgb.flip(1) - rgb.new_tensor(_UPSTREAM_MEAN).view(1, 3, 1, 1)) * 255.0
-        return (rgb - rgb.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / rgb.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
+def feature_input(lab: Tensor, kind: str, is_reference: bool) -> Tensor:
+    """What a feature net of that NetworkConfig.features_input was trained on, (B, 1 or 3, H, W).
+
+    lab: (B, 3, H, W); the frame's own ab is never looked at.
+    """
+    L_centred = lab[:, :1]
+    if kind == "L":
+        return L_centred / 50.0
+    if kind == "upstream" and not is_reference:
+        return scaled(((L_centred + 50.0) / 100.0).expand(-1, 3, -1, -1), kind)
+    ab = lab[:, 1:] if is_reference and kind == "upstream" else torch.zeros_like(lab[:, 1:])
+    return scaled(lab_to_rgb(torch.cat((L_centred + 50.0, ab), dim=1)), kind)
+
+
+def scaled(rgb: Tensor, kind: str) -> Tensor:
+    """sRGB as nets with three input channels expect it. rgb: (B, 3, H, W), 0..1."""
+    if kind == "upstream":
+        return (rgb.flip(1) - rgb.new_tensor(_UPSTREAM_MEAN).view(1, 3, 1, 1)) * 255.0
+    return (rgb - rgb.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / rgb.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -254,18 +258,35 @@ class Correlation(nn.Module):
             theta[:, -1], phi[:, -1] = -one, one
         queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
         values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
-        rows = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
-        warped, similarity = [], []
-        for i in range(len(theta)):  # one by one: a batch would change last bits
-            its_keys, its_values = keys[i % len(keys)], values[i % len(values)]
-            for some in torch.split(queries[i], rows):
-                M = (some @ its_keys).float()  # less `one`
-                best = M.amax(1, keepdim=True)
-                octaves = M.sub_(best).mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE)
-                warped.append(its_values @ octaves.exp2_().t())
-                similarity.append(best.t() + one)
-        sums = torch.cat(warped, dim=1).view(values.shape[1], len(theta), -1).transpose(0, 1)
-        return sums[:, :-1] / sums[:, -1:], torch.cat(similarity, dim=1).view(len(theta), 1, -1)
+        count = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
+        # One by one: a batch would change last bits.
+        each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
+        sums, best = (torch.stack(some) for some in zip(*each, strict=True))
+        return sums[:, :-1] / sums[:, -1:], best + one
+
+    def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Of one frame: sums (K, N) weighted as the softmax does, but for a factor of each query, and best (1, N).
+
+        Args:
+            queries: (N, C).
+            keys: (C, N').
+            values: (K, N').
+            count: of queries at once.
+        """
+        sums, best = values.new_empty(len(values), len(queries)), values.new_empty(1, len(queries))
+        # Memory that is given back and taken anew each time would cost more than the products.
+        products = queries.new_empty(count, keys.shape[1])
+        octaves = values.new_empty(count, keys.shape[1])
+        for first in range(0, len(queries), count):
+            some = queries[first : first + count]
+            last = first + len(some)
+            M = torch.mm(some, keys, out=products[: len(some)])
+            highest = M.amax(1, keepdim=True).float()
+            best[0, first:last] = highest[:, 0]
+            share = torch.sub(M, highest, out=octaves[: len(some)])
+            share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is quicker than exp
+            sums[:, first:last] = values @ share.t()
+        return sums, best
 
 
 class ColorizationNet(nn.Module):
@@ -277,12 +298,13 @@ class ColorizationNet(nn.Module):
         self.features = FeatureNet(config, batch_norm)
         self.correspondence = CorrespondenceNet(config)
         self.correlation = Correlation(config.temperature)
+        self.motion = Motion(config)
         self.color = ColorNet(config)
 
     def embed(self, lab: Tensor, is_reference: bool = False) -> Embedding:
         """lab: (B, 3, H, W); only the "upstream" input of a reference looks at its ab."""
-        embedding: Embedding = self.correspondence(self.features(self.features.prepare(lab, is_reference)))
-        return embedding
+        x = feature_input(lab, self.config.features_input, is_reference)
+        return Embedding(*self.correspondence(self.features(x)))
 
     def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
         """Eq. 3-5.
@@ -304,10 +326,7 @@ class ColorizationNet(nn.Module):
         return large[:, :2], large[:, 2:]
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
-        """The previous frame moved to where the correspondence features find it in this one.
-
-        `search` in a window of `config.motion` cells, with `config.refine` corrected by the pictures, then sampled at
-        full size. Beyond the paper (its Appendix F). With motion 0 the previous frame as it is.
+        """The previous frame moved to where its parts are in this one; as it is where the config has no motion.
 
         Args:
             theta: (B, C, h, w) of this frame.
@@ -315,16 +334,8 @@ class ColorizationNet(nn.Module):
             prev_lab: (B, 3, H, W); more channels are moved alike.
             L_centred: (B, 1, H, W) of this frame.
         """
-        radius = self.config.motion
-        if radius == 0:
-            return prev_lab
-        flow = search(theta, prev_phi, radius, self.config.temperature)
-        flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
-        if self.config.refine:
-            with torch.no_grad():
-                better = refine(flow, L_centred, prev_lab[:, :1])
-            flow = flow + (better - flow).detach()
-        return warp(prev_lab, flow)
+        moved: Tensor = self.motion(theta, prev_phi, prev_lab, L_centred) if self.config.motion else prev_lab
+        return moved
 
     def colorize(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
         """Eq. 7: ab (B, 2, H, W) of the frame."""

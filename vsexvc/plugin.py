@@ -22,6 +22,7 @@ import torch
 import vapoursynth as vs
 
 from vsexvc import weights
+from vsexvc.backend import PRECISIONS, How
 from vsexvc.merge import Merge
 from vsexvc.pump import REPORTED, Pump, Schedule, interrupt
 from vsexvc.scenes import measure_cuts
@@ -31,6 +32,7 @@ from vsexvc.weights import first_line
 
 OUTPUTS = ("color", "similarity", "warped")
 PRESETS = ("", "upstream")
+BACKENDS = ("torch", "openvino")
 
 # Of the authors' own script: the size of its pictures, twice that of the network's, and its factor on a and b.
 _UPSTREAM_SIZE = 768, 432
@@ -55,6 +57,10 @@ def colorize(
     auto_download: bool = False,
     device: str | None = None,
     device_index: int = 0,
+    backend: str = "torch",
+    precision: str | None = None,
+    trt: bool = False,
+    threads: int | None = None,
 ) -> vs.VideoNode:
     """Colours `clip` like the pictures of `ref`.
 
@@ -85,6 +91,13 @@ def colorize(
         auto_download: a known model that is not there is downloaded; False: the error says how to.
         device: "cpu" or "cuda"; None: cuda where there is one.
         device_index: which CUDA device.
+        backend: what computes the network: "torch", or on a CPU "openvino" (pip install "vsexvc[openvino]").
+        precision: "fp32", "bf16" or "fp16". None: bf16 on a CPU with AMX or AVX512-bf16, fp16 on a GPU, else fp32; with
+            preset "upstream" fp32.
+        trt: on a GPU, the feature, correspondence and colour nets as TensorRT engines (needs torch_tensorrt), built at
+            the first frame of each size and kept in the user's cache folder.
+        threads: of the CPU that the network takes. None: torch's own number, one for each core. Frames have the same
+            bytes only for the same number.
 
     Returns:
         The coloured clip, with the frame properties of `clip`, and ExvcReference (frame of `ref`), ExvcSimilarity (mean
@@ -115,9 +128,10 @@ def colorize(
     place = _device(device, _integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):
         _fail("model", "a name or a path", repr(model))
+    how = _how(backend, precision or ("fp32" if upstream else None), bool(trt), threads)
     try:
         name = None if model is None else os.fspath(model)
-        network = weights.shared(name, place, auto_download=bool(auto_download))
+        network = weights.shared(name, place, how, auto_download=bool(auto_download))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
@@ -133,6 +147,7 @@ def colorize(
         output=output,
         format=target,
         upstream=upstream,
+        threads=how.threads,
     )
 
 
@@ -149,6 +164,7 @@ def build(
     output: str = "color",
     format: vs.VideoFormat | None = None,
     upstream: bool = False,
+    threads: int | None = None,
 ) -> vs.VideoNode:
     """The graph, for arguments that are checked. session: see vsexvc.pump.SessionLike."""
     core = vs.core
@@ -174,6 +190,7 @@ def build(
         size=None if schedule.propagate or upstream else size,
         recurrent=output == "color",
         halve=upstream,
+        threads=threads,
     )
     coloured = core.exvc.PyFilter(
         clips=[measure_cuts(small) if schedule.sc else small, ref],
@@ -383,6 +400,18 @@ def _device(name: str | None, index: int) -> torch.device:
     if index >= count:
         _fail("device_index", f"0..{count - 1}: that is how many CUDA devices there are", index)
     return torch.device("cuda", index)
+
+
+def _how(backend: str, precision: str | None, trt: bool, threads: int | None) -> How:
+    if backend not in BACKENDS:
+        _fail("backend", " or ".join(map(repr, BACKENDS)), repr(backend))
+    if trt and backend != "torch":
+        _fail("trt", "False with another backend than 'torch'", trt)
+    if precision is not None and precision not in PRECISIONS:
+        _fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
+    if threads is not None:
+        threads = _check_range("threads", _integer("threads", threads), 1, 1024)
+    return How("tensorrt" if trt else backend, precision, threads)
 
 
 def _fail(argument: str, accepted: str, seen: Any) -> NoReturn:

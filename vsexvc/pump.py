@@ -26,6 +26,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
+from vsexvc.backend import download
 from vsexvc.chroma import L_from_luma
 from vsexvc.color import rgb_to_lab
 from vsexvc.scenes import is_cut
@@ -89,11 +91,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Output:
-    """One coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b)."""
+    """One coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
+
+    They are there once `arrived` has returned. `area`: rows and columns within black borders.
+    """
 
     planes: Tensor
+    arrived: Callable[[], None]
+    area: tuple[slice, slice]
     reference: int
-    similarity: float
     segment: int
 
 
@@ -116,8 +122,9 @@ class Worker:
     scripts without this filter as well) is given back to the system now and then.
     """
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "vsexvc")
+    def __init__(self, threads: int | None = None) -> None:
+        """`threads` of torch that it computes with; None: torch's own number."""
+        self._pool = ThreadPoolExecutor(1, "vsexvc", _set_threads, (threads,))
         self._calls = 0
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
 
@@ -127,6 +134,19 @@ class Worker:
         if self._calls % _TRIM == 0:
             self._pool.submit(self._trim, 0)
         return self._pool.submit(function, *arguments).result()
+
+
+def _set_threads(threads: int | None) -> None:
+    """Torch's number of threads for the calling thread alone.
+
+    Torch also keeps the last number set for threads that begin later, which may be another filter's: it is put back.
+    """
+    if threads is not None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        other = Thread(target=torch.set_num_threads, args=(before,))
+        other.start()
+        other.join()
 
 
 class Lightness:
@@ -181,6 +201,7 @@ class Pump:
         size: int | None = None,
         recurrent: bool = True,
         halve: bool = False,
+        threads: int | None = None,
     ) -> None:
         """The pump of one filter.
 
@@ -192,11 +213,12 @@ class Pump:
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
+            threads: see Worker.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
         self._size, self._recurrent, self._halve = size, recurrent, halve
         self._lightness = Lightness()
-        self._worker = Worker()  # so nothing below is ever run by two threads at once
+        self._worker = Worker(threads)  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
         self._cuts[0] = _CUT
         if not schedule.sc:
@@ -302,7 +324,8 @@ class Pump:
             reference = yield from self._load(index)
             L = self._luma((yield [(scene, _LUMA_CLIP)]))
             if len(scores) == index:  # no other request has done it meanwhile
-                scores.append(_mean_similarity(L, self._session.correspond(L, reference)[0]))
+                found = self._session.correspond(L, reference)[0].similarity
+                scores.append(float(found[:, :, *picture_area(L)].mean()))
         return max(range(len(scores)), key=scores.__getitem__)
 
     def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
@@ -354,11 +377,9 @@ class Pump:
                 state, ab = self._session.step(state, one)
             else:
                 ab = one.warped_ab
-            planes = torch.cat((one.similarity, ab), dim=1)[0].float().cpu()
-            if not torch.isfinite(planes).all():
-                raise ValueError("the network's colours are not finite numbers: use other weights")
-            similarity = _mean_similarity(L[number - block.start][None], one)
-            self._outputs[number] = Output(planes, index, similarity, replay.start)
+            planes, arrived = download(torch.cat((one.similarity, ab), dim=1)[0])
+            area = picture_area(L[number - block.start][None])
+            self._outputs[number] = Output(planes, arrived, area, index, replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
         _remember(self._recent, end, state, _RECENT_STATES)
@@ -384,17 +405,15 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _mean_similarity(L: Tensor, one: Any) -> float:
-    """Over the picture within its black borders. L: (1, 1, h, w)."""
-    rows, columns = picture_area(L)
-    return float(one.similarity[:, :, rows, columns].mean())
-
-
 def _frame(output: Output) -> vs.VideoFrame:
+    output.arrived()
+    if not torch.isfinite(output.planes).all():
+        raise ValueError("the network's colours are not finite numbers: use other weights")
     _, height, width = output.planes.shape
     frame = vs.core.create_video_frame(vs.YUV444PS, width, height)
     for plane in range(3):
         np.copyto(np.asarray(frame[plane]), output.planes[plane].numpy())
-    for name, value in zip(REPORTED, (output.reference, output.similarity, output.segment), strict=True):
+    similarity = float(output.planes[:1, *output.area].mean())
+    for name, value in zip(REPORTED, (output.reference, similarity, output.segment), strict=True):
         frame.props[name] = value
     return frame

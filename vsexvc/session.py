@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vsexvc.backend import upload
 from vsexvc.color import centred
-from vsexvc.network import CELL, MULTIPLE, ColorizationNet, Embedding
+from vsexvc.config import CELL
+from vsexvc.network import MULTIPLE, ColorizationNet, Embedding
 
 _BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
 
@@ -132,7 +134,7 @@ class Session:
         if self._sparing and len(L) > 1:
             return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference)]
         h, w = L.shape[2:]
-        L_centred = _padded(L.to(self.device) - 50.0)
+        L_centred = _padded(upload(L, self.device) - 50.0)
         theta, phi = self.network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
         warped_ab, similarity = self.network.correlate(theta, reference.keys, reference.ab, sparing=self._sparing)
         top, left = _margins(h, w)

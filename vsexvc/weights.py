@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vsexvc import models
+from vsexvc.backend import How, prepared
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet
 
@@ -47,7 +48,7 @@ _KINDS = {  # a key that no other file has
 }
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Networks in use, so that the filters of a process share them: gone with the last of them.
-_in_use: WeakValueDictionary[tuple[str, int, int, str], ColorizationNet] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[str, int, int, str, How | None], ColorizationNet] = WeakValueDictionary()
 _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
 
 
@@ -232,17 +233,26 @@ def load(
 
 
 def shared(
-    model: str | None = None, device: str | torch.device = "cpu", *, auto_download: bool = False
+    model: str | None = None,
+    device: str | torch.device = "cpu",
+    how: How | None = None,
+    *,
+    auto_download: bool = False,
 ) -> ColorizationNet:
-    """As `load`; the network that is in use already where that was loaded from the same file to the same device."""
+    """As `load`, made ready as `how` says; the network that is in use already where all this is the same."""
     path = find(model, auto_download)
+
+    def ready() -> ColorizationNet:
+        network = _load(path).to(device)
+        return network if how is None else prepared(network, how, models.cache_folder() / "engines")
+
     if path.is_dir():  # whose files change without it
-        return _load(path).to(device)
+        return ready()
     status = path.stat()
-    key = (str(path.resolve()), status.st_mtime_ns, status.st_size, str(torch.device(device)))
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size, str(torch.device(device)), how)
     network = _in_use.get(key)
     if network is None:
-        network = _in_use[key] = _load(path).to(device)
+        network = _in_use[key] = ready()
     return network
 
 

@@ -1,0 +1,315 @@
+"""The parts of scripts/bench.py that need VapourSynth: the steps around the network, and the filter through vspipe.
+
+Also the processes that are watched from outside, for their peak memory, and the plot of time and memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import torch
+import vapoursynth as vs
+from torch import Tensor
+
+from vsexvc.chroma import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.plugin import build
+from vsexvc.pump import BLOCK, Schedule
+from vsexvc.scenes import measure_cuts
+from vsexvc.session import network_size
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORK = 216  # shorter side of the picture inside the network
+SCENE = 24  # frames from one cut of the made clip to the next
+WHOLE = "before and after the network, real graph"
+core = vs.core
+
+# --- the steps around the network ------------------------------------------------------------------------------------
+
+
+@dataclass
+class FreeSession:
+    """A session that costs nothing: one similarity and one ab for all frames."""
+
+    similarity: Tensor
+    ab: Tensor
+
+    def reference(self, lab: Tensor) -> None:
+        return None
+
+    def correspond(self, L: Tensor, reference: None) -> list[FreeSession]:
+        return [self] * len(L)
+
+    def start(self, reference: None) -> None:
+        return None
+
+    def step(self, state: None, aligned: FreeSession) -> tuple[None, Tensor]:
+        return None, self.ab
+
+
+def picture(width: int, height: int) -> vs.VideoNode:
+    """Coloured waves, a grid of edges and noise, YUV420P8; more frames than any run asks for, all of them the first."""
+    y, x = np.mgrid[0:height, 0:width] * (1080.0 / height)
+    edges = 0.15 * ((x // 60 + y // 45) % 2)
+    noise = np.random.default_rng(0).normal(0.0, 0.01, (height, width))
+    blank = core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=1)
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        for plane, (a, b) in enumerate(((190.0, 70.0), (130.0, 250.0), (60.0, 170.0))):
+            np.asarray(f[plane])[:] = (0.4 + 0.3 * np.sin(x / a) * np.cos(y / b) + edges + noise).clip(0.0, 1.0)
+        return f
+
+    made = blank.std.ModifyFrame(blank, fill).resize.Bicubic(format=vs.YUV420P8, matrix=vs.MATRIX_BT709)
+    with made.get_frame(0) as frame:
+        held = [np.array(frame[plane]) for plane in range(3)]
+    kept = core.std.BlankClip(made, length=1, keep=True)
+
+    def copy(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        for plane in range(3):
+            np.copyto(np.asarray(f[plane]), held[plane])
+        return f
+
+    first = kept.std.ModifyFrame(kept, copy).std.SetFrameProps(_Matrix=1, _Range=0)
+    first.get_frame(0).close()
+    return first.std.Loop(1_000_000)
+
+
+def frames_of(clip: vs.VideoNode, count: int = 1) -> Callable[[], None]:
+    """Asks for the next frames at each call, so that no cache answers."""
+    numbers = iter(range(clip.num_frames))
+
+    def ask() -> None:
+        for _ in range(count):
+            clip.get_frame(next(numbers)).close()
+
+    return ask
+
+
+def steps_of(width: int, height: int) -> dict[str, tuple[Callable[[], Any], int]]:
+    """By name what to time, and how many frames it does at a call."""
+    clip = picture(width, height)
+    h, w = network_size(width, height, NETWORK)
+    g = torch.Generator().manual_seed(0)
+    ab = torch.nn.functional.interpolate(torch.randn(1, 2, 9, 16, generator=g) * 25.0, size=(h, w), mode="bicubic")
+    grid, space = Grid(2, 2, 0), ColorSpace()
+    with clip.get_frame(0) as frame:
+        codes = np.array(frame[0])
+
+    def read() -> Tensor:
+        luma = torch.from_numpy(np.array(codes)).to(torch.float32)
+        return subsample(luma.sub_(16.0).div_(219.0).clamp_(0.0, 1.0)[None, None], grid)
+
+    luma = read()
+    L = space.lightness(luma)
+    L_small = torch.nn.functional.interpolate(L, size=(h, w), mode="area")
+    fine = upsample_ab(ab, L_small, L, grid)
+    uv = space.chroma(luma, L, fine)
+    target = [np.empty(uv.shape[2:], np.uint8) for _ in range(2)]
+
+    def write() -> None:
+        values = uv[0].mul(224.0).add_(128.0).round_().clamp_(0, 255).to(torch.uint8).numpy()
+        for plane, into in zip(values, target, strict=True):
+            np.copyto(into, plane)
+
+    def small() -> vs.VideoNode:
+        """A node of its own for each step: one would find in the cache what the other has asked for."""
+        grey = core.std.ShufflePlanes(clip, 0, vs.GRAY)
+        return grey.resize.Bicubic(w, h, format=vs.GRAY16, range=vs.RANGE_FULL)
+
+    session = FreeSession(torch.ones(1, 1, h, w), ab)
+    ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1, color=[200, 90, 40])
+    whole = build(clip, ref, session, Schedule(clip.num_frames), NETWORK, torch.device("cpu"))
+    return {
+        "luma at the network's size (zimg)": (frames_of(small()), 1),
+        "the same, with measures for cuts": (frames_of(measure_cuts(small())), 1),
+        "luma, read and brought to chroma's samples": (read, 1),
+        "L, by table": (lambda: space.lightness(luma), 1),
+        "upsample_ab": (lambda: upsample_ab(ab, L_small, L, grid), 1),
+        "chroma": (lambda: space.chroma(luma, L, fine), 1),
+        "write": (write, 1),
+        WHOLE: (frames_of(whole, BLOCK), BLOCK),
+    }
+
+
+# --- processes watched from outside ----------------------------------------------------------------------------------
+
+
+def watched(command: Sequence[str]) -> tuple[str, float | None]:
+    """What a process writes, and its peak resident memory in MiB; None where the system has no /proc.
+
+    By the process's own high-water mark: what getrusage says of a child begins with the memory of its parent.
+
+    Raises:
+        RuntimeError: it failed; its last line.
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # vspipe needs it
+    peak = None
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, "PATH": path}
+        )
+        try:
+            while process.poll() is None:
+                peak = max(filter(None, (peak, _high_water(process.pid))), default=None)
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        raise RuntimeError((text.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+    return text, peak
+
+
+def _high_water(pid: int) -> float | None:
+    """Of a process and those it started, the largest: the vspipe on PATH is a script that starts the real one."""
+    process = Path(f"/proc/{pid}")
+    try:
+        status, children = (process / "status").read_text(), (process / f"task/{pid}/children").read_text().split()
+    except OSError:
+        return None
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    of_all = [int(found[1]) / 1024 if found else 0.0, *(_high_water(int(child)) or 0.0 for child in children)]
+    return max(of_all)
+
+
+# --- the filter through vspipe ---------------------------------------------------------------------------------------
+
+SCRIPT = """
+import vapoursynth as vs
+core = vs.core
+core.max_cache_size = 256
+
+
+def stripes(left, right, **of):
+    halves = [core.std.BlankClip(color=color, **of) for color in (left, right)]
+    return core.std.StackHorizontal(halves)
+
+
+made = {{"width": {width} // 2, "height": {height}, "format": vs.YUV420P8, "length": {scene}}}
+scene = stripes([90, 128, 128], [180, 128, 128], **made)
+scene = scene.std.SetFrameProps(_Matrix=1, _SceneChangePrev=0)
+clip = (scene[:1].std.SetFrameProps(_SceneChangePrev=1) + scene[1:]).std.Loop()[:{frames}]
+picture = stripes([200, 90, 40], [40, 90, 200], width=192, height=216, format=vs.RGB24, length=1)
+core.exvc.Colorize(clip, picture * {references}, {arguments}).set_output()
+"""
+
+
+def filter_run(
+    width: int, height: int, frames: int, references: int = 1, arguments: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """One run of vspipe on a clip of flat stripes with a cut every SCENE frames: what it costs hangs on no picture.
+
+    The number of references counts at each cut, where the most similar one is chosen.
+    """
+    given = ", ".join(f"{name}={value!r}" for name, value in (arguments or {}).items())
+    row: dict[str, Any] = {"size": f"{width}x{height}", "frames": frames, "references": references, "arguments": given}
+    text = SCRIPT.format(width=width, height=height, scene=SCENE, frames=frames, references=references, arguments=given)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "bench.vpy"
+        script.write_text(text)
+        started = time.perf_counter()
+        try:
+            said, peak = watched([str(Path(sys.executable).with_name("vspipe")), str(script), "--"])
+        except (RuntimeError, OSError) as error:
+            return row | {"note": str(error)}
+        whole = time.perf_counter() - started
+    found = re.search(r"Output \d+ frames in ([\d.]+) seconds", said)
+    if found is None:
+        return row | {"note": said.strip()[-200:]}
+    seconds = float(found[1])
+    return row | {"fps": frames / seconds, "seconds": seconds, "start, seconds": whole - seconds, "peak MiB": peak}
+
+
+def filter_rows(
+    sizes: Sequence[tuple[int, int]],
+    frames: int,
+    arguments: dict[str, Any],
+    others: Sequence[dict[str, Any]] = (),
+    grid: bool = False,
+) -> list[dict[str, Any]]:
+    """Sizes by references; other arguments at the middle size; with `grid` up to 8 times the frames at the first."""
+    runs = [(*size, frames, references, arguments) for size in sizes for references in (1, 2, 4)]
+    runs += [(*sizes[len(sizes) // 2], frames, 1, arguments | other) for other in others]
+    runs += [(*sizes[0], frames * times, 1, arguments) for times in ((2, 4, 8) if grid else ())]
+    return [filter_run(*run) for run in runs]
+
+
+# --- the plot --------------------------------------------------------------------------------------------------------
+
+_PANEL, _MARGIN = (400, 250), (70, 30, 20, 60)  # pixels: width and height; left, top, right, bottom
+
+
+def plot(rows: list[dict[str, Any]], title: str) -> str:
+    """SVG: seconds and peak memory against frames and against pixels, each with its line of least squares."""
+    done = [row for row in rows if "seconds" in row and row["references"] == 1]
+    done = [row for row in done if row["arguments"] == done[0]["arguments"]]
+    series = {}
+    for name, fixed in (("frames", "size"), ("megapixels", "frames")):
+        of_series = [row for row in done if row[fixed] == done[0][fixed]]
+        series[f"{name} ({done[0][fixed]}{' frames' if fixed == 'frames' else ''})"] = [
+            (row["frames"] if name == "frames" else np.prod([int(n) for n in row["size"].split("x")]) / 1e6, row)
+            for row in of_series
+        ]
+    width, height = (2 * side for side in _PANEL)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 30}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{width / 2}" y="20" text-anchor="middle" font-size="14">{escape(title)}</text>'
+    ]
+    for column, (x_name, points) in enumerate(series.items()):
+        for line, y_name in enumerate(("seconds", "peak MiB")):
+            values = [(float(x), float(row[y_name])) for x, row in points if row[y_name] is not None]
+            panel = _panel(values, x_name, y_name)
+            parts.append(f'<g transform="translate({column * _PANEL[0]} {30 + line * _PANEL[1]})">{panel}</g>')
+    return "".join(parts) + "</svg>\n"
+
+
+def _panel(points: list[tuple[float, float]], x_name: str, y_name: str) -> str:
+    left, top, right, bottom = _MARGIN
+    width, height = _PANEL[0] - left - right, _PANEL[1] - top - bottom
+    x_ticks, y_ticks = (_ticks(max((p[axis] for p in points), default=1.0)) for axis in (0, 1))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + width * x / x_ticks[-1], top + height * (1 - y / y_ticks[-1])
+
+    parts = []
+    for x in x_ticks:
+        px, py = place(x, 0.0)
+        parts.append(f'<path d="M{px:.1f} {top}V{py:.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{px:.1f}" y="{py + 16:.1f}" text-anchor="middle">{x:g}</text>')
+    for y in y_ticks:
+        px, py = place(0.0, y)
+        parts.append(f'<path d="M{px:.1f} {py:.1f}h{width}" stroke="#ddd"/>')
+        parts.append(f'<text x="{px - 6:.1f}" y="{py + 4:.1f}" text-anchor="end">{y:g}</text>')
+    label = y_name
+    if len({x for x, _ in points}) > 1:
+        slope, start = np.polyfit(*np.array(points).T, 1)
+        ends = [place(x, max(0.0, start + slope * x)) for x in (0.0, max(x for x, _ in points))]
+        parts.append('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" stroke="#27c" fill="none"/>'.format(*ends[0], *ends[1]))
+        label += f" = {start:.3g} {'-' if slope < 0 else '+'} {abs(slope):.3g} per {x_name.split(' ')[0].rstrip('s')}"
+    dots = (place(*point) for point in points)
+    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c33"/>' for x, y in dots]
+    parts.append(f'<text x="{left}" y="{top - 10}">{label}</text>')
+    parts.append(f'<text x="{left + width / 2}" y="{_PANEL[1] - 22}" text-anchor="middle">{x_name}</text>')
+    return "".join(parts)
+
+
+def _ticks(largest: float) -> list[float]:
+    """From 0 to the first round number not below the largest value, in 4 to 10 steps."""
+    power = 10.0 ** np.floor(np.log10(max(largest, 1e-9)))
+    step = next(power * share for share in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5) if largest / (power * share) <= 6)
+    return [float(step * k) for k in range(int(np.ceil(largest / step)) + 1)]

@@ -1,0 +1,261 @@
+"""Prepared networks against the plain one; what needs a GPU or TensorRT, as far as a CPU can show it."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsexvc import backend, weights
+from vsexvc.backend import ByShape, FusedCorrelation, How, download, prepared, upload
+from vsexvc.config import NetworkConfig
+from vsexvc.network import ColorizationNet, Correlation
+from vsexvc.session import Session
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow where the machine has no bf16, but the same numbers."""
+    monkeypatch.setattr(backend, "precisions", lambda device: ("bf16", "fp32"))
+
+
+def network(**config: Any) -> ColorizationNet:
+    torch.manual_seed(0)
+    return ColorizationNet(NetworkConfig(width=0.125, **config)).eval()
+
+
+def film(h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Four frames of smooth waves that move, L (4, 1, h, w), and a coloured reference of another size."""
+    y, x = torch.meshgrid(torch.arange(h) / 17.0, torch.arange(w) / 23.0, indexing="ij")
+    L = torch.stack([50 + 25 * torch.sin(x + 0.2 * t) + 20 * torch.cos(y + x / 3 - 0.1 * t) for t in range(4)])[:, None]
+    ab = torch.stack((40 * torch.sin(x / 2), 40 * torch.cos(y / 2)))[None]
+    return L, F.interpolate(torch.cat((L[:1], ab), dim=1), (h, w + 24), mode="bilinear")
+
+
+def colours(net: ColorizationNet, h: int = 72, w: int = 104) -> Tensor:
+    """Two frames, the second after the first."""
+    session, (L, lab) = Session(net), film(h, w)
+    reference = session.reference(lab)
+    state, found = session.start(None), []
+    for one in session.correspond(L, reference)[:2]:
+        state, ab = session.step(state, one)
+        found.append(ab)
+    return torch.cat(found)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Of ab, whose range is 255 wide."""
+    return float(10 * torch.log10(255.0**2 / (a - b).pow(2).mean()))
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "released": {},
+    "ours": {"features_input": "L", "head": "blend", "motion": 3, "refine": True, "warp_upsampling": "bilinear"},
+}
+
+
+class TestPrepared:
+    @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+    def test_single_precision_is_the_same(self, config: dict[str, Any]) -> None:
+        """Layout and folded upsampling change the order of sums; random weights, matching and two steps spread that."""
+        net = network(**config)
+        assert psnr(colours(prepared(net, How(precision="fp32"))), colours(net)) > 55
+
+    def test_the_network_itself_stays_as_it_is(self) -> None:
+        net = network()
+        before = copy.deepcopy(net.state_dict())
+        prepared(net, How(precision="bf16"))
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+        assert net.color.conv8_1[1].weight.dtype == torch.float32 and net.correlation.dtype == torch.float32
+
+    def test_shipped_weights_in_bf16(self) -> None:
+        """What their colours may differ by in one step: 45 dB at the least."""
+        net = weights.load()
+        fast = prepared(net, How(precision="bf16"))
+        L, lab = film(96, 160)
+        plain, quick = Session(net), Session(fast)
+        one = plain.correspond(L, plain.reference(lab))
+        other = quick.correspond(L, quick.reference(lab))
+        state, _ = plain.step(plain.start(None), one[0])
+        assert psnr(plain.step(state, one[1])[1], quick.step(state, other[1])[1]) > 45
+
+    def test_a_frame_does_not_hang_on_its_batch(self) -> None:
+        session, (L, lab) = Session(prepared(network(), How(precision="bf16"))), film(64, 64)
+        reference = session.reference(lab)
+        whole, turned = session.correspond(L, reference), session.correspond(L.flip(0), reference)
+        assert all(torch.equal(a.padded, b.padded) for a, b in zip(whole, reversed(turned), strict=True))
+
+    @pytest.mark.parametrize(
+        ("how", "text"),
+        [
+            (How("onnx"), "backend must be one of torch, openvino, tensorrt, got 'onnx'"),
+            (How("tensorrt"), "backend tensorrt needs an NVIDIA GPU, not cpu"),
+            (How(precision="fp16"), "precision must be one of bf16, fp32 on this cpu, got 'fp16'"),
+        ],
+    )
+    def test_what_is_not_there_is_refused(self, how: How, text: str) -> None:
+        with pytest.raises(ValueError, match=f"^{text}$"):
+            prepared(network(), how)
+
+    def test_a_backend_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r'^backend openvino is not installed: pip install "vsexvc\[openvino\]"$'):
+            prepared(network(), How("openvino"))
+        assert "the release made for torch" in backend.unavailable("tensorrt", "cuda")
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 55.0), ("bf16", 20.0)])
+def test_openvino(config: dict[str, Any], precision: str, least: float) -> None:
+    """In single precision as torch; random weights spread what bf16 rounds off (shipped ones: see scripts/bench.py)."""
+    pytest.importorskip("openvino")
+    net = network(**config)
+    fast = prepared(net, How("openvino", precision, threads=1))
+    assert psnr(colours(fast), colours(net)) > least
+    assert torch.equal(colours(fast), colours(fast))
+    assert psnr(colours(fast, 80, 64), colours(net, 80, 64)) > least  # another size of the same network
+
+
+def test_folded_upsampling_is_exact() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(5, 3, 3, padding=1).double()
+    x = torch.randn(2, 5, 7, 10).double()
+    twice = convolution(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert torch.allclose(backend._folded(convolution)(x), twice, atol=1e-12)
+
+
+class TestFusedCorrelation:
+    @pytest.mark.parametrize("temperature", [0.01, 1e-10])
+    def test_as_the_other(self, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With attention written out, as torch's own gives no maxima on a CPU: what goes in and what is made of it."""
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Any]:
+            scores = query @ key.transpose(-2, -1) * scale
+            return torch.softmax(scores, -1) @ value, SimpleNamespace(max_scores=scores.amax(-1))
+
+        torch.manual_seed(0)
+        theta, phi = F.normalize(torch.randn(3, 32, 40), dim=1), F.normalize(torch.randn(1, 32, 56), dim=1)
+        ab = torch.randn(1, 2, 56) * 30
+        with torch.inference_mode():
+            fused = FusedCorrelation(temperature, torch.float32)
+            monkeypatch.setattr(fused, "_attend", attend)
+            warped, similarity = fused(theta, phi, ab)
+            expected, best = Correlation(temperature)(theta, phi, ab)
+        assert (warped - expected).abs().max() < 1e-2 and (similarity - best).abs().max() < 1e-5
+
+    def test_gradients_go_the_other_way(self) -> None:
+        theta = F.normalize(torch.randn(1, 8, 4), dim=1).requires_grad_()
+        warped, _ = FusedCorrelation(0.1)(theta, theta.detach(), torch.randn(1, 2, 4))
+        assert warped.requires_grad
+
+
+class TestCorrelation:
+    @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 2.0)])
+    def test_against_the_whole_matrix(self, dtype: torch.dtype, close: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        theta = F.normalize(torch.randn(2, 32, 60, generator=generator), dim=1).double()
+        phi = F.normalize(torch.randn(1, 32, 90, generator=generator), dim=1).double()
+        ab = torch.randn(1, 2, 90, generator=generator).double() * 30
+        M = torch.einsum("bcn,cm->bnm", theta, phi[0])
+        expected = torch.einsum("bnm,km->bkn", (M / 0.05).exp() / (M / 0.05).exp().sum(2, keepdim=True), ab[0])
+        with torch.inference_mode():
+            for sparing in (False, True):
+                found, best = Correlation(0.05, dtype)(theta.float(), phi.float(), ab.float(), sparing)
+                assert (found - expected).abs().max() < close
+                assert (best[:, 0] - M.amax(2)).abs().max() < close / 100
+
+    def test_half_precision_is_kept_for_what_is_alike(self) -> None:
+        """Cosines near 1 that differ by less than bf16's step of 1/256 there are told apart all the same."""
+        generator = torch.Generator().manual_seed(0)
+        theta, noise = F.normalize(torch.randn(2, 1, 256, 1, generator=generator), dim=2)
+        noise = F.normalize(noise - (noise * theta).sum() * theta, dim=1)
+        cosine = torch.tensor([0.992, 0.996, 0.994, 0.998, 0.990])
+        phi = theta * cosine + noise * (1 - cosine**2).sqrt()
+        with torch.inference_mode():
+            warped, similarity = Correlation(1e-4, torch.bfloat16)(theta, phi, torch.arange(5.0).view(1, 1, 5))
+        assert warped.item() == pytest.approx(3.0, abs=1e-3) and similarity.item() == pytest.approx(0.998, abs=1e-3)
+
+
+class TestByShape:
+    def test_made_ready_once_for_each_shape_and_forgotten_in_turn(self) -> None:
+        made: list[tuple[int, ...]] = []
+
+        def build(part: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+            made.append(tuple(inputs[0].shape))
+            return part
+
+        by_shape = ByShape(nn.Identity(), build)
+        for size in (1, 2, 1, 3, 4, 1, 5, 1, 2):  # 5 is one too many: 2, the longest unused, goes
+            assert by_shape(torch.zeros(size)).shape == (size,)
+        assert made == [(1,), (2,), (3,), (4,), (5,), (2,)]
+
+
+def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in for its package: what it is asked for, what is kept, and that another part has another engine."""
+    asked: list[dict[str, Any]] = []
+    fake = ModuleType("torch_tensorrt")
+
+    def compile(program: Any, **options: Any) -> Any:
+        asked.append(options)
+        return program.module()
+
+    def save(module: Any, path: str, inputs: list[Tensor]) -> None:
+        torch.export.save(torch.export.export(module, tuple(inputs)), path)
+
+    fake.__dict__.update(__version__="0", dynamo=SimpleNamespace(compile=compile), save=save)
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", fake)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    torch.manual_seed(0)
+    x, part = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 4, 3).requires_grad_(False)
+    cache = tmp_path / "engines"
+    for _ in range(2):
+        run = backend._tensorrt(part, (x,), dtype=torch.float16, cache=cache)
+        assert torch.allclose(run(x), part(x), atol=1e-6)
+    assert len(asked) == 1 and asked[0]["enabled_precisions"] == {torch.float32, torch.float16}
+    part.weight.mul_(2)
+    assert torch.allclose(backend._tensorrt(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
+    assert len(asked) == 2 and len(list(cache.iterdir())) == 2
+
+
+def test_transfers_on_a_cpu_are_copies() -> None:
+    x = torch.zeros(2, 3, dtype=torch.float16)
+    host, arrived = download(x)
+    arrived()
+    x += 1
+    assert host.dtype == torch.float32 and not host.any()
+    assert torch.equal(upload(x, CPU), x)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestGpu:
+    @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+    def test_single_precision(self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Graphs, fused correlation and streams together, called again and again."""
+        net = network(**config)
+        fast = prepared(copy.deepcopy(net).cuda(), How(precision="fp32"))
+        expected = colours(net)
+        for _ in range(3):
+            assert psnr(colours(fast).cpu(), expected) > 60
+
+    def test_half_precision_of_shipped_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(backend, "precisions", lambda device: ("fp16", "fp32", "bf16"))
+        net = weights.load()
+        for precision in ("fp16", "bf16"):
+            fast = prepared(copy.deepcopy(net).cuda(), How(precision=precision))
+            assert psnr(colours(fast, 96, 160).cpu(), colours(net, 96, 160)) > 40
+
+    def test_downloads_are_whole(self) -> None:
+        x = torch.arange(1 << 20, device="cuda", dtype=torch.float32)
+        host, arrived = download(x * 2)
+        arrived()
+        assert torch.equal(host, torch.arange(1 << 20, dtype=torch.float32) * 2)
