@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -237,4 +238,43 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_the_module_runs_and_has_help() -> None:
     command = [sys.executable, "-m", "vsexvc", "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(name in result.stdout for name in ("models", "download", "convert", "check"))
+    commands = ("render", "scenes", "compare", "models", "download", "convert", "check")
+    assert all(name in result.stdout for name in commands)
+
+
+@pytest.mark.parametrize("command", ["render", "scenes", "compare"])
+def test_commands_for_films_have_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0 and "IN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scenes", "/nowhere.mkv"], "'/nowhere.mkv'"),
+        (["compare", "/nowhere.mkv", "--ref", "/nowhere.png"], "'/nowhere.mkv'"),
+        (["render", "/nowhere.mkv", "-o", "/out.mkv", "--ref", "/nowhere.png"], "IN must be a film or a script"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_films_that_are_not_there(
+    cache: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    fails(capsys, message, *arguments)
+
+
+def test_an_extra_that_is_not_installed(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("vsexvc.render", "vsexvc.join"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "av", None)
+    message = r"render needs av, which is not installed: pip install vsexvc\[video\]"
+    fails(capsys, message, "render", "/nowhere.mkv", "-o", "/out.mkv", "--ref", "a.png")
+
+
+def test_an_error_as_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "scenes", "/nowhere.mkv", "--json")
+    (told,) = map(json.loads, out.splitlines())
+    assert code == 1 and told["event"] == "error" and err == f"python -m vsexvc: {told['message']}\n"

@@ -80,8 +80,23 @@ def test_training_and_evaluation(folder: Path) -> None:
     assert (folder / "runs" / "mine" / "weights.safetensors").exists()
 
 
+def test_whole_films(folder: Path) -> None:
+    blocks = [code for language, code in BLOCKS if language == "sh" and "python -m vsexvc render" in code]
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert [line.split()[3] for line in commands] == ["scenes", "compare", "render", "render"]
+    for command in commands:
+        small = " --size 64" if "scenes" not in command else ""
+        run(command.replace("python -m", f"{sys.executable} -m") + small, folder)
+        if "scenes" in command:
+            plan = folder / "plan.toml"
+            plan.write_text(plan.read_text().replace('reference = ""', 'reference = "a.png"', 1))
+        if "render" in command:
+            (folder / "out.mkv").unlink()
+    assert (folder / "sheet.png").stat().st_size and "</html>" in (folder / "page.html").read_text()
+
+
 def test_no_command_is_left_out() -> None:
-    tested = ("vspipe -c y4m", "python -m train")
+    tested = ("vspipe -c y4m", "python -m train", "python -m vsexvc")
     for language, code in BLOCKS:
         for line in code.splitlines() if language == "sh" else []:
             assert line.startswith((*BY_CI, *tested)), f"nobody runs: {line}"

@@ -1,10 +1,19 @@
-"""Command line: models that are here or can be fetched; `python -m vsexvc models | download | convert | check`."""
+"""Command line: whole films, and the models that are here or can be fetched; `python -m vsexvc --help`.
+
+Arguments are named here, and what happens is said; what is done about it is in render.py, plan.py, compare.py and
+weights.py, which are only imported when they are needed: torch takes seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vsexvc import models
 
@@ -12,32 +21,286 @@ from vsexvc import models
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code. What was asked for goes to stdout, notices and errors to stderr."""
     args = _parser().parse_args(arguments)
-    from vsexvc import weights  # torch takes seconds: not for help
-
+    report = _Report(as_json=getattr(args, "json", False))
     try:
-        if args.command == "models":
-            print(_listing(weights.installed()))
-        elif args.command == "download":
-            print(weights.download(args.name, args.sha256))
-        elif args.command == "convert":
-            print(weights.convert(args.path, args.out, args.half))
-        else:
-            loads, lines = weights.check(args.path)
-            print("\n".join(lines))
-            return 0 if loads else 1
+        code: int = _COMMANDS[args.command](args, report)
+        return code
+    except ModuleNotFoundError as error:
+        report.end(f"{args.command} needs {error.name}, which is not installed: pip install vsexvc[video]")
+        return 1
     except (ValueError, OSError) as error:
-        text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
-        print(f"python -m vsexvc: {text}", file=sys.stderr)
+        report.end(
+            f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        )
         return 1
     except KeyboardInterrupt:
-        print("\npython -m vsexvc: stopped", file=sys.stderr)
+        kept = ": what is finished is kept, the same command goes on" if args.command == "render" else ""
+        report.interrupted(f"stopped{kept}")
         return 130
+
+
+def _models(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import weights
+
+    print(_listing(weights.installed()))
     return 0
 
 
+def _download(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import weights
+
+    print(weights.download(args.name, args.sha256))
+    return 0
+
+
+def _convert(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import weights
+
+    print(weights.convert(args.path, args.out, args.half))
+    return 0
+
+
+def _check(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import weights
+
+    loads, lines = weights.check(args.path)
+    print("\n".join(lines))
+    return 0 if loads else 1
+
+
+def _render(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc.encode import Encoding
+    from vsexvc.parts import Colours
+    from vsexvc.render import Order, render
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+    order = Order(
+        args.source,
+        args.out,
+        references=tuple(args.ref or ()),
+        colours=Colours(**given("size", "saturation", "propagate", "device", "backend", "precision")),
+        encoding=Encoding(**given("codec", "crf", "preset", "pix_fmt"), extra=tuple(args.ffmpeg_args)),
+        **given("plan", "model", "sc", "sc_threshold", "sound", "threads", "workers", "ray", "work", "keep"),
+    )
+    render(order, report)
+    return 0
+
+
+def _scenes(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import plan, source
+
+    scenes = plan.make(args.source, source.default_cache(), args.out, args.sheet, args.sc_threshold, report.stage)
+    for number, scene in enumerate(scenes, 1):
+        if args.json:
+            report("scene", scene=number, first=scene.first, frames=scene.stop - scene.first, seconds=scene.seconds)
+        else:
+            print(f"{number:5} {scene.first:8} {scene.stop - scene.first:8}  {plan.timecode(scene.seconds)}")
+    return 0
+
+
+def _compare(args: argparse.Namespace, report: _Report) -> int:
+    from vsexvc import compare, source
+
+    options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
+    options["sc_threshold"] = args.sc_threshold
+    compare.write(args.source, args.ref, args.out, source.default_cache(), args.frames, report.stage, **options)
+    print(args.out)
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, _Report], int]] = {
+    "render": _render,
+    "scenes": _scenes,
+    "compare": _compare,
+    "models": _models,
+    "download": _download,
+    "convert": _convert,
+    "check": _check,
+}
+
+
+class _Report:
+    """Says what happens: a line that counts on a terminal, a line now and then elsewhere, or JSON to stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json, self._out = as_json, sys.stdout  # which Ray's own messages are kept from later
+        self._live = sys.stderr is not None and sys.stderr.isatty() and not as_json
+        self._stage, self._since, self._from, self._said, self._done = "", 0.0, 0, 0.0, -1
+        self._is_open = False  # a line that counts has not ended
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        if event == "start":
+            self._begin("rendering", facts["done"])
+        if event == "progress":
+            self._progress(**facts)
+        elif self._as_json:
+            self._tell(event=event, **facts)
+        elif event == "start":
+            there = f", {facts['done']} frames of them are there" if facts["done"] else ""
+            scenes = "" if facts["scenes"] is None else f"{facts['scenes']} scenes, "
+            self._say(f"{facts['frames']} frames, {scenes}{facts['parts']} parts{there}")
+        elif event == "note":
+            self._say(facts["text"])
+        elif event == "end":
+            self._say(f"wrote {facts['out']}, {facts['frames']} frames, {facts['bytes'] / 1e6:.1f} MB")
+
+    def stage(self, what: str) -> Callable[[int, int], None]:
+        """vsexvc.source.Stages."""
+        return lambda done, of: self._progress(what, done, of)
+
+    def end(self, error: str) -> None:
+        """What ended it."""
+        if self._as_json:
+            self._tell(event="error", message=error)
+        self._say(error, head="python -m vsexvc")
+
+    def interrupted(self, words: str) -> None:
+        """By Ctrl-C, which a terminal shows without ending the line."""
+        self._is_open = True
+        self.end(words)
+
+    def _begin(self, stage: str, done: int) -> None:
+        self._stage, self._since, self._from, self._done = stage, time.monotonic(), done, -1
+        self._said = 0.0 if self._as_json else self._since
+
+    def _progress(self, stage: str, done: int, of: int) -> None:
+        if stage != self._stage:
+            self._begin(stage, 0)
+        now = time.monotonic()
+        pause = 0.2 if self._live else 1.0 if self._as_json else 30.0
+        if done == self._done or (now - self._said < pause and done < of):
+            return
+        self._said, self._done = now, done
+        rate = (done - self._from) / (now - self._since) if now > self._since else 0.0
+        left = (of - done) / rate if rate else None
+        if self._as_json:
+            eta = None if left is None else round(left, 1)
+            self._tell(event="progress", stage=stage, done=done, of=of, fps=round(rate, 3), eta=eta)
+        elif of > 1:
+            soon = "" if left is None else f", {_clock(left)} left"
+            text = f"{stage}: {done} of {of}, {rate:.2f} a second{soon}"
+            if self._live:
+                print(f"\r{text:<78}", end="" if done < of else "\n", file=sys.stderr, flush=True)
+                self._is_open = done < of
+            else:
+                self._say(text)
+
+    def _tell(self, **facts: Any) -> None:
+        print(json.dumps(facts), file=self._out, flush=True)
+
+    def _say(self, text: str, head: str = "vsexvc") -> None:
+        if sys.stderr is not None:
+            print("\n" * self._is_open + f"{head}: {text}", file=sys.stderr, flush=True)
+        self._is_open = False
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vsexvc", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vsexvc", description="Colours films, and looks after models.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_render(commands)
+    _add_scenes(commands)
+    _add_compare(commands)
+    _add_models(commands)
+    return parser
+
+
+def _add_render(commands: Any) -> None:
+    render = commands.add_parser(
+        "render",
+        help="colour a whole film",
+        description="Colours a film scene by scene and writes it with its sound, subtitles, chapters, times and tags. "
+        "Killed at any moment, the same command goes on; the result is the same, byte for byte. Other arguments "
+        "start over.",
+        epilog="A script's scenes are not known. It is cut every 240 frames; where a part begins inside a scene, who "
+        "has not just made the part before computes the scene again up to there. Of the files that a script reads "
+        "nothing is known either: where they change, remove the working folder.",
+    )
+    render.add_argument("source", metavar="IN", type=Path, help="a film, or a script (*.vpy), whose output 0 is taken")
+    render.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="new file; *.mkv holds everything")
+    colour = render.add_argument_group("colours, of a film (a script makes its own)")
+    colour.add_argument(
+        "--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", help="references; each scene takes its best"
+    )
+    colour.add_argument(
+        "--plan", metavar="FILE", type=Path, help="a reference for each scene (python -m vsexvc scenes)"
+    )
+    colour.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
+    colour.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
+    colour.add_argument("--saturation", metavar="X", type=float, help="0..4 (1)")
+    colour.add_argument("--propagate", action="store_true", help="the references are coloured frames of this film")
+    colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
+    colour.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    colour.add_argument("--device", choices=("cpu", "cuda"), help="cuda where this machine has one")
+    colour.add_argument("--backend", choices=("torch", "openvino"), help="what computes the network (torch)")
+    colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="the device's best where it is left out")
+    encoder = render.add_argument_group("encoder")
+    encoder.add_argument("--codec", metavar="NAME", help="of ffmpeg's encoders: libx264 (default), libx265, ffv1, ...")
+    encoder.add_argument("--crf", metavar="X", type=float, help="quality (16 for x264 and x265)")
+    encoder.add_argument("--preset", metavar="NAME", help="(medium for x264 and x265)")
+    encoder.add_argument(
+        "--pix-fmt", metavar="NAME", help="yuv420p10le, ... (the film's subsampling; 8 bit stays 8, more becomes 10)"
+    )
+    encoder.add_argument(
+        "--ffmpeg-args", metavar='"..."', type=shlex.split, default=[], help="further ones, before the output's name"
+    )
+    encoder.add_argument("--sound", metavar="FILE", type=Path, help="take sound, subtitles and chapters from this file")
+    run = render.add_argument_group("how it is run")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=_positive, help="processes on this machine, through Ray (1)")
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="of a Ray cluster; all its machines see the same files by the same names"
+    )
+    run.add_argument(
+        "--threads",
+        metavar="N",
+        type=_positive,
+        help="of torch, in each worker; last bits hang on it (4, or the cores if they are fewer)",
+    )
+    run.add_argument("--work", metavar="FOLDER", type=Path, help="where parts are kept meanwhile (OUT.parts)")
+    run.add_argument("--keep", action="store_true", help="do not remove it at the end")
+    run.add_argument("--json", action="store_true", help="a JSON object for each event, one a line, on stdout")
+
+
+def _add_scenes(commands: Any) -> None:
+    scenes = commands.add_parser(
+        "scenes",
+        help="list the scenes of a film, and plan references for them",
+        description="Lists number, first frame, frames and time of each scene.",
+    )
+    scenes.add_argument("source", metavar="IN", type=Path, help="a film")
+    scenes.add_argument("-o", "--out", metavar="PLAN.toml", type=Path, help="new file: a template for render --plan")
+    scenes.add_argument("--sheet", metavar="SHEET.png", type=Path, help="the first frames of all scenes")
+    scenes.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="see what each of several references makes of a film",
+        description="Writes one HTML page: frames of the film under each reference, how alike what they show is, and a "
+        "slider between any two.",
+    )
+    compare.add_argument("source", metavar="IN", type=Path, help="a film")
+    compare.add_argument("--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", required=True, help="to choose from")
+    compare.add_argument("-o", "--out", metavar="PAGE.html", type=Path, default=Path("compare.html"))
+    compare.add_argument(
+        "--frames", metavar="N", type=int, nargs="+", help="which (default: first frames of scenes, over all the film)"
+    )
+    compare.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
+    compare.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
+    compare.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    compare.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+
+
+def _add_models(commands: Any) -> None:
     commands.add_parser("models", help="list the models that are here, and those that can be downloaded")
     download = commands.add_parser(
         "download",
@@ -55,7 +318,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--half", action="store_true", help="half precision: half the size, other last digits")
     check = commands.add_parser("check", help="say what a file is, and whether it would load (exit code 0 or 1)")
     check.add_argument("path", metavar="PATH", help="file, folder or name of a model")
-    return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return number
 
 
 def _listing(here: dict[str, Path]) -> str:

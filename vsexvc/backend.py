@@ -226,17 +226,16 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
 def _openvino(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:
     import openvino
     from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     example = tuple(x.detach().clone() for x in inputs)
+    # Not openvino.convert_model, which sends statistics home; and exported, as what is traced is never freed.
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of tracing, for whoever develops the part
-        decoder = TorchScriptPythonDecoder(part, example_input=example)
-        # Not convert_model, which sends statistics home from a process of its own.
+        warnings.simplefilter("ignore")
+        decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
         front_end = FrontEndManager().load_by_framework("pytorch")
         model = front_end.convert(front_end.load(decoder))
-        model.reshape({i: list(x.shape) for i, x in enumerate(example)})
-        compiled = openvino.Core().compile_model(model, "CPU", hints)
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
     request = compiled.create_infer_request()
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -107,7 +107,7 @@ def read_record(path: Path) -> Record | None:
     Raises ValueError for a record that cannot be understood, OSError for one that cannot be read.
     """
     record = path.with_name(path.name + ".json")
-    stored = _read_json(record)
+    stored = read_json(record)
     if stored is None:
         return None
     try:
@@ -119,7 +119,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def write_record(path: Path, record: Record) -> None:
-    _write_json(path.with_name(path.name + ".json"), dataclasses.asdict(record))
+    write_json(path.with_name(path.name + ".json"), dataclasses.asdict(record))
 
 
 def sha256_of(path: Path) -> str:
@@ -228,7 +228,7 @@ class _Transfer:
     def _begun(self) -> tuple[int, str, int | None]:
         """Bytes that are there, what says whether the server's file is still the same, and its size."""
         try:
-            state = _read_json(_state_of(self.part)) or {}
+            state = read_json(_state_of(self.part)) or {}
         except ValueError:
             state = {}
         if state.get("url") != self.url or not self.part.exists():
@@ -244,7 +244,7 @@ class _Transfer:
         etag = answer.headers.get("ETag", "")
         validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")  # a weak tag is no use
         self.part.unlink(missing_ok=True)
-        _write_json(_state_of(self.part), {"url": self.url, "validator": validator, "size": size})
+        write_json(_state_of(self.part), {"url": self.url, "validator": validator, "size": size})
         return size
 
     def _ask(self, start: int, validator: str) -> HTTPResponse | None:
@@ -332,7 +332,7 @@ def _state_of(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """None: no such file. Raises ValueError for one that holds something else than an object."""
     try:
         stored = json.loads(path.read_bytes())
@@ -345,7 +345,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return stored
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     """Atomically."""
     partial = path.with_name(path.name + ".new")
     try:

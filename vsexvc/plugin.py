@@ -177,7 +177,7 @@ def build(
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = _check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
-    small = _luma(stated) if upstream else _luma(stated, width, height)
+    small = luma(stated) if upstream else luma(stated, width, height)
     if not upstream:
         # The pump brings each reference to a size of its own aspect, but for propagation.
         fixed = (width, height) if schedule.propagate else ()
@@ -286,7 +286,7 @@ def _similarity(clip: vs.VideoNode, coloured: vs.VideoNode, format: vs.VideoForm
     return reported.std.SetFrameProps(_Range=vs.RANGE_FULL)
 
 
-def _luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
+def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
     """GRAY16 of full range of a tagged clip."""
     if stated.format.color_family == vs.RGB:
         return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)

@@ -1,0 +1,152 @@
+"""plan.py: templates that read back once they are filled in, what is wrong with others, sheets."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import film
+import numpy as np
+import pytest
+import vapoursynth as vs
+from PIL import Image
+
+from vsexvc import plan
+from vsexvc.source import Scene
+
+core = vs.core
+LENGTHS = (20, 9, 31)
+
+
+def test_a_template_is_filled_in(tmp_path: Path) -> None:
+    """A name that TOML and f-strings would stumble over; the plan lies elsewhere than the film at first."""
+    odd = tmp_path / 'a "film" \\ {x}.mkv'
+    film.make_film(odd, LENGTHS, sound=0)
+    for name in ("a.png", "b.png"):
+        film.make_png(tmp_path / name, 0)
+    (tmp_path / "elsewhere").mkdir()
+    plan.make(odd, tmp_path / "index", tmp_path / "elsewhere" / "plan.toml")
+    assert tomllib.loads((tmp_path / "elsewhere" / "plan.toml").read_text())["source"] == str(odd)
+
+    out, sheet = tmp_path / "plan.toml", tmp_path / "sheet.png"
+    stages = []
+    scenes = plan.make(odd, tmp_path / "index", out, sheet, stages=lambda what: lambda n, of: stages.append((what, of)))
+    assert [(scene.first, scene.stop) for scene in scenes] == [(0, 20), (20, 29), (29, 60)]
+    assert stages == [("finding scenes", 60)] * 60 + [("drawing the sheet", 3)] * 3
+    content = tomllib.loads(out.read_text())
+    assert content == {
+        "source": odd.name,
+        "frames": 60,
+        "scene": [{"first": first, "reference": ""} for first in (0, 20, 29)],
+    }
+    with pytest.raises(ValueError, match=r"plan '.*plan\.toml': scene 1, .*frame 0: reference must be a picture"):
+        plan.read(out)
+    filled = out.read_text().replace('reference = ""', 'reference = "a.png"', 1)
+    out.write_text("\ufeff" + filled[: filled.rindex('""')] + '"b.png"\n')
+    read = plan.read(out)
+    assert (read.source, read.frames, read.firsts) == (odd, 60, (0, 20, 29))
+    assert (read.references, read.ref_frames) == ((tmp_path / "a.png", tmp_path / "b.png"), (0, 29))
+    assert Image.open(sheet).width > 3 * 280
+
+
+def test_threshold(tmp_path: Path) -> None:
+    film.make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
+    assert len(plan.make(tmp_path / "film.mkv", tmp_path / "index", sc_threshold=1.0)) == 1
+
+
+def test_no_work_is_overwritten(tmp_path: Path) -> None:
+    """Said before the film is even looked for."""
+    (tmp_path / "plan.toml").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"plan '.*plan\.toml' must be a new file, it is there already"):
+        plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "plan.toml")
+    assert (tmp_path / "plan.toml").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"sheet must be a \.png, got '.*sheet\.jpg'"):
+        plan.make(tmp_path / "film.mkv", tmp_path, sheet=tmp_path / "sheet.jpg")
+
+
+HEAD = 'source = "f.mkv"\nframes = 50\n'
+FIRST = '[[scene]]\nfirst = 0\nreference = "a.png"\n'
+
+
+def test_changes_of_picture(tmp_path: Path) -> None:
+    """Only changes count; a scene without the key goes on like an empty one; a picture may come back."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    path = tmp_path / "plan.toml"
+    names = ["a.png", "a.png", None, "b.png", "", str(tmp_path / "a.png")]
+    scenes = [
+        f"[[scene]]\nfirst = {7 * i}\n" + ("" if name is None else f'reference = "{name}"\n')
+        for i, name in enumerate(names)
+    ]
+    path.write_text(HEAD + "".join(scenes))
+    read = plan.read(path)
+    assert read.firsts == (0, 7, 14, 21, 28, 35)
+    assert [reference.name for reference in read.references] == ["a.png", "b.png", "a.png"]
+    assert read.ref_frames == (0, 21, 35)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "[[scene]\n", r".*line 3.*"),
+        (HEAD, "scene must be one .* or more, got 'none'"),
+        (HEAD + "scene = []\n", "scene must be one .* or more, got none"),
+        (HEAD + "scene = [1]\n", r"scene 1 must be a table, \[\[scene\]\], got 1"),
+        (FIRST, "source must be a text in quotes, got 'none'"),
+        ('source = "f"\nframes = "50"\n' + FIRST, "frames must be a whole number, got '50'"),
+        ('source = "f"\nframes = true\n' + FIRST, "frames must be a whole number, got True"),
+        ("fps = 24\n" + HEAD + FIRST, "fps must be one of source, frames, scene"),
+        (HEAD + FIRST + "refrence = 1\n", "scene 1: refrence must be one of first, reference"),
+        (HEAD + FIRST + "[[scene]]\n", "scene 2: first must be a whole number, got 'none'"),
+        (HEAD + FIRST + "[[scene]]\nfirst = 3\nreference = 4\n", "scene 2: reference must be a text in quotes, got 4"),
+        (HEAD + FIRST.replace("0", "2"), "scene 1, .*frame 2: first must be 0 for the first scene, got 2"),
+        (HEAD + FIRST + FIRST, "scene 2, .*frame 0: first must be above that of the scene before, 0, got 0"),
+        (HEAD + FIRST + "[[scene]]\nfirst = 50\n", "scene 2, .*: first must be below the number of frames, 50, got 50"),
+        (HEAD + FIRST.replace("a.png", "c.png"), "scene 1, .*: reference must be a file, there is no '.*c.png'"),
+        (HEAD + FIRST.replace("a.png", "."), "scene 1, .*: reference must be a file, .*"),
+    ],
+)
+def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.png").touch()
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="plan") as error:
+        plan.read(path)
+    assert re.fullmatch(rf"plan '{re.escape(str(path))}': {message}", str(error.value))
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        plan.read(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes('source = "é"'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"plan '.*latin\.toml': .*utf-8"):
+        plan.read(tmp_path / "latin.toml")
+
+
+def test_sheets(tmp_path: Path) -> None:
+    """100 scenes, each of one level: two sheets, and each level where it belongs."""
+    levels = np.linspace(20, 235, 100).round().astype(int)
+    clip = core.std.Splice(
+        [core.std.BlankClip(format=vs.RGB24, width=560, height=280, length=1, color=[int(c)] * 3) for c in levels]
+    )
+    scenes = [Scene(n, n + 1, n / 24) for n in range(100)]
+    written = plan.write_sheet(tmp_path / "s.png", clip, scenes)
+    assert written == [tmp_path / "s-1.png", tmp_path / "s-2.png"]
+    assert sorted(tmp_path.iterdir()) == written
+    seen = []
+    for path in written:
+        sheet = np.asarray(Image.open(path).convert("L")).astype(int)
+        step = 280 + 10, 140 + 22 + 10
+        for y in range(10 + 70, sheet.shape[0], step[1]):
+            seen += [sheet[y, x] for x in range(10 + 140, sheet.shape[1], step[0])]
+        assert (sheet > 245).any()  # the labels
+    assert seen[:100] == levels.tolist() and set(seen[100:]) <= {0x20}
+    assert plan.write_sheet(tmp_path / "s.png", clip, scenes[:72]) == [tmp_path / "s.png"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0:00:00.0"), (59.96, "0:01:00.0"), (3725.25, "1:02:05.2"), (36000, "10:00:00.0")]
+)
+def test_timecode(seconds: float, text: str) -> None:
+    assert plan.timecode(seconds) == text

@@ -1,0 +1,173 @@
+"""source.py on films made by ffmpeg: scenes against Colorize's own, what cannot be read, what is seen of a frame."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import film
+import numpy as np
+import pytest
+import vapoursynth as vs
+from PIL import Image
+
+from vsexvc import source
+from vsexvc.plugin import colorize
+
+core = vs.core
+LENGTHS = (20, 9, 31)
+FIRSTS = [0, 20, 29]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """film.mkv in scenes of LENGTHS, and pictures of three kinds."""
+    root = tmp_path_factory.mktemp("source")
+    film.make_film(root / "film.mkv", LENGTHS, sound=0)
+    film.make_png(root / "b.png", 0)
+    Image.fromarray(film.picture(1, 60, 40)).save(root / "a.jpg")
+    Image.fromarray(film.picture(2)).convert("L").save(root / "grey.png")
+    return root
+
+
+def test_scenes_are_those_of_the_filter(folder: Path, model: str, tmp_path: Path) -> None:
+    clip = source.open_video(folder / "film.mkv", tmp_path)
+    told: list[tuple[str, int, int]] = []
+    scenes = source.find_scenes(clip, size=64, stages=lambda what: lambda done, of: told.append((what, done, of)))
+    assert [scene.first for scene in scenes] == FIRSTS
+    assert [scene.stop for scene in scenes] == [20, 29, 60]
+    assert [scene.seconds for scene in scenes] == pytest.approx([first / film.RATE for first in FIRSTS], abs=1e-3)
+    assert told == [("finding scenes", done, 60) for done in range(1, 61)]
+    coloured = colorize(clip, source.open_references([folder / "b.png"], tmp_path), model=model, size=64, device="cpu")
+    starts = [frame.props["ExvcSceneStart"] for frame in coloured.frames(close=True)]
+    assert sorted(set(starts)) == FIRSTS and starts == [max(f for f in FIRSTS if f <= n) for n in range(60)]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.0005])
+def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, threshold: float) -> None:
+    """Noise that hardly differs, and frames that say something else.
+
+    With no threshold to speak of, how noise comes out at the network's size decides what is a cut.
+    """
+    rng = np.random.default_rng(3)
+    pictures = [rng.normal(110, sigma, (250, 310)).clip(0, 255) for sigma in rng.uniform(60, 62, 16)]
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        frame = f.copy()
+        np.copyto(np.asarray(frame[0]), pictures[n].astype(np.uint8))
+        return frame
+
+    blank = core.std.BlankClip(format=vs.GRAY8, width=310, height=250, length=16)
+    clip = source.with_scenes(blank.std.ModifyFrame(blank, draw), [5, 7])
+    ref = source.open_references([folder / "b.png"], tmp_path)
+    for given in (threshold, None):
+        coloured = colorize(clip, ref, model=model, size=64, device="cpu", sc_threshold=given)
+        starts = {int(frame.props["ExvcSceneStart"]) for frame in coloured.frames(close=True)}
+        assert source.first_frames(clip, given, 64) == sorted(starts)
+    assert sorted(starts) == [0, 5, 7]
+
+
+def test_variable_rate(tmp_path: Path) -> None:
+    """The second scene begins when its first frame is shown, not when its number says."""
+    film.make_film(
+        tmp_path / "vfr.mkv", (10, 10), sound=0, filters="setpts=N*(N+3)/48/TB", options=["-fps_mode", "passthrough"]
+    )
+    _, second = source.find_scenes(source.open_video(tmp_path / "vfr.mkv", tmp_path / "index"))
+    assert second.first == 10 and second.seconds == pytest.approx(130 / 48, abs=2e-3)
+
+
+def test_marks_overwrite_what_was_there() -> None:
+    clip = core.std.BlankClip(format=vs.GRAY8, width=16, height=16, length=6).std.SetFrameProps(_SceneChangePrev=1)
+    marks = [frame.props["_SceneChangePrev"] for frame in source.with_scenes(clip, [0, 2, 5]).frames(close=True)]
+    assert marks == [1, 0, 1, 0, 0, 1]
+
+
+def test_nothing_is_written_beside_the_film(folder: Path, tmp_path: Path) -> None:
+    before = sorted(folder.iterdir())
+    source.open_video(folder / "film.mkv", tmp_path / "new" / "index").get_frame(59)
+    assert sorted(folder.iterdir()) == before and (tmp_path / "new" / "index").is_dir()
+
+
+def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path))
+    assert source.default_cache() == tmp_path / "index"
+
+
+def test_references(folder: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "2.PNG").write_bytes((folder / "b.png").read_bytes())
+    (pictures / "1.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    (pictures / "notes.txt").write_text("none of them")
+    assert source.listed([pictures, folder / "b.png"]) == [pictures / "1.jpg", pictures / "2.PNG", folder / "b.png"]
+    film.make_film(tmp_path / "clip.mkv", (3,), sound=0, codec=["-c:v", "ffv1", "-pix_fmt", "yuv420p"])
+    paths = [pictures, tmp_path / "clip.mkv"]
+    frames = list(source.open_references(paths, tmp_path / "index").frames(close=False))
+    sizes = [(frame.width, frame.height, frame.format.name) for frame in frames]
+    assert sizes == [(60, 40, "YUV420P8"), (96, 64, "RGB24"), *[(96, 64, "YUV420P8")] * 3]
+    assert np.array_equal(np.dstack([np.asarray(plane) for plane in frames[1]]), film.picture(0))
+    assert source.open_references(paths, tmp_path / "index", stills=True).num_frames == 3
+
+
+def test_a_thousand_references_hold_no_files(folder: Path, tmp_path: Path) -> None:
+    clip = source.open_references([folder / "b.png"] * 200, tmp_path)
+    assert clip.get_frame(199).width == film.WIDTH
+    assert len(list(Path(f"/proc/{os.getpid()}/fd").iterdir())) < 150
+
+
+def test_what_cannot_be_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes((folder / "film.mkv").read_bytes()[:300])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"film '.*none\.mkv' must be a file, there is none"):
+        source.open_video(tmp_path / "none.mkv", tmp_path)
+    with pytest.raises(ValueError, match=r"film '.*broken\.mkv' cannot be read: "):
+        source.open_video(broken, tmp_path)
+    with pytest.raises(ValueError, match=r"reference '.*grey\.png' must have colours, this one is grey \(Gray8\)"):
+        source.open_references([folder / "b.png", folder / "grey.png"], tmp_path)
+    with pytest.raises(ValueError, match=r"reference '.*empty' must be a picture, a clip or a folder of pictures"):
+        source.open_references([tmp_path / "empty"], tmp_path)
+    with pytest.raises(ValueError, match="one or more pictures or clips, got none"):
+        source.open_references([], tmp_path)
+    monkeypatch.setattr(source.vs, "core", object())
+    with pytest.raises(ValueError, match=r"pip install vsexvc\[video\]"):
+        source.open_video(folder / "film.mkv", tmp_path)
+
+
+def test_a_film_that_changes_its_size(tmp_path: Path) -> None:
+    for name, size in (("a.ts", (96, 64)), ("b.ts", (64, 96))):
+        film.make_film(tmp_path / name, (8,), size=size, sound=0, codec=["-c:v", "mpeg2video", "-pix_fmt", "yuv420p"])
+    (tmp_path / "ab.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with pytest.raises(ValueError, match=r"film '.*ab\.ts' must be of constant size and format"):
+        source.open_video(tmp_path / "ab.ts", tmp_path / "index")
+
+
+def test_frames_that_cannot_be_coloured() -> None:
+    clip = core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=9)
+    field = clip[:6] + clip[6:].std.SetFrameProps(_FieldBased=2)
+    with pytest.raises(ValueError, match="frame 6 of the film: must be progressive, got _FieldBased=2"):
+        source.find_scenes(field)
+
+    def fail(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        if n == 4:
+            raise RuntimeError("bad sector")
+        return f
+
+    broken = clip.std.ModifyFrame(clip, fail)
+    with pytest.raises(ValueError, match=r"frame [34] of the film cannot be read: .*"):
+        source.find_scenes(broken)
+    with pytest.raises(ValueError, match="frame 4 cannot be read"):
+        source.picture(broken, 4, (64, 64))
+
+
+def test_picture() -> None:
+    """In the aspect of the screen, no larger than the box nor than it is, in the clip's own colours."""
+    red = core.std.BlankClip(format=vs.RGB24, width=720, height=576, length=2, color=[200, 30, 40])
+    yuv = red.resize.Point(format=vs.YUV420P8, matrix=vs.MATRIX_ST170_M)
+    wide = yuv.std.SetFrameProps(_SARNum=64, _SARDen=45)
+    assert source.picture(yuv, 1, (4000, 4000)).size == (720, 576)
+    assert source.picture(wide, 1, (4000, 4000)).size == (1024, 576)
+    assert source.picture(wide, 1, (512, 512)).size == (512, 288)
+    tall = yuv.std.SetFrameProps(_SARNum=1, _SARDen=2)
+    assert source.picture(tall, 0, (4000, 4000)).size == (720, 1152)
+    assert np.abs(np.asarray(source.picture(wide, 0, (90, 90))).astype(int) - (200, 30, 40)).max() <= 2

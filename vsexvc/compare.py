@@ -1,0 +1,201 @@
+"""References beside each other: one HTML page with frames of a film under each of them, to choose from.
+
+What is shown is what Colorize makes of these frames, recurrence and all. The page (compare.html) holds everything it
+needs; here it gets its pictures. What may not enter: how films are read (source.py), what a page looks like.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+from numpy.typing import NDArray
+from PIL import Image
+
+from vsexvc.plan import timecode
+from vsexvc.plugin import colorize
+from vsexvc.source import Stages, find_scenes, listed, open_references, open_video, picture, silent, with_scenes
+from vsexvc.weights import DEFAULT, first_line
+
+FRAMES = 8  # shown where none are named
+_BOX, _MAP_BOX, _THUMB_BOX = (960, 720), (480, 360), (320, 240)  # largest sizes of pictures
+_QUALITY = 90
+_STEP = 20  # the scale of similarities begins and ends at multiples of 1/20
+# Colours of least to most similar, RGB: each lighter than the one before, so that they can be told without colours.
+_RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232, 150))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A frame under one reference: its colours, where it found its match (0..1) and the mean of that (-1..1)."""
+
+    coloured: Image.Image
+    similarity_map: NDArray[np.floating]
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A frame of the film, its luma, and what each reference makes of it."""
+
+    frame: int
+    seconds: float | None
+    grey: Image.Image
+    cells: Sequence[Cell]
+
+
+def write(
+    film: Path,
+    references: Sequence[Path],
+    out: Path,
+    cache: Path,
+    frames: Sequence[int] | None = None,
+    stages: Stages = silent,
+    **options: Any,
+) -> None:
+    """Colours frames of a film after each reference and writes the page.
+
+    Args:
+        film: its file.
+        references: pictures, folders of pictures, and clips (the first frame of each).
+        out: the page; written anew where it is there.
+        cache: see source.open_video.
+        frames: which; one from inside a scene costs the scene up to there. None: first frames of scenes, spread over
+            the film.
+        stages: see source.Stages.
+        options: of Colorize.
+
+    Raises:
+        OSError, ValueError: something cannot be read or written, an argument is out of range.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"page must be a .html, got {str(out)!r}")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"page {str(out)!r} must be in a folder, there is no {str(out.absolute().parent)!r}")
+    clip = open_video(film, cache)
+    paths = listed(references)
+    if frames is not None and (wrong := [n for n in frames if not 0 <= n < clip.num_frames]):
+        raise ValueError(f"frames must be 0..{clip.num_frames - 1}, got {wrong[0]}")
+    try:
+        stills = [open_references([path], cache, stills=True) for path in paths]
+        for still in stills:
+            _Column(clip, still, options)  # says what is wrong before the film is read
+        seconds: dict[int, float] = {}
+        if frames is None:
+            scenes = find_scenes(clip, options.pop("sc_threshold", None), options.get("size", 216), stages)
+            seconds = {scene.first: scene.seconds for scene in scenes}
+            frames = _spread(list(seconds), FRAMES)
+            clip = with_scenes(clip, list(seconds))
+        progress, done, numbers = stages("colouring"), 0, sorted(set(frames))
+        cells: dict[int, list[Cell]] = {number: [] for number in numbers}
+        greys: dict[int, Image.Image] = {}
+        for (
+            still
+        ) in stills:  # one after the other: each goes on from frame to frame, and two would take twice the memory
+            column = _Column(clip, still, options)
+            for number in numbers:
+                cell, greys[number] = column.at(number)
+                cells[number].append(cell)
+                done += 1
+                progress(done, len(stills) * len(numbers))
+        rows = [Row(number, seconds.get(number), greys[number], cells[number]) for number in numbers]
+        thumbs = [picture(still, 0, _THUMB_BOX) for still in stills]
+    except vs.Error as error:
+        raise ValueError(first_line(error)) from None
+    given = {"model": DEFAULT, "size": 216, **{name: value for name, value in options.items() if value is not None}}
+    facts = ", ".join(f"{name} {value}" for name, value in given.items())
+    text = page(film.name, facts, [path.name for path in paths], thumbs, rows)
+    partial = out.with_name(out.name + ".new")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Image], rows: Sequence[Row]) -> str:
+    """The page's HTML.
+
+    Args:
+        title: the film.
+        facts: how it was coloured.
+        names: of the references, each with its picture in `thumbs` and a cell in each row.
+    """
+    maps = np.concatenate([cell.similarity_map.ravel() for row in rows for cell in row.cells])
+    low, high = (float(share) for share in np.percentile(maps, (1, 99)))
+    low, high = np.floor(low * _STEP) / _STEP, np.ceil(high * _STEP) / _STEP
+    high = max(high, low + 1 / _STEP)
+    content = {
+        "title": title,
+        "facts": facts,
+        "scale": {"low": low, "high": high, "ramp": [f"rgb{colour}" for colour in _RAMP]},
+        "references": [{"name": name, "picture": _embedded(thumb)} for name, thumb in zip(names, thumbs, strict=True)],
+        "rows": [
+            {
+                "frame": row.frame,
+                "time": None if row.seconds is None else timecode(row.seconds),
+                "grey": _embedded(row.grey),
+                "cells": [
+                    {
+                        "coloured": _embedded(cell.coloured),
+                        "map": _embedded(_painted((cell.similarity_map - low) / (high - low))),
+                        "similarity": cell.similarity,
+                    }
+                    for cell in row.cells
+                ],
+            }
+            for row in rows
+        ],
+    }
+    template = files("vsexvc").joinpath("compare.html").read_text(encoding="utf-8")
+    # A name may hold "</script>".
+    return template.replace("{CONTENT}", json.dumps(content).replace("<", "\\u003c"))
+
+
+class _Column:
+    """A film under one reference."""
+
+    def __init__(self, clip: vs.VideoNode, reference: vs.VideoNode, options: dict[str, Any]) -> None:
+        format = vs.YUV444P16 if clip.format.color_family == vs.RGB else None
+        self._coloured = colorize(clip, reference, format=format, **options)
+        self._grey = vs.core.std.ShufflePlanes(self._coloured, 0, vs.GRAY)
+        self._similarity = colorize(clip, reference, output="similarity", **options)
+
+    def at(self, number: int) -> tuple[Cell, Image.Image]:
+        """A frame, and its luma."""
+        coloured = picture(self._coloured, number, _BOX)
+        share = np.asarray(picture(self._similarity, number, _MAP_BOX))[..., 0] / 255
+        with self._similarity.get_frame(number) as frame:
+            mean = frame.props["ExvcSimilarity"]
+        assert isinstance(mean, float)
+        return Cell(coloured, share, mean), picture(self._grey, number, _BOX)
+
+
+def _spread(firsts: Sequence[int], count: int) -> list[int]:
+    """At most so many of them, from the first to the last."""
+    if len(firsts) <= count:
+        return list(firsts)
+    return [firsts[round(i * (len(firsts) - 1) / (count - 1))] for i in range(count)]
+
+
+def _painted(share: NDArray[np.floating]) -> Image.Image:
+    """0..1 in the colours of the ramp."""
+    steps = np.linspace(0, 1, len(_RAMP))
+    return Image.fromarray(
+        np.stack([np.interp(share, steps, c) for c in zip(*_RAMP, strict=True)], -1).astype(np.uint8)
+    )
+
+
+def _embedded(image: Image.Image) -> str:
+    """As an address that holds the picture itself; its colours are not subsampled."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

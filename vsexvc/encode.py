@@ -1,0 +1,219 @@
+"""Parts of a film: frames go through ffmpeg, a process, into a file of one video stream; and what is known of that.
+
+    VapourSynth frames -> raw pixels -> ffmpeg -> Matroska
+
+Bit-exact: no dates, no random numbers, a fixed number of the encoder's threads. A part says in which order its frames
+are stored; what time they have is decided when parts are joined (join.py). What may not enter: which frames make a
+part, and who makes it (parts.py).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import vapoursynth as vs
+
+from vsexvc import tags
+from vsexvc.weights import first_line
+
+CODEC, CRF, PRESET = "libx264", 16.0, "medium"
+_RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to
+_THREADS = 4  # of the encoder: x264's bytes hang on their number
+_SUBSAMPLINGS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
+FORMATS = {
+    f"yuv{name}p{'' if bits == 8 else f'{bits}le'}": (bits, *subsampling)
+    for name, subsampling in _SUBSAMPLINGS.items()
+    for bits in ((8,) if name in ("411", "410") else (8, 10, 12) if name == "440" else (8, 9, 10, 12, 14, 16))
+}  # ffmpeg's names of formats that VapourSynth has too: bits, subsampling_w, subsampling_h
+_GREY = {"gray" if bits == 8 else f"gray{bits}le": bits for bits in (8, 10, 12, 14, 16)}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the encoder is told. None: the default; crf and preset have one only for x264 and x265.
+
+    Attributes:
+        pix_fmt: of FORMATS.
+        extra: further arguments of ffmpeg, before the file that it writes.
+    """
+
+    codec: str = CODEC
+    crf: float | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    extra: tuple[str, ...] = ()
+
+    def resolved(self) -> Encoding:
+        """With the defaults in place."""
+        if self.codec not in _RATED:
+            return self
+        return replace(self, crf=CRF if self.crf is None else self.crf, preset=self.preset or PRESET)
+
+    def arguments(self) -> list[str]:
+        options = ["-c:v", self.codec, "-threads", str(_THREADS)]
+        crf = None if self.crf is None else f"{self.crf:g}"
+        for name, value in (("-crf", crf), ("-preset", self.preset), ("-pix_fmt", self.pix_fmt)):
+            options += [] if value is None else [name, value]
+        return [*options, *self.extra]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is in an encoded part.
+
+    Attributes:
+        order: for each packet, as they are stored, which frame of the part it is.
+        sha256: of the file.
+        durations: of the frames, in seconds, as (numerator, denominator); empty where they do not say.
+    """
+
+    order: tuple[int, ...]
+    sha256: str
+    durations: tuple[tuple[int, int], ...] = ()
+
+
+# --- the encoder ------------------------------------------------------------------------------------------------
+
+
+def find_ffmpeg() -> str:
+    """The system's, else that of the imageio-ffmpeg wheel. Raises ValueError where there is none."""
+    found = shutil.which("ffmpeg")
+    if found is not None:
+        return found
+    try:
+        import imageio_ffmpeg
+
+        path: str = imageio_ffmpeg.get_ffmpeg_exe()
+        return path
+    except (ImportError, RuntimeError):
+        raise ValueError("found no ffmpeg, neither on PATH nor as a wheel: pip install vsexvc[video]") from None
+
+
+def ffmpeg_version() -> str:
+    """Its first line."""
+    answer = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False, timeout=60)
+    return answer.stdout.split("\n")[0]
+
+
+def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
+    """What a film is to be coloured to: asked, one of FORMATS; else near to what it has.
+
+    8 bit stays 8 bit, more becomes 10; subsampling stays, grey and RGB become 4:2:0 where the size is even.
+
+    Raises:
+        ValueError: for what is asked.
+    """
+    if asked is not None and asked not in FORMATS:
+        raise ValueError(f"--pix-fmt must be one of {', '.join(sorted(FORMATS))}, got {asked!r}")
+    own = clip.format
+    even = clip.width % 2 == 0 and clip.height % 2 == 0
+    if asked is not None:
+        bits, w, h = FORMATS[asked]
+    else:
+        bits = 8 if own.bits_per_sample == 8 else 10
+        w, h = (own.subsampling_w, own.subsampling_h) if own.color_family == vs.YUV else (int(even), int(even))
+        if (w, h) not in ((1, 1), (1, 0), (0, 0)) and bits > 8:
+            w, h = 0, 0  # of those there is none with more bits
+    if clip.width % (1 << w) or clip.height % (1 << h):
+        raise ValueError(f"--pix-fmt must be one that {clip.width}x{clip.height} can be subsampled to, got {asked!r}")
+    return vs.core.query_video_format(vs.YUV, vs.INTEGER, bits, w, h)
+
+
+def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]:
+    """How ffmpeg is to read the raw frames of a clip, and what it is to state of them.
+
+    Args:
+        clip: what will be encoded.
+        first: a frame that says what all are like: of the clip, or of what the clip is made of by Colorize (which makes
+            YUV of limited range from RGB).
+
+    Raises:
+        ValueError: a format that ffmpeg has no name for, tags that are not handled.
+    """
+    own = clip.format
+    names = {values: name for name, values in FORMATS.items()}
+    grey = {bits: name for name, bits in _GREY.items()}
+    name = None
+    if own is not None and own.sample_type == vs.INTEGER and own.color_family == vs.YUV:
+        name = names.get((own.bits_per_sample, own.subsampling_w, own.subsampling_h))
+    elif own is not None and own.sample_type == vs.INTEGER and own.color_family == vs.GRAY:
+        name = grey.get(own.bits_per_sample)
+    if name is None or not clip.width or not clip.height:
+        seen = "a clip of variable format" if own is None else own.name if clip.width else "a clip of variable size"
+        raise ValueError(f"output 0 must be YUV or GRAY of integers, of constant size and format, got {seen}")
+    stated = tags.read(first)
+    rate = Fraction(clip.fps) if clip.fps else Fraction(25)
+    options = {
+        "f": "rawvideo",
+        "pixel_format": name,
+        "video_size": f"{clip.width}x{clip.height}",
+        "framerate": f"{rate.numerator}/{rate.denominator}",
+        "color_range": "pc" if stated.full_range and first.format.color_family != vs.RGB else "tv",
+        "colorspace": str(stated.matrix),
+        "color_trc": str(stated.transfer),
+        "color_primaries": str(stated.primaries),
+        "chroma_sample_location": str(stated.chroma_location + 1),
+    }
+    shape = [first.props.get(prop, 0) for prop in ("_SARNum", "_SARDen")]
+    filters = [f"setsar={shape[0]}/{shape[1]}"] if all(isinstance(n, int) and n > 0 for n in shape) else []
+    told = [word for key, value in options.items() for word in (f"-{key}", value)]
+    return (*told, "-i", "-", *(word for text in filters for word in ("-vf", text)))
+
+
+def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding: Encoding, target: Path) -> None:
+    """Writes frames to a file. arguments: of `input_arguments`.
+
+    Raises:
+        ValueError: what ffmpeg says, or how it ended. What is raised while a frame is made passes through. In both
+            cases no file is left.
+    """
+    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y", *arguments, *encoding.arguments()]
+    command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "matroska", str(target)]
+    with tempfile.TemporaryFile() as said, closing(frames):
+        # A group of its own: Ctrl-C is ours to answer.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, process_group=0
+        )
+        assert process.stdin is not None
+        try:
+            with suppress(BrokenPipeError), process.stdin:  # why it takes no more, it says itself
+                for frame in frames:
+                    for chunk in frame.readchunks():
+                        process.stdin.write(chunk)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            target.unlink(missing_ok=True)
+            raise
+        if code:
+            target.unlink(missing_ok=True)
+            said.seek(0)
+            raise ValueError(f"ffmpeg: {_reason(said.read().decode(errors='replace'), code)}")
+
+
+def _reason(said: str, code: int) -> str:
+    """The first thing that ffmpeg says, which is nearest to the cause."""
+    lines = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in said.split("\n")]
+    ended = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    return next((line for line in lines if line), ended)
+
+
+def seen(path: Path) -> tuple[int, ...]:
+    """The order of a file's frames, as Part has it. Raises ValueError for a file without them."""
+    try:
+        with av.open(str(path)) as file:
+            stamps = [packet.pts or 0 for packet in file.demux(video=0) if packet.size]
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
+    ranks = {stamp: rank for rank, stamp in enumerate(sorted(stamps))}
+    return tuple(ranks[stamp] for stamp in stamps)

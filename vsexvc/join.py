@@ -1,0 +1,327 @@
+"""A film out of its parts: packets of pictures get their frames' times, the source's other streams go along.
+
+    parts, in order -> packets of the picture, each with its frame's own time --.
+    source ----------> packets of sound, subtitles, covers; fonts, chapters -----+--> OUT
+
+Nothing is encoded but subtitles that are text, where the container knows other words for them; nothing is random. What
+may not enter: pixels, and where parts come from (parts.py).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import vapoursynth as vs
+
+from vsexvc.encode import Part
+from vsexvc.weights import first_line
+
+_TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
+_SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "srt", "webm": "webvtt"}
+# Said by the file that these are copied from, no longer true of the one they are copied to.
+_STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
+_STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the frames of a film are shown: stamps in units of base, rising; rate: of constant ones, else None."""
+
+    stamps: Sequence[int]
+    base: Fraction
+    rate: Fraction | None
+
+
+def film_times(path: Path, cache: Path) -> Times:
+    """Of a film's frames, as its file has them. cache: as of vsexvc.source.open_video, which it was read by before."""
+    said = cache / "timecodes.txt"
+
+    def opened(**options: str) -> vs.VideoNode:
+        clip: vs.VideoNode = vs.core.bs.VideoSource(
+            str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()), **options
+        )
+        return clip
+
+    clip = opened()
+    rate = Fraction(clip.fps) if clip.fps else None
+    with av.open(str(path)) as file:
+        base = _fraction(_picture(file).time_base)
+    try:
+        opened(timecodes=str(said))
+        # Milliseconds with two digits behind the point: enough to tell ticks of 1/90000 s apart.
+        stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
+    except vs.Error:  # there are frames without one, as in AVI
+        stamps = []
+    if not stamps or any(later <= stamp for stamp, later in pairwise(stamps)):
+        if rate is None:
+            raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
+        return Times(range(clip.num_frames), 1 / rate, rate)
+    return Times(stamps, base, rate if rate and _is_constant(stamps, base, rate, base) else None)
+
+
+def check_whole(path: Path, times: Times) -> str | None:
+    """Whether a film's frames, of these times, are all that its file speaks of.
+
+    Returns:
+        A notice where there are none for longer than a second.
+
+    Raises:
+        ValueError: the file says that its picture lasts longer: it is damaged or not all there.
+    """
+    with av.open(str(path)) as file:
+        stream = _picture(file)
+        told = next((value for key, value in stream.metadata.items() if key.split("-")[0].upper() == "DURATION"), None)
+        if told is not None:
+            hours, minutes, seconds = told.split(":")
+            announced = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        else:
+            announced = float((stream.duration or 0) * _fraction(stream.time_base))
+    shown = [float(stamp * times.base) for stamp in times.stamps]
+    if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + (shown[-1] - shown[0]) / len(shown):
+        raise ValueError(
+            f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
+        )
+    gap = max(pairwise(shown), key=lambda step: step[1] - step[0], default=(0.0, 0.0))
+    return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > 1 else None
+
+
+def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], num_frames: int) -> Times:
+    """Of a script's frames: at its constant rate, unless durations say otherwise.
+
+    Raises:
+        ValueError: neither says anything.
+    """
+    if len(durations) == num_frames and all(above > 0 and below > 0 for above, below in durations):
+        base = Fraction(1, 1_000_000)
+        sums, total = [0], Fraction(0)
+        for numerator, denominator in durations[:-1]:
+            total += Fraction(numerator, denominator)
+            sums.append(max(sums[-1] + 1, round(total / base)))
+        # Those of a Matroska file are rounded to milliseconds.
+        if rate is None or not _is_constant(sums, base, rate, Fraction(3, 2000)):
+            return Times(sums, base, None)
+    if rate is None:
+        raise ValueError("output 0 of variable frame rate must have _DurationNum and _DurationDen on all of its frames")
+    return Times(range(num_frames), 1 / rate, rate)
+
+
+def _is_constant(stamps: Sequence[int], base: Fraction, rate: Fraction, tolerance: Fraction) -> bool:
+    """Whether no stamp is off by more than the tolerance, in seconds."""
+    step, most = 1 / (rate * base), tolerance / base
+    return all(abs(stamp - stamps[0] - n * step) <= most for n, stamp in enumerate(stamps))
+
+
+# --- joining ----------------------------------------------------------------------------------------------------
+
+
+def _picture(file: Any) -> Any:
+    """The first video stream that is no cover; None where there is none."""
+    cover = av.stream.Disposition.attached_pic
+    return next((stream for stream in file.streams.video if not stream.disposition & cover), None)
+
+
+class Other:
+    """The streams of a file that go along with the film: all but its picture, and data for machines."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ValueError for a file that cannot be read."""
+        self.path = path
+        try:
+            self.file = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            raise ValueError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
+        self.picture = _picture(self.file)
+        self.streams = [s for s in self.file.streams if s is not self.picture and s.type != "data"]
+        # A recording's clock starts anywhere: all of its streams are brought to 0 alike.
+        recorded: Any = av.format.Flags.ts_discont
+        is_recording = bool(self.file.format.flags & recorded.value)
+        self.start = Fraction(self.file.start_time or 0, av.time_base) if is_recording else Fraction(0)
+
+
+def join(
+    parts: Sequence[tuple[Path, Part]],
+    times: Times,
+    other: Other | None,
+    out: Path,
+    progress: Callable[[int], None] | None,
+) -> list[str]:
+    """Writes the parts' frames at their times, and the other file's streams, chapters and titles, to a file.
+
+    Args:
+        parts: their files, in order.
+        times: of all frames.
+        other: None: there is none.
+        out: its suffix says which container.
+        progress: told how many frames are written; None: only the head is, to learn what the container holds.
+
+    Returns:
+        What of the other file was left out, for the user.
+
+    Raises:
+        ValueError: the container cannot be written, or does not hold the picture or a sound track.
+        OSError: the disk.
+    """
+    options = {"fflags": "+bitexact"}
+    if out.suffix in (".mp4", ".mov", ".m4v"):
+        options["movflags"] = "+faststart"
+    copied: dict[int, Any] = {}
+    left_out: list[str] = []
+    done = 0
+    try:
+        with ExitStack() as stack:
+            try:
+                target = stack.enter_context(av.open(str(out), "w", options=options))
+            except ValueError:
+                raise ValueError(
+                    f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}"
+                ) from None
+            first = stack.enter_context(av.open(str(parts[0][0])))
+            picture = _added(target, first.streams.video[0], "the picture")
+            picture.time_base = times.base
+            if times.rate is not None:
+                picture.codec_context.framerate = times.rate
+            if other is not None:
+                copied, left_out = _copies(target, picture, other)
+            target.start_encoding()
+            if progress is not None:
+                streams = [_picture_packets(parts, times, other, picture)]
+                if other is not None and copied:
+                    streams.append(_other_packets(other, copied))
+                for packet in heapq.merge(*streams, key=_when):
+                    done += packet.stream is picture
+                    target.mux_one(packet)
+                    progress(done)
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(out)) from None
+        raise ValueError(f"{str(out)!r} cannot be written: {first_line(error)}") from None
+    return left_out
+
+
+def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], list[str]]:
+    """Streams, chapters and titles as the other file has them: the new streams by old numbers, and what is left out."""
+    copied: dict[int, Any] = {}
+    left_out = []
+    for stream in other.streams:
+        what = f"stream {stream.index} of {other.path.name} ({stream.type}, {_codec_name(stream)})"
+        try:
+            copied[stream.index] = _added(target, stream, what)
+        except ValueError as error:
+            if stream.type == "audio":
+                raise
+            if _codec_name(stream) in _TEXT_SUBTITLES and target.format.name in _SUBTITLES_OF:
+                copied[stream.index] = _rewritten(target, stream)
+            else:
+                left_out.append(str(error))
+    target.metadata.update(_kept(other.file.metadata, _STALE))
+    if other.picture is not None:
+        picture.metadata.update(_kept(other.picture.metadata, (*_STALE, *_STALE_OF_VIDEO)))
+        picture.disposition = other.picture.disposition
+    target.set_chapters([_shifted(chapter, other.start) for chapter in other.file.chapters()])
+    return copied, left_out
+
+
+def _added(target: Any, stream: Any, what: str) -> Any:
+    """A stream like this one. Raises ValueError where the container does not hold such."""
+    try:
+        if stream.type == "attachment":
+            if "matroska" not in target.format.name:
+                raise ValueError
+            return target.add_attachment(
+                stream.metadata.get("filename", f"attachment{stream.index}"), stream.mimetype or "", stream.data
+            )
+        added = target.add_stream_from_template(stream, opaque=True)
+    except (ValueError, av.FFmpegError):
+        raise ValueError(f"{target.format.name} does not hold {what}: name a file *.mkv") from None
+    added.metadata.update(_kept(stream.metadata, _STALE if stream.type == "video" else ("duration",)))
+    added.disposition = stream.disposition
+    return added
+
+
+def _rewritten(target: Any, stream: Any) -> Any:
+    """A stream for the same subtitles in words that the container knows."""
+    stream.codec_context.open(strict=False)
+    added = target.add_stream(_SUBTITLES_OF[target.format.name])
+    added.codec_context.subtitle_header = stream.codec_context.subtitle_header
+    added.time_base = stream.time_base
+    added.metadata.update(_kept(stream.metadata, _STALE))
+    added.disposition = stream.disposition
+    return added
+
+
+def _codec_name(stream: Any) -> str:
+    return stream.codec_context.name if stream.codec_context is not None else "no codec"
+
+
+def _kept(said: dict[str, str], stale: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, value in said.items() if not key.lower().startswith(tuple(stale))}
+
+
+def _fraction(ratio: Any) -> Fraction:
+    """PyAV's own are no Rational."""
+    return Fraction(ratio.numerator, ratio.denominator)
+
+
+def _shifted(chapter: Any, start: Fraction) -> Any:
+    shift = round(start / _fraction(chapter["time_base"]))
+    return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
+
+
+def _picture_packets(
+    parts: Sequence[tuple[Path, Part]], times: Times, other: Other | None, stream: Any
+) -> Iterator[av.Packet[Any]]:
+    """The parts' packets, each with its frame's time; in the order in which they are stored, which is dts' too.
+
+    A decoder holds back as many frames as one is ever stored later than it is shown: dts is that much earlier.
+    """
+    stamps, first, head = times.stamps, 0, None
+    start = 0 if other is None else round(other.start / times.base)
+    held = max(place - rank for _, part in parts for place, rank in enumerate(part.order))
+    step = stamps[1] - stamps[0] if len(stamps) > 1 else 1
+    for path, part in parts:
+        with av.open(str(path)) as file:
+            described = file.streams.video[0].codec_context.extradata
+            if head is not None and described != head:
+                raise ValueError(f"part {str(path)!r} was encoded otherwise than those before it: remove it, run again")
+            head = described
+            packets = (packet for packet in file.demux(video=0) if packet.size)
+            for place, (packet, rank) in enumerate(zip(packets, part.order, strict=True)):
+                frame, back = first + rank, first + place - held
+                packet.stream, packet.time_base = stream, times.base
+                packet.pts = stamps[frame] - start
+                packet.dts = (stamps[back] if back >= 0 else stamps[0] + back * step) - start
+                following = stamps[frame + 1] if frame + 1 < len(stamps) else 2 * stamps[frame] - stamps[frame - 1]
+                packet.duration = following - stamps[frame] if len(stamps) > 1 else 1
+                yield packet
+        first += len(part.order)
+
+
+def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[Any]]:
+    for packet in other.file.demux([stream for stream in other.streams if stream.type != "attachment"]):
+        if packet.stream_index not in copied or (packet.dts is None and packet.pts is None):
+            continue  # left out, or the end of a stream
+        stream, base = copied[packet.stream_index], packet.time_base
+        shift = round(other.start / _fraction(base))
+        pts, dts, duration = packet.pts, packet.dts, packet.duration
+        if _codec_name(stream) != _codec_name(packet.stream) and stream.type == "subtitle":
+            decoder: Any = packet.stream.codec_context
+            if (said := decoder.decode2(packet)) is None:
+                continue  # a pause
+            packet = stream.codec_context.encode_subtitle(said)
+        packet.stream, packet.time_base, packet.duration = stream, base, duration
+        packet.pts = None if pts is None else pts - shift
+        packet.dts = packet.pts if dts is None else dts - shift
+        yield packet
+
+
+def _when(packet: av.Packet[Any]) -> float:
+    stamp = packet.pts if packet.dts is None else packet.dts
+    return 0.0 if stamp is None else float(stamp * packet.time_base)

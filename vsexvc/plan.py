@@ -1,0 +1,237 @@
+"""The plan of a film: which reference each scene takes, as a TOML file that people edit; and the sheet to edit it by.
+
+    source = "film.mkv"
+    frames = 3012
+    [[scene]]
+    first = 0
+    reference = "a.png"
+
+A scene without a reference goes on with that of the scene before. The scenes of a plan are the cuts of the rendered
+film: who deletes one joins two scenes, who adds one parts them. What may not enter: how scenes are found and pictures
+read (source.py), and what is made of a plan (render.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vapoursynth as vs
+from PIL import Image, ImageDraw, ImageFont
+
+from vsexvc.source import Scene, Stages, find_scenes, open_video, picture, silent
+
+_COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
+_THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
+
+_HEAD = """\
+# {count} of {name}. Give each a picture whose colours are to go to it; a path is taken from this file's folder.
+# An empty one goes on with the picture of the scene before. A scene that is no scene of its own can be deleted, one
+# that was missed added, in the order of `first`.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a plan file says.
+
+    Attributes:
+        source: the film that it was made for.
+        frames: how many that had.
+        firsts: first frames of the scenes, ascending from 0.
+        references: a picture for each change of it, whole paths; of a clip the first frame is meant.
+        ref_frames: for each of them the first frame of the scene from which it holds.
+    """
+
+    source: Path
+    frames: int
+    firsts: tuple[int, ...]
+    references: tuple[Path, ...]
+    ref_frames: tuple[int, ...]
+
+
+def make(
+    film: Path,
+    cache: Path,
+    out: Path | None = None,
+    sheet: Path | None = None,
+    sc_threshold: float | None = None,
+    stages: Stages = silent,
+) -> list[Scene]:
+    """Finds the scenes of a film and writes what is there to plan by.
+
+    Args:
+        film: its file.
+        cache: see source.open_video.
+        out: the plan's template: all scenes, no pictures yet.
+        sheet: their first frames, a PNG (write_sheet).
+        sc_threshold: of Colorize.
+        stages: see source.Stages.
+
+    Returns:
+        The scenes.
+
+    Raises:
+        FileExistsError: there is such a plan; somebody may have put his work into it.
+        OSError, ValueError: the film cannot be read, a file not written.
+    """
+    if out is not None and out.exists():
+        raise FileExistsError(f"plan {str(out)!r} must be a new file, it is there already")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise ValueError(f"sheet must be a .png, got {str(sheet)!r}")
+    clip = open_video(film, cache)
+    scenes = find_scenes(clip, sc_threshold, stages=stages)
+    if out is not None:
+        _write(out, film.absolute(), scenes)
+    if sheet is not None:
+        write_sheet(sheet, clip, scenes, stages)
+    return scenes
+
+
+def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
+    """The template. film: its whole path."""
+    folder = path.absolute().parent
+    name = str(film.relative_to(folder) if film.is_relative_to(folder) else film)
+    lines = [_HEAD.format(count=counted(len(scenes), "scene"), name=_quoted(film.name))]
+    lines += [f"source = {_quoted(name)}", f"frames = {scenes[-1].stop}"]
+    for number, scene in enumerate(scenes, 1):
+        about = f"scene {number} at {timecode(scene.seconds)}, {counted(scene.stop - scene.first, 'frame')}"
+        lines += ["", "[[scene]]", f"first = {scene.first}  # {about}", 'reference = ""']
+    try:
+        text = ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"film {name!r} must have a name in Unicode to stand in a plan") from None
+    with path.open("xb") as file:
+        file.write(text)
+
+
+def read(path: Path) -> Plan:
+    """Reads a plan and checks it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no plan; the first thing that is wrong, by scene.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _checked(content, path.absolute().parent)
+    except ValueError as error:
+        raise ValueError(f"plan {str(path)!r}: {error}") from None
+
+
+def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages: Stages = silent) -> list[Path]:
+    """Writes the first frames of the scenes as a contact sheet, over one that is there.
+
+    Args:
+        path: a PNG. Where the scenes do not fit on one, `-1`, `-2` and so on are put to its name.
+        clip: the film.
+        scenes: of source.find_scenes.
+        stages: see source.Stages.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError, ValueError: a file cannot be written, a frame not read.
+    """
+    progress = stages("drawing the sheet")
+    height = picture(clip, 0, _THUMB).height
+    per_sheet = _COLUMNS * _ROWS
+    written = []
+    for start in range(0, len(scenes), per_sheet):
+        shown = scenes[start : start + per_sheet]
+        sheet = _Sheet(min(len(scenes), _COLUMNS), math.ceil(len(shown) / _COLUMNS), height)
+        for index, scene in enumerate(shown):
+            thumb = picture(clip, scene.first, _THUMB)
+            about = f"{start + index + 1}: frame {scene.first}, {timecode(scene.seconds)}, "
+            sheet.put(index, thumb, about + counted(scene.stop - scene.first, "frame"))
+            progress(start + index + 1, len(scenes))
+        number = start // per_sheet + 1
+        target = path if len(scenes) <= per_sheet else path.with_stem(f"{path.stem}-{number}")
+        sheet.image.save(target, format="PNG")
+        written.append(target)
+    return written
+
+
+def timecode(seconds: float) -> str:
+    """h:mm:ss.t"""
+    tenths = round(seconds * 10)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _quoted(text: str) -> str:
+    """As a basic string of TOML, which are JSON's but for one character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _checked(content: dict[str, Any], folder: Path) -> Plan:
+    """folder: where relative paths begin."""
+    _only(content, "", source=str, frames=int, scene=list)
+    frames, scenes = content["frames"], content["scene"]
+    firsts: list[int] = []
+    references: list[Path] = []
+    ref_frames: list[int] = []
+    for number, scene in enumerate(scenes, 1):
+        where = f"scene {number}"
+        if not isinstance(scene, dict):
+            raise ValueError(f"{where} must be a table, [[scene]], got {scene!r}")
+        _only({"reference": "", **scene}, f"{where}: ", first=int, reference=str)
+        first = scene["first"]
+        where = f"scene {number}, which begins with frame {first}"
+        if not firsts and first != 0:
+            raise ValueError(f"{where}: first must be 0 for the first scene, got {first}")
+        if firsts and first <= firsts[-1]:
+            raise ValueError(f"{where}: first must be above that of the scene before, {firsts[-1]}, got {first}")
+        if first >= frames:
+            raise ValueError(f"{where}: first must be below the number of frames, {frames}, got {first}")
+        firsts.append(first)
+        name = scene.get("reference", "")
+        if not name and not references:
+            raise ValueError(f"{where}: reference must be a picture in the first scene, got none")
+        reference = folder / name if name else references[-1]
+        if not reference.is_file():
+            raise ValueError(f"{where}: reference must be a file, there is no {str(reference)!r}")
+        if reference not in references[-1:]:
+            references.append(reference)
+            ref_frames.append(first)
+    if not firsts:
+        raise ValueError("scene must be one [[scene]] or more, got none")
+    return Plan(folder / content["source"], frames, tuple(firsts), tuple(references), tuple(ref_frames))
+
+
+def _only(table: dict[str, Any], where: str, **kinds: type) -> None:
+    """Raises ValueError where a table has not exactly these keys, with values of these kinds."""
+    for key in table:
+        if key not in kinds:
+            raise ValueError(f"{where}{key} must be one of {', '.join(kinds)}")
+    for key, kind in kinds.items():
+        if type(table.get(key)) is not kind:
+            words = {str: "a text in quotes", int: "a whole number", list: "one [[scene]] or more"}[kind]
+            raise ValueError(f"{where}{key} must be {words}, got {table.get(key, 'none')!r}")
+
+
+class _Sheet:
+    """Pictures in rows, each with a line of text below."""
+
+    def __init__(self, columns: int, rows: int, height: int) -> None:
+        """height: of a picture."""
+        self._columns, self._height = columns, height
+        self._step = _THUMB[0] + _GAP, height + _LINE + _GAP
+        self.image = Image.new("RGB", (columns * self._step[0] + _GAP, rows * self._step[1] + _GAP), "#202020")
+        self._draw = ImageDraw.Draw(self.image)
+        self._font = ImageFont.load_default(13)
+
+    def put(self, index: int, image: Image.Image, text: str) -> None:
+        x = _GAP + index % self._columns * self._step[0]
+        y = _GAP + index // self._columns * self._step[1]
+        self.image.paste(image, (x + (_THUMB[0] - image.width) // 2, y))
+        self._draw.text((x, y + self._height + 3), text, fill="white", font=self._font)

@@ -1,0 +1,295 @@
+"""Whole films: scenes are coloured and encoded as parts, by one process or by many, and joined when all are there.
+
+    1. The film is opened (source.py) and its scenes found, or taken from a plan (plan.py). Whole scenes make parts,
+       short ones together; which ones hangs on the scenes alone, so that every run cuts alike.
+    2. The parts that are not there yet are made (parts.py), each by ffmpeg into a file of its own (encode.py).
+    3. When all are there, they are joined with the source's other streams (join.py).
+
+A run that was ended at any moment goes on with what the working folder has; one with other arguments starts over. What
+may not enter: options' names and what is printed (__main__.py), pixels (plugin.py), containers (join.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+import vapoursynth as vs
+
+from vsexvc import plan, source, weights
+from vsexvc.backend import precisions
+from vsexvc.encode import Encoding, Part, encode, input_arguments, seen, suited_format
+from vsexvc.join import Other, Times, check_whole, film_times, join, script_times
+from vsexvc.parts import Colours, Folder, Job, Worker, coloured, fingerprint, make_by_ray, settle, versions
+
+LEAST = 48  # frames of a part made of whole scenes, where the film has as many
+SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
+MOST_THREADS = 4  # of torch in each worker, unless told otherwise: more do little for pictures of this size
+
+Report = Callable[..., None]  # report(event, **facts); "start", "progress", "part", "note" and "end"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for. source: a film, or a script (*.vpy), which does its own colouring.
+
+    Attributes:
+        references: pictures and clips, of which each scene takes its best. Either they or a plan.
+        colours: their device None: cuda where there is one. Their format is made of encoding's.
+        sc, sc_threshold: how scenes are found where there is no plan.
+        sound: a file that streams, chapters and titles are taken from, in place of the film.
+        threads: of torch, in each worker. They are part of the result: None goes on with as many as were begun with.
+        workers: processes, through Ray; None: this one alone.
+        ray: address of a cluster, in place of workers.
+        work: the working folder; None: beside out.
+        keep: it is not removed at the end.
+    """
+
+    source: Path
+    out: Path
+    references: tuple[Path, ...] = ()
+    plan: Path | None = None
+    model: str | None = None
+    colours: Colours = field(default_factory=Colours)
+    sc: bool = True
+    sc_threshold: float | None = None
+    encoding: Encoding = field(default_factory=Encoding)
+    sound: Path | None = None
+    threads: int | None = None
+    workers: int | None = None
+    ray: str | None = None
+    work: Path | None = None
+    keep: bool = False
+
+    @property
+    def is_script(self) -> bool:
+        return self.source.suffix == ".vpy"
+
+
+def render(order: Order, report: Report) -> None:
+    """Makes `order.out`, or goes on with making it.
+
+    Args:
+        order: what is asked for.
+        report: told what happens.
+
+    Raises:
+        ValueError, OSError: in one line what is wrong, or went wrong. Finished parts stay, as they do at
+            KeyboardInterrupt.
+    """
+    _check(order)
+    with Folder(order.work or order.out.with_name(order.out.name + ".parts")) as folder:
+        job, rate, other = _prepared(order, folder, report)
+        frames = [stop - first for first, stop in job.parts]
+        total = sum(frames)
+        _make_parts(order, job, folder, report)
+        parts = [(folder.file(number), part) for number in range(len(frames)) if (part := folder.read(number))]
+        if order.is_script:
+            times = script_times(rate, [duration for _, part in parts for duration in part.durations], total)
+        else:
+            times = film_times(order.source, folder.index)
+        if not len(times.stamps) == sum(len(part.order) for _, part in parts) == total:
+            raise ValueError(f"{str(order.source)!r} changed while it was rendered, or {folder.path} did")
+        report("progress", stage="joining", done=0, of=total)
+        partial = order.out.with_name(f"{order.out.stem}.joining{order.out.suffix}")
+        try:
+            join(parts, times, other, partial, lambda done: report("progress", stage="joining", done=done, of=total))
+            settle(partial, order.out)
+        finally:
+            partial.unlink(missing_ok=True)
+        if not order.keep:
+            folder.remove()
+    report("end", out=str(order.out), frames=total, bytes=order.out.stat().st_size)
+
+
+def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
+    """Those that are not there."""
+    frames = [stop - first for first, stop in job.parts]
+    todo = [number for number in range(len(frames)) if not folder.has(number, frames[number])]
+    total = sum(frames)
+    done = total - sum(frames[number] for number in todo)
+    scenes = None if order.is_script else len(job.firsts)
+    report("start", out=str(order.out), frames=total, scenes=scenes, parts=len(frames), done=done)
+
+    def made(number: int, worker: str) -> None:
+        nonlocal done
+        done += frames[number]
+        report("part", part=number, first=job.parts[number][0], frames=frames[number], worker=worker)
+        report("progress", stage="rendering", done=done, of=total)
+
+    if not todo:
+        return
+    if order.workers is not None or order.ray is not None:
+        make_by_ray(job, todo, order.workers, order.ray, made)
+        return
+    worker = Worker(job)
+    for number in todo:
+        worker.make(number, lambda more: report("progress", stage="rendering", done=done + more, of=total))
+        made(number, "here")
+
+
+# --- what is to be done -----------------------------------------------------------------------------------------
+
+
+def _check(order: Order) -> None:
+    """What can be seen without opening anything. Raises ValueError, OSError."""
+    if not order.source.is_file():
+        raise FileNotFoundError(f"IN must be a film or a script, there is no file {str(order.source)!r}")
+    if not order.out.suffix:
+        raise ValueError(f"--out must end in the name of a container, as .mkv and .mp4, got {str(order.out)!r}")
+    if not order.out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out must lie in a folder that exists, got {str(order.out)!r}")
+    if order.out.exists():
+        raise FileExistsError(f"--out must be a new file, {str(order.out)!r} is there already")
+    given = (bool(order.references), order.plan is not None)
+    if order.is_script and (any(given) or order.model is not None or order.colours != Colours()):
+        raise ValueError("--ref, --plan and what else is about colours are for films, a script makes its own")
+    if not order.is_script and sum(given) != 1:
+        raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
+    for reference in order.references:
+        if not reference.exists():
+            raise FileNotFoundError(f"--ref must be pictures, clips and folders, there is no {str(reference)!r}")
+
+
+def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fraction | None, Other | None]:
+    """The job, found in the folder or begun there; the clip's rate; the file whose other streams go along.
+
+    All that can be wrong with the arguments is found here, before the hours that scenes and colours take.
+    """
+    scheme = None if order.plan is None else plan.read(order.plan)
+    manifest = folder.manifest()
+    job, asked = _job(order, scheme, folder, manifest.get("asked", {}).get("threads"))
+    if manifest.get("asked", asked) != asked:
+        report("note", text=f"starting over: what was begun had another {_difference(manifest['asked'], asked)}")
+    if manifest.get("asked") != asked:
+        manifest = {}
+        folder.clear()
+
+    if not folder.index.exists() and not order.is_script:
+        report("note", text=f"reading {order.source.name} once, for its index")
+    if order.is_script:
+        clip = coloured(job)
+        first = clip[:1]
+    else:
+        film = source.open_video(order.source, folder.index)
+        if (gap := check_whole(order.source, film_times(order.source, folder.index))) is not None:
+            report("note", text=f"{order.source.name}: {gap}")
+        first = film[:1]
+        format = int(suited_format(film, order.encoding.pix_fmt))
+        job = dataclasses.replace(job, colours=dataclasses.replace(job.colours, format=format))
+        clip = coloured(job, "cpu" if order.workers or order.ray else None)
+    if scheme is not None and scheme.frames != clip.num_frames:
+        raise ValueError(
+            f"plan {str(order.plan)!r} must be of this film, of {clip.num_frames} frames, got {scheme.frames}"
+        )
+    try:
+        with first.get_frame(0) as frame:
+            job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
+    except vs.Error as error:
+        raise ValueError(f"frame 0 cannot be read: {weights.first_line(error)}") from None
+    sound = order.sound or (None if order.is_script else order.source)
+    other = None if sound is None else Other(sound)
+    for text in _rehearse(job, clip, other, order.out.suffix):
+        report("note", text=f"left out: {text}")
+
+    if order.is_script:
+        firsts = list(range(0, clip.num_frames, SCRIPT_PART))
+        parts = list(zip(firsts, [*firsts[1:], clip.num_frames], strict=True))
+    else:
+        firsts = manifest.get("firsts") or _scenes(order, scheme, film, report)
+        parts = parts_of(firsts, clip.num_frames)
+    folder.begin({"asked": asked, "firsts": firsts})
+    job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
+    return job, Fraction(clip.fps) if clip.fps else None, other
+
+
+def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
+    """The job so far, and what tells this order from another, as JSON has it. threads: of the run before."""
+    job = Job(
+        order.source.absolute(),
+        folder.path.absolute(),
+        order.encoding.resolved(),
+        order.colours,
+        stills=scheme is not None,
+        threads=order.threads or threads or min(MOST_THREADS, os.cpu_count() or 1),
+        versions=tuple(versions().items()),
+    )
+    asked = {"threads": job.threads, "versions": dict(job.versions), **dataclasses.asdict(job.encoding)}
+    if order.is_script:
+        asked["input"] = [str(job.source), fingerprint(job.source)]
+        return job, json.loads(json.dumps(asked))
+    status = job.source.stat()
+    asked["input"] = [str(job.source), status.st_size, status.st_mtime_ns]
+    model = weights.find(order.model).absolute()
+    references = source.listed(order.references) if scheme is None else scheme.references
+    device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # One for all workers, whatever machine each is on.
+    is_elsewhere = device == "cuda" and not torch.cuda.is_available()
+    precision = order.colours.precision or ("fp16" if is_elsewhere else precisions(device)[0])
+    job = dataclasses.replace(
+        job,
+        references=tuple(path.absolute() for path in references),
+        ref_frames=None if scheme is None else scheme.ref_frames,
+        model=model,
+        weights=fingerprint(model),
+        colours=dataclasses.replace(order.colours, device=device, precision=precision),
+    )
+    asked |= {"model": job.weights, **dataclasses.asdict(job.colours)}
+    asked["references"] = [[str(path), fingerprint(path)] for path in job.references]
+    if scheme is None:
+        asked |= {"sc": order.sc, "sc_threshold": order.sc_threshold}
+    else:
+        asked |= {"scenes": scheme.firsts, "ref_frames": scheme.ref_frames}
+    return job, json.loads(json.dumps(asked))
+
+
+def _difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The names of what differs, with values where they are short."""
+    words = []
+    for key in sorted(began.keys() | asked.keys()):
+        old, new = began.get(key), asked.get(key)
+        if old != new:
+            is_short = not isinstance(old or new, list | dict) and max(len(str(old)), len(str(new))) < 30
+            words.append(f"{key} ({old}, now {new})" if is_short else key)
+    return ", ".join(words)
+
+
+def _scenes(order: Order, scheme: plan.Plan | None, film: vs.VideoNode, report: Report) -> list[int]:
+    if scheme is not None:
+        return list(scheme.firsts)
+    if not order.sc:
+        return [0]
+
+    def stages(what: str) -> source.Progress:
+        return lambda done, of: report("progress", stage=what, done=done, of=of)
+
+    return source.first_frames(film, order.sc_threshold, order.colours.size, stages)
+
+
+def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+    """Whole scenes, as few as have LEAST frames together; what is left at the end goes to the last."""
+    starts = [0]
+    for first in firsts[1:]:
+        if first - starts[-1] >= LEAST:
+            starts.append(first)
+    if len(starts) > 1 and num_frames - starts[-1] < LEAST:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], num_frames], strict=True))
+
+
+def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, suffix: str) -> list[str]:
+    """One black frame through encoder and container: raises what they would raise. Returns what will be left out."""
+    part, joined = job.folder / "rehearsal.mkv", job.folder / f"rehearsal.joined{suffix}"
+    try:
+        encode(clip.std.BlankClip(length=1).frames(), job.arguments, job.encoding, part)
+        return join([(part, Part(seen(part), ""))], Times(range(1), Fraction(1, 25), None), other, joined, None)
+    finally:
+        part.unlink(missing_ok=True)
+        joined.unlink(missing_ok=True)

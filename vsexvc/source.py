@@ -1,0 +1,217 @@
+"""The film and its references as VapourSynth clips: opened, cut into scenes, looked at.
+
+Everything is read through bestsource, whose index goes where it is told to, never beside the source. What may not
+enter: colouring (plugin.py), files that are written, and what the pictures are for (plan.py, compare.py, render.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import vapoursynth as vs
+from PIL import Image
+
+from vsexvc.models import cache_folder
+from vsexvc.plugin import luma
+from vsexvc.scenes import is_cut, measure_cuts
+from vsexvc.session import network_size
+from vsexvc.tags import ERROR, tagged
+from vsexvc.weights import first_line
+
+PICTURES = (".avif", ".bmp", ".exr", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".tga", ".webp")
+
+Progress = Callable[[int, int], None]  # told how much is done, of how much
+Stages = Callable[[str], Progress]  # what is done, in a few words -> who is told how far it is
+
+
+def silent(what: str) -> Progress:
+    """Stages for those who do not want to know."""
+    return lambda done, of: None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """From a cut to the next: its first frame, that of the next scene, and when it begins, in seconds from frame 0."""
+
+    first: int
+    stop: int
+    seconds: float
+
+
+def default_cache() -> Path:
+    """Where the index of a film goes that has no working folder. It need not exist."""
+    return cache_folder() / "index"
+
+
+def open_video(path: Path, cache: Path) -> vs.VideoNode:
+    """A film of constant size and format.
+
+    Args:
+        path: of the film.
+        cache: folder of bestsource's index; made where it is missing.
+
+    Raises:
+        OSError: there is no such file, the cache cannot be made.
+        ValueError: bestsource is missing, or cannot read the file; the film changes its size or format on the way.
+    """
+    clip = _open("film", path, cache)
+    if not clip.width or not clip.height or clip.format is None:
+        raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
+    return clip
+
+
+def open_references(paths: Sequence[Path], cache: Path, stills: bool = False) -> vs.VideoNode:
+    """The pictures and all frames of the clips, one after the other, each in its own size and format.
+
+    Args:
+        paths: pictures, clips, and folders of pictures (in the order of their names).
+        cache: see open_video.
+        stills: of a clip only the first frame.
+
+    Raises:
+        OSError, ValueError: see open_video; a grey picture; a folder without pictures.
+    """
+    clips = []
+    for path in listed(paths):
+        clip = _open("reference", path, cache)
+        if clip.format is not None and clip.format.color_family == vs.GRAY:
+            raise ValueError(f"reference {str(path)!r} must have colours, this one is grey ({clip.format.name})")
+        clips.append(_still(clip[:1], path, cache) if stills or clip.num_frames == 1 else clip)
+    return vs.core.std.Splice(clips, mismatch=True)
+
+
+def _still(clip: vs.VideoNode, path: Path, cache: Path) -> vs.VideoNode:
+    """The clip, one frame, but opened anew when it is asked for.
+
+    Bestsource holds a file handle and the picture as long as it lives, and a film may have a thousand references.
+    """
+    return clip.std.BlankClip(length=1, keep=True).std.FrameEval(lambda n: _open("reference", path, cache)[:1])
+
+
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """The files, with those of folders in their place. Raises ValueError for a folder without pictures."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+        if not inside:
+            raise ValueError(f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, it has none")
+        found += inside
+    if not found:
+        raise ValueError("references must be one or more pictures or clips, got none")
+    return found
+
+
+def find_scenes(
+    clip: vs.VideoNode, sc_threshold: float | None = None, size: int = 216, stages: Stages = silent
+) -> list[Scene]:
+    """The scenes, just as Colorize finds them with the same arguments; the first begins with frame 0.
+
+    Reads the whole film.
+
+    Raises:
+        ValueError: a frame cannot be read, or is of a kind that Colorize does not take (interlaced, PQ).
+    """
+    height, width = network_size(clip.width, clip.height, size)
+    measured = measure_cuts(luma(tagged(clip, progressive=True), width, height))
+    progress = stages("finding scenes")
+    firsts, times, done = [0], [0.0], 0
+    now = Fraction(0)
+    try:
+        for frame in measured.frames(close=True):
+            if ERROR in frame.props:
+                raise ValueError(f"frame {done} of the film: {frame.props[ERROR]}")
+            if done and is_cut(frame.props, sc_threshold):
+                firsts.append(done)
+                times.append(float(now))
+            now += _duration(frame, clip)
+            done += 1
+            progress(done, clip.num_frames)
+    except vs.Error as error:
+        raise ValueError(f"frame {done} of the film cannot be read: {first_line(error)}") from None
+    stops = [*firsts[1:], clip.num_frames]
+    return [Scene(*scene) for scene in zip(firsts, stops, times, strict=True)]
+
+
+def first_frames(
+    clip: vs.VideoNode, sc_threshold: float | None = None, size: int = 216, stages: Stages = silent
+) -> list[int]:
+    """Those of find_scenes."""
+    return [scene.first for scene in find_scenes(clip, sc_threshold, size, stages)]
+
+
+def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:
+    """Seconds that a frame is shown, which may differ from frame to frame."""
+    above, below = (frame.props.get(name) for name in ("_DurationNum", "_DurationDen"))
+    if isinstance(above, int) and isinstance(below, int) and below > 0:
+        return Fraction(above, below)
+    return 1 / clip.fps if clip.fps else Fraction(0)
+
+
+def with_scenes(clip: vs.VideoNode, firsts: Sequence[int]) -> vs.VideoNode:
+    """The clip with `_SceneChangePrev` on each frame: Colorize without `sc_threshold` takes these scenes as they are.
+
+    Args:
+        clip: whatever its frames say of scenes is overwritten.
+        firsts: first frames of the scenes.
+    """
+    starts = frozenset(firsts)
+
+    def mark(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        frame = f.copy()
+        frame.props["_SceneChangePrev"] = int(n in starts)
+        return frame
+
+    return clip.std.ModifyFrame(clip, mark)
+
+
+def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Image:
+    """A frame to look at: RGB in the aspect it is shown with, as large as the box (width, height) holds.
+
+    It is not made larger than it is. Raises ValueError for a frame that cannot be read or shown.
+    """
+    one = clip[number]
+    try:
+        with one.get_frame(0) as frame:
+            sar = _positive(frame, "_SARNum") / _positive(frame, "_SARDen")
+            width, height = frame.width * max(sar, 1.0), frame.height / min(sar, 1.0)
+        scale = min(1.0, box[0] / width, box[1] / height)
+        shown = tagged(one, progressive=True).resize.Spline36(
+            max(1, round(width * scale)),
+            max(1, round(height * scale)),
+            format=vs.RGB24,
+            transfer=vs.TRANSFER_IEC_61966_2_1,
+            primaries=vs.PRIMARIES_BT709,
+        )
+        with shown.get_frame(0) as frame:
+            return Image.fromarray(np.dstack([np.asarray(plane) for plane in frame]))
+    except vs.Error as error:
+        raise ValueError(f"frame {number} cannot be read: {first_line(error)}") from None
+
+
+def _positive(frame: vs.VideoFrame, name: str) -> int:
+    value = frame.props.get(name, 1)
+    return value if isinstance(value, int) and value > 0 else 1
+
+
+def _open(what: str, path: Path, cache: Path) -> vs.VideoNode:
+    """what: how errors call it."""
+    if not hasattr(vs.core, "bs"):
+        raise ValueError(
+            "films are read by the VapourSynth plugin bestsource, which is missing: pip install vsexvc[video]"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} {str(path)!r} must be a file, there is none")
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        clip = vs.core.bs.VideoSource(str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()))
+    except vs.Error as error:
+        raise ValueError(f"{what} {str(path)!r} cannot be read: {first_line(error)}") from None
+    assert isinstance(clip, vs.VideoNode)
+    return clip
