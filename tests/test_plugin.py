@@ -447,14 +447,17 @@ class TestWhole:
         arguments = {"ref_frames": [1, 3], "model": model, "size": 72, "propagate": True, "sc": False, "device": "cpu"}
         assert same(core.exvc.Colorize(clip, ref, **arguments), vsexvc.colorize(clip, ref, **arguments), 4)
 
-    def test_a_script_prints_nothing(self, model: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("backend", ["torch", "openvino"])
+    def test_a_script_prints_nothing(self, backend: str, model: str, tmp_path: Path) -> None:
+        if backend == "openvino":
+            pytest.importorskip("openvino")
         script = tmp_path / "script.py"
         script.write_text(
             "import vapoursynth as vs\n"
             "core = vs.core\n"
             "clip = core.std.BlankClip(format=vs.YUV420P8, width=64, height=64, length=3)\n"
             "ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1)\n"
-            f"out = core.exvc.Colorize(clip, ref, model={model!r}, size=64, device='cpu')\n"
+            f"out = core.exvc.Colorize(clip, ref, model={model!r}, size=64, device='cpu', backend={backend!r})\n"
             "for n in range(3): out.get_frame(n)\n"
         )
         command = [sys.executable, "-W", "default", str(script)]

@@ -11,9 +11,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
+import logging
+import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +34,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 Part = Callable[..., Any]
 _SHAPES = 4  # shapes for which a part is kept ready
 _WARM_UP = 3  # calls of a part before it is captured
+_SENDER = "openvino_telemetry"  # sends statistics from a process of its own as soon as openvino is imported
 _FUSED_VALUES = 16  # columns that the fused correlation wants at least
 
 
@@ -223,15 +227,32 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-def _openvino(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers."""
+    handler, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(handler)  # or the first message would set logging up for the whole process
+    sender = sys.modules.get(_SENDER)
+    sys.modules[_SENDER] = None  # type: ignore[assignment]  # as where it is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        del sys.modules[_SENDER]
+        if sender is not None:
+            sys.modules[_SENDER] = sender
 
+
+def _openvino(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:
     example = tuple(x.detach().clone() for x in inputs)
-    # Not openvino.convert_model, which sends statistics home; and exported, as what is traced is never freed.
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        # Exported: what openvino.convert_model traces is never freed.
         decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
         front_end = FrontEndManager().load_by_framework("pytorch")
         model = front_end.convert(front_end.load(decoder))
