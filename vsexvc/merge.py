@@ -57,7 +57,8 @@ class Merge:
         """
         self._grey, self._device, self._saturation, self._masked = grey, device, saturation, masked
         self._guided = guided
-        self._lightness, self._worker = Lightness(device), Worker()
+        # One thread: a second gains nothing here, and takes a core from the network.
+        self._lightness, self._worker = Lightness(device), Worker(1)
         self._space = lru_cache(_SPACES)(ColorSpace)
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
