@@ -20,6 +20,7 @@ from vsexvc.network import ColorizationNet, Correlation
 from vsexvc.session import Session
 
 CPU = torch.device("cpu")
+PRECISIONS_OF = backend.precisions  # before the fixture below
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "released": {},
     "ours": {"features_input": "L", "head": "blend", "motion": 3, "refine": True, "warp_upsampling": "bilinear"},
 }
+
+
+@pytest.mark.parametrize(
+    ("device", "hardware", "expected"),
+    [
+        ("cpu", {"amx_bf16": True}, ("bf16", "fp32")),
+        ("cpu", {"amx_bf16": False, "avx512_bf16": True}, ("bf16", "fp32")),
+        ("cpu", {"avx512_f": True}, ("fp32",)),
+        ("cuda", (9, 0), ("bf16", "fp32", "fp16")),
+        ("cuda", (7, 5), ("fp16", "fp32")),
+        ("cuda", (6, 1), ("fp32",)),
+    ],
+)
+def test_precisions_are_those_of_the_hardware(
+    device: str, hardware: Any, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: hardware, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: hardware)
+    assert PRECISIONS_OF(device) == expected
 
 
 class TestPrepared:

@@ -41,11 +41,15 @@ _FUSED_VALUES = 16  # columns that the fused correlation wants at least
 def precisions(device: str | torch.device) -> tuple[str, ...]:
     """Those that a device computes in hardware, the one that is taken unless told otherwise first.
 
-    A CPU: bf16 with AMX or AVX512-bf16. CUDA: fp16 from compute capability 7.0 on, where its convolutions are quicker.
+    A CPU: bf16 with AMX or AVX512-bf16. CUDA: bf16, whose range VGG's activations never leave, from compute capability
+    8.0 on; fp16 from 7.0 on.
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return ("fp16", "fp32", "bf16") if torch.cuda.get_device_capability(device) >= (7, 0) else ("fp32",)
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
+            return "bf16", "fp32", "fp16"
+        return ("fp16", "fp32") if capability >= (7, 0) else ("fp32",)
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return ("bf16", "fp32") if has.get("amx_bf16") or has.get("avx512_bf16") else ("fp32",)
 

@@ -92,8 +92,8 @@ def colorize(
         device: "cpu" or "cuda"; None: cuda where there is one.
         device_index: which CUDA device.
         backend: what computes the network: "torch", or on a CPU "openvino" (pip install "vsexvc[openvino]").
-        precision: "fp32", "bf16" or "fp16". None: bf16 on a CPU with AMX or AVX512-bf16, fp16 on a GPU, else fp32; with
-            preset "upstream" fp32.
+        precision: "fp32", "bf16" or "fp16". None: bf16 on a CPU with AMX or AVX512-bf16 and on a GPU that has it, fp16
+            on an older GPU, else fp32; with preset "upstream" fp32.
         trt: on a GPU, the feature, correspondence and colour nets as TensorRT engines (needs torch_tensorrt), built at
             the first frame of each size and kept in the user's cache folder.
         threads: of the CPU that the network takes. None: torch's own number, one for each core. Frames have the same

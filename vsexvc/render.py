@@ -232,7 +232,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # One for all workers, whatever machine each is on.
     is_elsewhere = device == "cuda" and not torch.cuda.is_available()
-    precision = order.colours.precision or ("fp16" if is_elsewhere else precisions(device)[0])
+    precision = order.colours.precision or ("bf16" if is_elsewhere else precisions(device)[0])
     job = dataclasses.replace(
         job,
         references=tuple(path.absolute() for path in references),
