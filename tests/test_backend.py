@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -143,6 +145,26 @@ def test_openvino(config: dict[str, Any], precision: str, least: float) -> None:
     assert psnr(colours(fast), colours(net)) > least
     assert torch.equal(colours(fast), colours(fast))
     assert psnr(colours(fast, 80, 64), colours(net, 80, 64)) > least  # another size of the same network
+
+
+def test_openvino_leaves_signals_alone() -> None:
+    """Two models of which the first goes first, then Ctrl-C: it used to find a signal stack that was gone."""
+    pytest.importorskip("openvino")
+    text = (
+        "import gc, os, signal, torch\n"
+        "from test_backend import How, colours, network, prepared\n"
+        "nets = [prepared(network(), How('openvino', 'fp32', 1)) for _ in range(3)]\n"
+        "for net in nets: colours(net, 32, 32)\n"
+        "del net\n"
+        "while nets: del nets[0]; gc.collect()\n"
+        "try: os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+        "except KeyboardInterrupt: print('caught')\n"
+    )
+    listening = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{text}"
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent)))}
+    done = subprocess.run([sys.executable, "-c", listening], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 def test_folded_upsampling_is_exact() -> None:

@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -260,7 +261,10 @@ def _openvino(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, A
         decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
         front_end = FrontEndManager().load_by_framework("pytorch")
         model = front_end.convert(front_end.load(decoder))
-    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    with ThreadPoolExecutor(
+        1
+    ) as apart:  # where it leaves a stack for signals, which may go before the thread that has it
+        compiled = apart.submit(openvino.Core().compile_model, model, "CPU", hints).result()
     request = compiled.create_infer_request()
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
