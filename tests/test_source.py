@@ -63,7 +63,7 @@ def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, thre
     for given in (threshold, None):
         coloured = colorize(clip, ref, model=model, size=64, device="cpu", sc_threshold=given)
         starts = {int(frame.props["ExvcSceneStart"]) for frame in coloured.frames(close=True)}
-        assert source.first_frames(clip, given, 64) == sorted(starts)
+        assert [scene.first for scene in source.find_scenes(clip, given, 64)] == sorted(starts)
     assert sorted(starts) == [0, 5, 7]
 
 

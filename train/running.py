@@ -6,7 +6,6 @@ Nothing here knows networks or losses.
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
+
+from vsexvc.models import settle
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -73,11 +74,8 @@ def listening() -> Iterator[Stop]:
 def save(state: dict[str, Any], path: Path) -> None:
     """A checkpoint that is there whole or not at all, whenever the process or the machine dies."""
     partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    torch.save(state, partial)
+    settle(partial, path)
 
 
 def bar(used: float, shown: bool = True) -> Any:

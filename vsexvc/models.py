@@ -346,10 +346,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Atomically."""
+    """Whole or not at all."""
     partial = path.with_name(path.name + ".new")
     try:
         partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(path)
+        settle(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Gives a written file its name once its bytes are on the disk, whenever the process or the machine dies."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

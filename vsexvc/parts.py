@@ -35,7 +35,7 @@ import vapoursynth as vs
 
 from vsexvc import __version__, source
 from vsexvc.encode import Encoding, Part, encode, ffmpeg_version, seen
-from vsexvc.models import read_json, sha256_of, write_json
+from vsexvc.models import read_json, settle, sha256_of, write_json
 from vsexvc.plugin import colorize
 from vsexvc.weights import first_line
 
@@ -103,13 +103,6 @@ def fingerprint(path: Path) -> str:
     if not path.is_dir():
         return sha256_of(path)
     return " ".join(sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file())
-
-
-def settle(partial: Path, path: Path) -> None:
-    """Gives a file its name when its bytes are on the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 # --- the working folder -----------------------------------------------------------------------------------------

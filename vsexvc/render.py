@@ -27,7 +27,8 @@ from vsexvc import plan, source, weights
 from vsexvc.backend import precisions
 from vsexvc.encode import Encoding, Part, encode, input_arguments, seen, suited_format
 from vsexvc.join import Other, Times, check_whole, film_times, join, script_times
-from vsexvc.parts import Colours, Folder, Job, Worker, coloured, fingerprint, make_by_ray, settle, versions
+from vsexvc.models import settle
+from vsexvc.parts import Colours, Folder, Job, Worker, coloured, fingerprint, make_by_ray, versions
 
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
@@ -270,7 +271,8 @@ def _scenes(order: Order, scheme: plan.Plan | None, film: vs.VideoNode, report: 
     def stages(what: str) -> source.Progress:
         return lambda done, of: report("progress", stage=what, done=done, of=of)
 
-    return source.first_frames(film, order.sc_threshold, order.colours.size, stages)
+    scenes = source.find_scenes(film, order.sc_threshold, order.colours.size, stages)
+    return [scene.first for scene in scenes]
 
 
 def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:

@@ -139,13 +139,6 @@ def find_scenes(
     return [Scene(*scene) for scene in zip(firsts, stops, times, strict=True)]
 
 
-def first_frames(
-    clip: vs.VideoNode, sc_threshold: float | None = None, size: int = 216, stages: Stages = silent
-) -> list[int]:
-    """Those of find_scenes."""
-    return [scene.first for scene in find_scenes(clip, sc_threshold, size, stages)]
-
-
 def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:
     """Seconds that a frame is shown, which may differ from frame to frame."""
     above, below = (frame.props.get(name) for name in ("_DurationNum", "_DurationDen"))

@@ -194,7 +194,7 @@ def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half
     partial = path.with_name(path.name + ".part")
     try:
         save_file(tensors, partial, {**metadata, "vsexvc": FORMAT, "config": network.config.to_json()})
-        partial.replace(path)
+        models.settle(partial, path)
     except SafetensorError as error:
         raise OSError(f"weights file {str(path)!r} cannot be written: {first_line(error)}") from None
     finally:
