@@ -469,6 +469,27 @@ class TestWhole:
         assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
+def test_one_team_of_threads(model: str) -> None:
+    """With more of OpenMP's threads than cores all of them would sleep between two loops: one team for all filters."""
+    script = (
+        "import os, vapoursynth as vs\n"
+        "core = vs.core\n"
+        "core.num_threads = 1\n"
+        "clip = core.std.BlankClip(format=vs.YUV420P8, width=384, height=216, length=5)\n"
+        "ref = core.std.BlankClip(format=vs.RGB24, width=384, height=216, length=1)\n"
+        f"made = [core.exvc.Colorize(clip, ref, model={model!r}, device='cpu') for _ in range(2)]\n"
+        "for clip in made:\n"
+        "    for frame in clip.frames(): frame.close()\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    found = []
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
+        found.append(int(subprocess.check_output([sys.executable, "-c", script], env=environment)))
+    assert found[1] - found[0] <= 1
+
+
 def test_a_long_replay_under_vspipe_is_told_and_done(tmp_path: Path) -> None:
     """VSScript has no environment on a thread of ours: a message from there used to end the request."""
     script = tmp_path / "long.vpy"

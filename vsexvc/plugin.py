@@ -191,6 +191,7 @@ def build(
         recurrent=output == "color",
         halve=upstream,
         threads=threads,
+        device=device,
     )
     coloured = core.exvc.PyFilter(
         clips=[measure_cuts(small) if schedule.sc else small, ref],

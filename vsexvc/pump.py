@@ -15,7 +15,8 @@ It knows VapourSynth frames and the session, and nothing of formats, arguments o
    Whoever comes back with frames first looks whether another request has meanwhile done the work.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used.
 
-Nothing here lives longer than its pump: no module-level state, no VideoFrame kept beyond the call that brought it.
+Nothing here lives longer than its pump, but for a thread that other pumps share; no VideoFrame is kept beyond the call
+that brought it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any, NoReturn, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -114,17 +116,30 @@ class _Replay:
 
 
 class Worker:
-    """A thread of its own for all tensors of one filter, whichever thread of VapourSynth asks. Ends with its filter.
+    """A thread for all tensors of a filter, whichever thread of VapourSynth asks. Ends with the last of its filters.
 
-    Torch keeps a team of threads for every thread that calls it. And frames and tensors that one thread takes from
-    glibc's heap in turn split each other's free blocks until memory grows without end (measured: 1 MB a frame at
-    432x240), so no frame is made here. What VapourSynth's own frames still do to each other (50 to 150 KB a frame, in
-    scripts without this filter as well) is given back to the system now and then.
+    Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
+    OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
+    more than one thread, and the networks of all filters share one worker for each device.
+
+    And frames and tensors that one thread takes from glibc's heap in turn split each other's free blocks until memory
+    grows without end (measured: 1 MB a frame at 432x240), so no frame is made here. What VapourSynth's own frames still
+    do to each other (50 to 150 KB a frame, in scripts without this filter as well) is given back to the system now and
+    then.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        """`threads` of torch that it computes with; None: torch's own number."""
-        self._pool = ThreadPoolExecutor(1, "vsexvc", _set_threads, (threads,))
+    def __init__(self, threads: int | None = None, device: torch.device | None = None) -> None:
+        """The worker of one filter.
+
+        Args:
+            threads: of torch that it computes with; None: torch's own number.
+            device: its thread is that of all workers for this device with as many threads; None: one of its own.
+        """
+        threads = threads or torch.get_num_threads()
+        pool = None if device is None else _pools.get((str(device), threads))
+        self._pool = pool or ThreadPoolExecutor(1, "vsexvc", _set_threads, (threads,))
+        if device is not None:
+            _pools[str(device), threads] = self._pool
         self._calls = 0
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
 
@@ -136,13 +151,16 @@ class Worker:
         return self._pool.submit(function, *arguments).result()
 
 
-def _set_threads(threads: int | None) -> None:
+_pools: WeakValueDictionary[tuple[str, int], ThreadPoolExecutor] = WeakValueDictionary()
+
+
+def _set_threads(threads: int) -> None:
     """Torch's number of threads for the calling thread alone.
 
     Torch also keeps the last number set for threads that begin later, which may be another filter's: it is put back.
     """
-    if threads is not None:
-        before = torch.get_num_threads()
+    before = torch.get_num_threads()
+    if threads != before:
         torch.set_num_threads(threads)
         other = Thread(target=torch.set_num_threads, args=(before,))
         other.start()
@@ -202,6 +220,7 @@ class Pump:
         recurrent: bool = True,
         halve: bool = False,
         threads: int | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """The pump of one filter.
 
@@ -213,12 +232,12 @@ class Pump:
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
-            threads: see Worker.
+            threads, device: see Worker.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
         self._size, self._recurrent, self._halve = size, recurrent, halve
         self._lightness = Lightness()
-        self._worker = Worker(threads)  # so nothing below is ever run by two threads at once
+        self._worker = Worker(threads, device)  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
         self._cuts[0] = _CUT
         if not schedule.sc:
@@ -406,14 +425,16 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _frame(output: Output) -> vs.VideoFrame:
+    """In VapourSynth's own threads, so nothing of torch computes here: see Worker."""
     output.arrived()
-    if not torch.isfinite(output.planes).all():
+    planes = output.planes.numpy()
+    if not np.isfinite(planes).all():
         raise ValueError("the network's colours are not finite numbers: use other weights")
-    _, height, width = output.planes.shape
+    _, height, width = planes.shape
     frame = vs.core.create_video_frame(vs.YUV444PS, width, height)
     for plane in range(3):
-        np.copyto(np.asarray(frame[plane]), output.planes[plane].numpy())
-    similarity = float(output.planes[:1, *output.area].mean())
+        np.copyto(np.asarray(frame[plane]), planes[plane])
+    similarity = float(planes[0, *output.area].mean(dtype=np.float64))
     for name, value in zip(REPORTED, (output.reference, similarity, output.segment), strict=True):
         frame.props[name] = value
     return frame

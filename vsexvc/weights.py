@@ -16,6 +16,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
@@ -242,9 +243,13 @@ def shared(
     """As `load`, made ready as `how` says; the network that is in use already where all this is the same."""
     path = find(model, auto_download)
 
-    def ready() -> ColorizationNet:
+    def made() -> ColorizationNet:
         network = _load(path).to(device)
         return network if how is None else prepared(network, how, models.cache_folder() / "engines")
+
+    def ready() -> ColorizationNet:
+        with ThreadPoolExecutor(1) as apart:  # whose team of threads ends with it, see pump.Worker
+            return apart.submit(made).result()
 
     if path.is_dir():  # whose files change without it
         return ready()
