@@ -73,6 +73,14 @@ class Browser:
         down = kind != "mouseReleased"
         self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1)
 
+    def touch(self, *points: tuple[float, float]) -> None:
+        """A finger from the first of the points over all others."""
+        for number, (x, y) in enumerate(points):
+            self.ask(
+                "Input.dispatchTouchEvent", type="touchMove" if number else "touchStart", touchPoints=[{"x": x, "y": y}]
+            )
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def seen(self, area: dict[str, float] | None = None) -> NDArray[np.uint8]:
         """(H, W, 3): what is shown, or a part of it. area: x, y, width, height."""
         options = {} if area is None else {"clip": {**area, "scale": 1}}

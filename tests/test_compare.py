@@ -186,6 +186,24 @@ def test_the_line_by_mouse(browser: Browser, three: Path) -> None:
     shows(browser, 0.8, lambda row, column: GREYS[row], lambda row, column: COLOURS[column])
 
 
+def test_the_line_by_finger(browser: Browser, three: Path) -> None:
+    """Who scrolls the page does not move it."""
+    browser.open(three, 390, 844)
+    browser.ask("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=1)
+    try:
+        wipe = "document.querySelectorAll('.wipe')[1]"
+        browser.run(f"{wipe}.scrollIntoView({{block: 'center'}})")
+        x, y, width, height = browser.run(f"(r => [r.x, r.y, r.width, r.height])({wipe}.getBoundingClientRect())")
+        line, begin, middle = "Number(document.getElementById('line').value)", x + 0.2 * width, y + height / 2
+        browser.touch(*((begin + 0.05 * up, middle - up) for up in range(0, 60, 5)))
+        assert browser.run(line) == 50
+        browser.run(f"{wipe}.scrollIntoView({{block: 'center'}})")
+        browser.touch(*((begin + 0.1 * step * width, middle) for step in range(6)))
+        assert browser.run(line) == pytest.approx(70, abs=1)
+    finally:
+        browser.ask("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
 def test_what_is_said(browser: Browser, three: Path) -> None:
     """Names as they are, the best of each row, a name for every control, no error and no request."""
     browser.open(three, 1200, 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_no_work_is_overwritten(tmp_path: Path) -> None:
         plan.make(tmp_path / "film.mkv", tmp_path, sheet=tmp_path / "sheet.jpg")
 
 
+@pytest.mark.parametrize("what", ["plan", "sheet"])
+def test_no_folder_to_write_to(tmp_path: Path, what: str) -> None:
+    """Said before the film is even looked for: finding scenes takes minutes."""
+    path = tmp_path / "none" / "file.png"
+    out, sheet = (path, None) if what == "plan" else (None, path)
+    with pytest.raises(FileNotFoundError, match=rf"{what} '.*file\.png' must be in a folder, there is no '.*none'"):
+        plan.make(tmp_path / "film.mkv", tmp_path, out, sheet)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"plan '.*p\.toml' must be in a folder that can be written to"):
+        plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "p.toml")
+
+
 HEAD = 'source = "f.mkv"\nframes = 50\n'
 FIRST = '[[scene]]\nfirst = 0\nreference = "a.png"\n'
 
@@ -117,10 +133,10 @@ def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"plan '.*none\.toml' must be a file, there is none"):
         plan.read(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes('source = "é"'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"plan '.*latin\.toml': .*utf-8"):
+    with pytest.raises(ValueError, match=r"plan '.*latin\.toml' must be saved as UTF-8, it is in another encoding"):
         plan.read(tmp_path / "latin.toml")
 
 

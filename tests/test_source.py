@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import film
@@ -12,6 +13,7 @@ import vapoursynth as vs
 from PIL import Image
 
 from vsexvc import source
+from vsexvc.encode import find_ffmpeg
 from vsexvc.plugin import colorize
 
 core = vs.core
@@ -67,6 +69,13 @@ def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, thre
     assert sorted(starts) == [0, 5, 7]
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_threshold_out_of_range(threshold: float) -> None:
+    clip = core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=2)
+    with pytest.raises(ValueError, match=rf"sc_threshold must be 0\.\.1, got {threshold}"):
+        source.find_scenes(clip, threshold)
+
+
 def test_variable_rate(tmp_path: Path) -> None:
     """The second scene begins when its first frame is shown, not when its number says."""
     film.make_film(
@@ -91,6 +100,10 @@ def test_nothing_is_written_beside_the_film(folder: Path, tmp_path: Path) -> Non
 def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path))
     assert source.default_cache() == tmp_path / "index"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"cache folder '.*file/index' cannot be made \(.*\), \$VSEXVC_CACHE names"):
+        source.default_cache()
 
 
 def test_references(folder: Path, tmp_path: Path) -> None:
@@ -132,6 +145,27 @@ def test_what_cannot_be_used(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(source.vs, "core", object())
     with pytest.raises(ValueError, match=r"pip install vsexvc\[video\]"):
         source.open_video(folder / "film.mkv", tmp_path)
+
+
+def test_what_bestsource_takes_for_a_film(folder: Path, tmp_path: Path) -> None:
+    """Text, which it draws, and the cover of a piece of music."""
+    (tmp_path / "notes.txt").write_text("none of them\n" * 99)
+    tone = ["-f", "lavfi", "-i", "sine=d=1", "-i", str(folder / "b.png"), "-disposition:v", "attached_pic"]
+    command = [find_ffmpeg(), "-loglevel", "error", *tone, "-map", "0", "-map", "1", str(tmp_path / "tone.mp3")]
+    subprocess.run(command, check=True)
+    with pytest.raises(ValueError, match=r"film '.*notes\.txt' must be a film or a picture, this is text"):
+        source.open_video(tmp_path / "notes.txt", tmp_path / "index")
+    with pytest.raises(ValueError, match=r"reference '.*notes\.txt' must be a film or a picture, this is text"):
+        source.open_references([tmp_path / "notes.txt"], tmp_path / "index", stills=True)
+    with pytest.raises(ValueError, match=r"film '.*tone\.mp3' must be a film or a picture, this is sound with a cover"):
+        source.open_video(tmp_path / "tone.mp3", tmp_path / "index")
+
+
+def test_a_name_that_is_no_unicode(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"film\xff.mkv")
+    odd.write_bytes((folder / "film.mkv").read_bytes())
+    with pytest.raises(ValueError, match=r"film '.*film\\udcff\.mkv' must have a path in Unicode"):
+        source.open_video(odd, tmp_path / "index")
 
 
 def test_a_film_that_changes_its_size(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsexvc.plan import timecode
+from vsexvc.plan import check_writable, timecode
 from vsexvc.plugin import colorize
 from vsexvc.source import Stages, find_scenes, listed, open_references, open_video, picture, silent, with_scenes
 from vsexvc.weights import DEFAULT, first_line
@@ -76,10 +76,7 @@ def write(
     Raises:
         OSError, ValueError: something cannot be read or written, an argument is out of range.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"page must be a .html, got {str(out)!r}")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"page {str(out)!r} must be in a folder, there is no {str(out.absolute().parent)!r}")
+    check_writable("page", out, ".html", ".htm")
     clip = open_video(film, cache)
     paths = listed(references)
     if frames is not None and (wrong := [n for n in frames if not 0 <= n < clip.num_frames]):
@@ -97,9 +94,7 @@ def write(
         progress, done, numbers = stages("colouring"), 0, sorted(set(frames))
         cells: dict[int, list[Cell]] = {number: [] for number in numbers}
         greys: dict[int, Image.Image] = {}
-        for (
-            still
-        ) in stills:  # one after the other: each goes on from frame to frame, and two would take twice the memory
+        for still in stills:  # each goes on from frame to frame, and two at once would take twice the memory
             column = _Column(clip, still, options)
             for number in numbers:
                 cell, greys[number] = column.at(number)

@@ -296,6 +296,41 @@ def _make(job: Job, number: int) -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def _connect(address: str | None, options: dict[str, Any]) -> None:
+    """To a cluster, or None: starts Ray on this machine. options: of ray.init."""
+    import ray
+
+    wrong = f"--ray must be the address of a cluster, got {address!r}"
+    if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
+        try:
+            socket.create_connection((host[1], int(host[2])), timeout=10).close()
+        except OSError as error:
+            raise ValueError(f"{wrong}: {first_line(error)}") from None
+    try:
+        ray.init(address="local" if address is None else address, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = " ".join(str(error).split())  # of other versions it says which in further lines
+        if address is None:
+            raise ValueError(f"--workers: Ray does not start: {why}") from None
+        # Ray does not say then that it was sent away for want of a token.
+        hint = " (does it ask for a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are needed on each machine)"
+        raise ValueError(f"{wrong}: {why}{hint * isinstance(error, ConnectionError)}") from None
+
+
+def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
+    """Says what is waited for where no machine can take a task; raises ValueError where none can come."""
+    import ray
+
+    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # which has no types
+    found = [machine["Resources"] for machine in list_machines() if machine["Alive"]]
+    if any(has.get("CPU", 0) >= threads and has.get("GPU", 0) >= gpus for has in found):
+        return
+    if workers is not None:
+        raise ValueError("--device cuda: Ray finds no GPU on this machine")
+    needed = f"--threads {threads}{' and --device cuda' * gpus}"
+    print(f"--ray: the cluster has no machine for a worker with {needed}; waiting for one")
+
+
 def make_by_ray(
     job: Job, numbers: Iterable[int], workers: int | None, address: str | None, made: Callable[[int, str], None]
 ) -> None:
@@ -330,15 +365,11 @@ def make_by_ray(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vsexvc-", ignore_cleanup_errors=True))
             options |= {"num_cpus": workers * job.threads, "object_store_memory": _STORE, "include_dashboard": False}
             options["_temp_dir"] = folder
-        try:
-            if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
-                socket.create_connection((host[1], int(host[2])), timeout=10).close()
-            ray.init(address=address or "local", **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f"--ray must be the address of a cluster, got {address!r}: {first_line(error)}") from None
+        _connect(address, options)
         stack.callback(ray.shutdown)
-        uses_gpu = job.model is not None and job.colours.device == "cuda"
-        make = ray.remote(num_cpus=job.threads, num_gpus=int(uses_gpu), max_retries=_RETRIES)(_make)
+        gpus = int(job.model is not None and job.colours.device == "cuda")
+        _check_machines(job.threads, gpus, workers)
+        make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_RETRIES)(_make)
         shared = ray.put(job)
         waiting = {make.remote(shared, number): number for number in numbers}
         while waiting:
@@ -347,7 +378,8 @@ def make_by_ray(
             try:
                 made(number, ray.get(done))
             except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                raise (type(cause) if isinstance(cause, OSError) else ValueError)(first_line(cause)) from None
+                cause, where = error.cause, "" if address is None else f"{error.ip}: "
+                kind = type(cause) if isinstance(cause, OSError) else ValueError
+                raise kind(where + first_line(cause)) from None
             except ray.exceptions.RayError as error:
                 raise ValueError(f"part {number} was given up: {first_line(error)}") from None

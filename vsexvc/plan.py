@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ def make(
     """
     if out is not None and out.exists():
         raise FileExistsError(f"plan {str(out)!r} must be a new file, it is there already")
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise ValueError(f"sheet must be a .png, got {str(sheet)!r}")
+    if out is not None:
+        check_writable("plan", out)
+    if sheet is not None:
+        check_writable("sheet", sheet, ".png")
     clip = open_video(film, cache)
     scenes = find_scenes(clip, sc_threshold, stages=stages)
     if out is not None:
@@ -102,12 +105,8 @@ def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
     for number, scene in enumerate(scenes, 1):
         about = f"scene {number} at {timecode(scene.seconds)}, {counted(scene.stop - scene.first, 'frame')}"
         lines += ["", "[[scene]]", f"first = {scene.first}  # {about}", 'reference = ""']
-    try:
-        text = ("\n".join(lines) + "\n").encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"film {name!r} must have a name in Unicode to stand in a plan") from None
-    with path.open("xb") as file:
-        file.write(text)
+    with path.open("x", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def read(path: Path) -> Plan:
@@ -117,9 +116,13 @@ def read(path: Path) -> Plan:
         OSError: it cannot be read.
         ValueError: it is no plan; the first thing that is wrong, by scene.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"plan {str(path)!r} must be a file, there is none")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return _checked(content, path.absolute().parent)
+    except UnicodeDecodeError:
+        raise ValueError(f"plan {str(path)!r} must be saved as UTF-8, it is in another encoding") from None
     except ValueError as error:
         raise ValueError(f"plan {str(path)!r}: {error}") from None
 
@@ -156,6 +159,23 @@ def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages:
         sheet.image.save(target, format="PNG")
         written.append(target)
     return written
+
+
+def check_writable(what: str, path: Path, *suffixes: str) -> None:
+    """Raises ValueError, OSError for a file that could not be written, before the time that making it takes.
+
+    Args:
+        what: how errors call it.
+        path: of the file.
+        suffixes: of which it must have one; any, where there are none.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{what} must be a {suffixes[0]}, got {str(path)!r}")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what} {str(path)!r} must be in a folder, there is no {str(folder)!r}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{what} {str(path)!r} must be in a folder that can be written to")
 
 
 def timecode(seconds: float) -> str:

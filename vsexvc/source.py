@@ -15,7 +15,7 @@ import numpy as np
 import vapoursynth as vs
 from PIL import Image
 
-from vsexvc.models import cache_folder
+from vsexvc.models import CACHE_VARIABLE, cache_folder
 from vsexvc.plugin import luma
 from vsexvc.scenes import is_cut, measure_cuts
 from vsexvc.session import network_size
@@ -43,8 +43,14 @@ class Scene:
 
 
 def default_cache() -> Path:
-    """Where the index of a film goes that has no working folder. It need not exist."""
-    return cache_folder() / "index"
+    """Where the index of a film goes that has no working folder; made where it is missing. Raises OSError."""
+    folder = cache_folder() / "index"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = f"the cache folder {str(folder)!r}"
+        raise OSError(f"{where} cannot be made ({error.strerror}), ${CACHE_VARIABLE} names another") from None
+    return folder
 
 
 def open_video(path: Path, cache: Path) -> vs.VideoNode:
@@ -56,7 +62,8 @@ def open_video(path: Path, cache: Path) -> vs.VideoNode:
 
     Raises:
         OSError: there is no such file, the cache cannot be made.
-        ValueError: bestsource is missing, or cannot read the file; the film changes its size or format on the way.
+        ValueError: bestsource is missing, or cannot read the file, or takes for a film what is none; the film changes
+            its size or format on the way.
     """
     clip = _open("film", path, cache)
     if not clip.width or not clip.height or clip.format is None:
@@ -116,8 +123,11 @@ def find_scenes(
     Reads the whole film.
 
     Raises:
-        ValueError: a frame cannot be read, or is of a kind that Colorize does not take (interlaced, PQ).
+        ValueError: a frame cannot be read, or is of a kind that Colorize does not take (interlaced, PQ); a threshold
+            out of range.
     """
+    if sc_threshold is not None and not 0 <= sc_threshold <= 1:
+        raise ValueError(f"sc_threshold must be 0..1, got {sc_threshold}")
     height, width = network_size(clip.width, clip.height, size)
     measured = measure_cuts(luma(tagged(clip, progressive=True), width, height))
     progress = stages("finding scenes")
@@ -204,7 +214,15 @@ def _open(what: str, path: Path, cache: Path) -> vs.VideoNode:
     cache.mkdir(parents=True, exist_ok=True)
     try:
         clip = vs.core.bs.VideoSource(str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()))
+        tracks = vs.core.bs.TrackInfo(str(path.absolute()))
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} {str(path)!r} must have a path in Unicode") from None
     except vs.Error as error:
         raise ValueError(f"{what} {str(path)!r} cannot be read: {first_line(error)}") from None
+    kinds, flags = (np.atleast_1d(tracks[name]) for name in ("tracktypestr", "dispositionstr"))
+    if "ansi" in tracks["codecstr"]:  # which draws any text
+        raise ValueError(f"{what} {str(path)!r} must be a film or a picture, this is text")
+    if all("attached_pic" in flag for flag in flags[kinds == "video"]):
+        raise ValueError(f"{what} {str(path)!r} must be a film or a picture, this is sound with a cover")
     assert isinstance(clip, vs.VideoNode)
     return clip
