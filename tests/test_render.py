@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -227,6 +228,76 @@ def test_frames_without_times(model: str, tmp_path: Path) -> None:
     assert main(["render", str(film), "-o", str(out), *colours]) == 0
     assert [float(time) for time in stamps(out)] == pytest.approx([n / RATE for n in range(30)], abs=1e-3)
     assert sound_of(out) == sound_of(film)
+
+
+def test_sound_of_another_clock(model: str, tmp_path: Path) -> None:
+    """A film and its sound from two files, of which one is a recording: each begins at nought by itself."""
+    h264 = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "aac")
+    make_film(tmp_path / "a.ts", (30,), codec=h264, options=("-output_ts_offset", "3000"))
+    make_film(tmp_path / "b.mkv", (30,), codec=h264)
+    colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
+    for film, sound in (("a.ts", "b.mkv"), ("b.mkv", "a.ts")):
+        out = tmp_path / f"{film}.mkv"
+        assert main(["render", f"{tmp_path}/{film}", "-o", str(out), *colours, "--sound", f"{tmp_path}/{sound}"]) == 0
+        assert abs(float(stamps(out)[0] - stamps(out, 1)[0])) < 0.1  # a frame of sound, and what the encoder holds
+
+
+def test_names_like_protocols(
+    folder: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "film.mkv", "Film: 100% 'one'.mkv")
+    command, _, *rest = arguments
+    names = ["Film: 100% 'one'.mkv", "-o", "out: %d.mkv", "--sound", "Film: 100% 'one'.mkv"]
+    assert main([command, *names, *rest]) == 0
+    assert len(decoded(tmp_path / "out: %d.mkv")) == FRAMES and sound_of(tmp_path / "out: %d.mkv")
+
+
+@pytest.mark.parametrize(("film", "out"), [("mp4", "mp4"), ("mp4", "mkv"), ("mkv", "mkv"), ("mkv", "mp4")])
+def test_covers(model: str, tmp_path: Path, film: str, out: str) -> None:
+    """Which are attachments in one container and streams in the other."""
+    cover, plain, source = make_png(tmp_path / "0.png", 0), tmp_path / "plain.mkv", tmp_path / f"film.{film}"
+    make_film(plain, (5,), codec=("-c:v", "mpeg4", "-pix_fmt", "yuv420p", "-c:a", "aac"))
+    given = ["-i", str(cover), "-map", "0", "-map", "1", "-disposition:v:1", "attached_pic"]
+    if film == "mkv":
+        given = ["-attach", str(cover), "-metadata:s:t", "mimetype=image/png", "-metadata:s:t", "filename=front.png"]
+    run = [find_ffmpeg(), "-loglevel", "error", "-i", str(plain), *given, "-c", "copy", str(source)]
+    subprocess.run(run, check=True)
+    colours = ["--ref", str(cover), "--model", model, "--size", "64", "--threads", "1"]
+    assert main(["render", str(source), "-o", f"{tmp_path}/out.{out}", *colours]) == 0
+    with av.open(f"{tmp_path}/out.{out}") as file:
+        (kept,) = (s for s in file.streams.video if s.disposition & av.stream.Disposition.attached_pic)
+        assert kept.metadata.get("filename") == (
+            {"mp4": "cover.png", "mkv": "front.png"}[film] if out == "mkv" else None
+        )
+        assert [bytes(packet) for packet in file.demux(kept) if packet.size] == [cover.read_bytes()]
+
+
+def test_what_goes_nowhere_is_said(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data for machines; pixels that are not square, in a container and a codec that both have no word for it."""
+    plain, film = tmp_path / "plain.ts", tmp_path / "film.ts"
+    own = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "libopus")
+    make_film(plain, (5,), codec=own, filters="setsar=16/11")
+    (tmp_path / "data").write_bytes(bytes(100))
+    data = ["-f", "data", "-i", f"{tmp_path}/data", "-map", "0", "-map", "1", "-c", "copy"]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", "-i", str(plain), *data, str(film)], check=True)
+    colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
+    for out, codec, is_kept in (("a.mkv", "libvpx-vp9", False), ("b.mp4", "libvpx-vp9", True)):
+        assert main(["render", str(film), "-o", f"{tmp_path}/{out}", *colours, "--codec", codec]) == 0
+        said = capsys.readouterr().err
+        assert "left out: stream 2 of film.ts (data, no codec), which is for machines" in said
+        assert ("left out: that pixels are 16:11, which matroska does not hold with vp9" in said) != is_kept
+        shown = vs.core.bs.VideoSource(f"{tmp_path}/{out}", cachepath=str(tmp_path), showprogress=False).get_frame(0)
+        assert (shown.props.get("_SARNum"), shown.props.get("_SARDen")) == ((16, 11) if is_kept else (None, None))
+
+
+def test_one_frame(model: str, tmp_path: Path) -> None:
+    """Is shown for as long as the rate says."""
+    make_film(tmp_path / "film.mp4", (1,), sound=0, codec=("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p"))
+    colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
+    assert main(["render", f"{tmp_path}/film.mp4", "-o", f"{tmp_path}/out.mp4", *colours]) == 0
+    with av.open(f"{tmp_path}/out.mp4") as file:
+        assert file.streams.video[0].average_rate == RATE and file.duration == pytest.approx(1e6 / RATE, abs=1)
 
 
 def test_a_plan(
@@ -459,6 +530,58 @@ def test_the_disk_is_full(arguments: list[str], work: Path, tmp_path: Path, full
     assert (work / "000003.mkv").exists() and not list(tmp_path.glob("out*"))
 
 
+def test_what_would_fail_at_the_end_fails_at_once(
+    folder: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = ["--work", str(tmp_path / "work")]
+    fails(capsys, [*arguments, *work, "-o", f"{tmp_path}/{'a' * 245}.mkv"], "File name too long")
+    make_film(tmp_path / "film.mkv", (60,), codec=("-c:v", "ffv1", "-pix_fmt", "gray", "-c:a", "aac"))
+    command, _, *rest = arguments
+    fails(capsys, [command, f"{tmp_path}/film.mkv", *rest, *work, "-o", f"{tmp_path}/out.avi"], "out.", "be written")
+    assert not list((tmp_path / "work").glob("0*")) and not list(tmp_path.glob("*.avi"))
+
+
+def test_nothing_begun_nothing_left(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan without its picture, then of another film; a manifest that is none."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('source = "other.mkv"\nframes = 7\n[[scene]]\nfirst = 0\nreference = "0.png"\n')
+    out, film = tmp_path / "out.mkv", arguments[1]
+    fails(capsys, ["render", film, "-o", str(out), "--plan", str(plan)], "reference must be a file")
+    assert not (tmp_path / "out.mkv.parts").exists()
+    make_png(tmp_path / "0.png", 0)
+    fails(capsys, ["render", film, "-o", str(out), "--plan", str(plan)], "got one of other.mkv with 7")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "manifest.json").write_text('{"asked": 5}')
+    fails(capsys, [*arguments, "-o", str(out), "--work", str(work)], "manifest.json' must be a manifest", "remove it")
+
+
+def test_who_reads_stdout_has_gone(folder: Path, tmp_path: Path) -> None:
+    """As `| head` does: no words about it, and an end."""
+    command = [sys.executable, "-m", "vsexvc", "scenes", str(folder / "film.mkv"), "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**ENVIRONMENT, "VSEXVC_CACHE": str(tmp_path)}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_two_clocks(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recordings put one after the other; what the error says to do about it does it."""
+    codec = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "aac")
+    make_film(tmp_path / "one.ts", (50,), codec=codec)
+    film, mended = tmp_path / "film.ts", tmp_path / "mended.mkv"
+    film.write_bytes(2 * (tmp_path / "one.ts").read_bytes())
+    colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
+    out = ["-o", f"{tmp_path}/out.mkv"]
+    fails(capsys, ["render", str(film), *out, *colours], "one clock", "at frame 50", "by 2.0 s", "-c copy NEW.mkv")
+    mend = [find_ffmpeg(), "-loglevel", "error", "-i", str(film), "-map", "0", "-c", "copy", str(mended)]
+    subprocess.run(mend, check=True)
+    assert main(["render", str(mended), *out, *colours]) == 0
+    assert stamps(tmp_path / "out.mkv") == stamps(mended) and sound_of(tmp_path / "out.mkv") == sound_of(mended)
+
+
 def test_a_film_that_is_not_whole(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     film = tmp_path / "film.mkv"
     make_film(film, (60, 60, 60), codec=("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-g", "12"))
@@ -534,6 +657,22 @@ def test_two_workers_of_which_one_is_killed(arguments: list[str], whole: bytes, 
     assert process.returncode == 0 and all("raylet" in line for line in said.splitlines())
     assert sorted([first["part"], *later]) == [0, 1, 2, 3]
     assert out.read_bytes() == whole
+
+
+def test_ray_is_looked_for_first(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the film is read: nothing is left behind."""
+    command = [*arguments, "-o", str(tmp_path / "out.mkv")]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        fails(capsys, [*command, "--workers", "2"], "pip install vsexvc[ray]")
+    pytest.importorskip("ray")
+    wrong = f"--ray must be the address of a cluster, got '127.0.0.1:{port}': "
+    fails(capsys, [*command, "--ray", f"127.0.0.1:{port}"], wrong, "refused")
+    assert not list(tmp_path.iterdir())
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vsexvc import models
 
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         report.end(f"{args.command} needs {error.name}, which is not installed: pip install vsexvc[video]")
         return 1
+    except BrokenPipeError:
+        _end_unheard()
     except (ValueError, OSError) as error:
         report.end(
             f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
@@ -188,12 +191,21 @@ class _Report:
                 self._say(text)
 
     def _tell(self, **facts: Any) -> None:
-        print(json.dumps(facts), file=self._out, flush=True)
+        try:
+            print(json.dumps(facts), file=self._out, flush=True)
+        except BrokenPipeError:
+            _end_unheard()
 
     def _say(self, text: str, head: str = "vsexvc") -> None:
         if sys.stderr is not None:
             print("\n" * self._is_open + f"{head}: {text}", file=sys.stderr, flush=True)
         self._is_open = False
+
+
+def _end_unheard() -> NoReturn:
+    """Whoever read stdout has gone, as `| head` does: nothing more is written to it, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(1)
 
 
 def _clock(seconds: float) -> str:
@@ -248,7 +260,11 @@ def _add_render(commands: Any) -> None:
         "--pix-fmt", metavar="NAME", help="yuv420p10le, ... (the film's subsampling; 8 bit stays 8, more becomes 10)"
     )
     encoder.add_argument(
-        "--ffmpeg-args", metavar='"..."', type=shlex.split, default=[], help="further ones, before the output's name"
+        "--ffmpeg-args",
+        metavar="WORDS",
+        type=_words,
+        default=[],
+        help='further ones, before the output\'s name: --ffmpeg-args="-tune film"',
     )
     encoder.add_argument("--sound", metavar="FILE", type=Path, help="take sound, subtitles and chapters from this file")
     run = render.add_argument_group("how it is run")
@@ -276,7 +292,12 @@ def _add_scenes(commands: Any) -> None:
     )
     scenes.add_argument("source", metavar="IN", type=Path, help="a film")
     scenes.add_argument("-o", "--out", metavar="PLAN.toml", type=Path, help="new file: a template for render --plan")
-    scenes.add_argument("--sheet", metavar="SHEET.png", type=Path, help="the first frames of all scenes")
+    scenes.add_argument(
+        "--sheet",
+        metavar="SHEET.png",
+        type=Path,
+        help="the first frames of all scenes; SHEET-1.png, ... if they are many",
+    )
     scenes.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
 
@@ -324,6 +345,13 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return number
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be words as of a shell, got {text!r}: {error}") from None
 
 
 def _listing(here: dict[str, Path]) -> str:

@@ -1,7 +1,7 @@
 """A film out of its parts: packets of pictures get their frames' times, the source's other streams go along.
 
     parts, in order -> packets of the picture, each with its frame's own time --.
-    source ----------> packets of sound, subtitles, covers; fonts, chapters -----+--> OUT
+    source ----------> packets of sound, subtitles; covers, fonts, chapters -----+--> OUT
 
 Nothing is encoded but subtitles that are text, where the container knows other words for them; nothing is random. What
 may not enter: pixels, and where parts come from (parts.py).
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ from vsexvc.weights import first_line
 
 _TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
 _SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "srt", "webm": "webvtt"}
+_COVERS = {"mjpeg": "image/jpeg"}  # kinds of covers that are not called as their codec
 # Said by the file that these are copied from, no longer true of the one they are copied to.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
+_REHEARSED = 100  # packets of sound and the like: enough for all streams but sparse subtitles
+_JUMP = 1.0  # seconds between two frames that are no longer a matter of their rate
 _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id")
 
 
@@ -41,7 +44,15 @@ class Times:
 
 
 def film_times(path: Path, cache: Path) -> Times:
-    """Of a film's frames, as its file has them. cache: as of vsexvc.source.open_video, which it was read by before."""
+    """Of a film's frames, as its file has them; a recording's from where that begins.
+
+    Args:
+        path: of the film.
+        cache: as of vsexvc.source.open_video, which it was read by before.
+
+    Raises:
+        ValueError: it does not say when its frames are shown.
+    """
     said = cache / "timecodes.txt"
 
     def opened(**options: str) -> vs.VideoNode:
@@ -53,17 +64,27 @@ def film_times(path: Path, cache: Path) -> Times:
     clip = opened()
     rate = Fraction(clip.fps) if clip.fps else None
     with av.open(str(path)) as file:
-        base = _fraction(_picture(file).time_base)
+        picture, start = _picture(file), _start(file)
+        base = _fraction(picture.time_base)
     try:
         opened(timecodes=str(said))
         # Milliseconds with two digits behind the point: enough to tell ticks of 1/90000 s apart.
         stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
     except vs.Error:  # there are frames without one, as in AVI
         stamps = []
-    if not stamps or any(later <= stamp for stamp, later in pairwise(stamps)):
+    rises = [later - stamp for stamp, later in pairwise(stamps)]
+    if rises and (back := min(rises) * base) < -_JUMP:
+        frame = rises.index(min(rises)) + 1
+        raise ValueError(
+            f"film {str(path)!r} must have one clock, at frame {frame} it goes back by {float(-back):.1f} s: "
+            "ffmpeg -i FILM -map 0 -c copy NEW.mkv gives it one"
+        )
+    if not stamps or min(rises, default=1) <= 0:
         if rate is None:
             raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
         return Times(range(clip.num_frames), 1 / rate, rate)
+    begin = round(start / base)
+    stamps = [stamp - begin for stamp in stamps]
     return Times(stamps, base, rate if rate and _is_constant(stamps, base, rate, base) else None)
 
 
@@ -90,7 +111,7 @@ def check_whole(path: Path, times: Times) -> str | None:
             f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
         )
     gap = max(pairwise(shown), key=lambda step: step[1] - step[0], default=(0.0, 0.0))
-    return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > 1 else None
+    return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > _JUMP else None
 
 
 def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], num_frames: int) -> Times:
@@ -124,12 +145,22 @@ def _is_constant(stamps: Sequence[int], base: Fraction, rate: Fraction, toleranc
 
 def _picture(file: Any) -> Any:
     """The first video stream that is no cover; None where there is none."""
-    cover = av.stream.Disposition.attached_pic
-    return next((stream for stream in file.streams.video if not stream.disposition & cover), None)
+    return next((stream for stream in file.streams.video if not _is_cover(stream)), None)
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _start(file: Any) -> Fraction:
+    """A recording's clock starts anywhere: when that was, in seconds. 0 for other files, whose times mean something."""
+    recorded: Any = av.format.Flags.ts_discont
+    is_recording = bool(file.format.flags & recorded.value)
+    return Fraction(file.start_time or 0, av.time_base) if is_recording else Fraction(0)
 
 
 class Other:
-    """The streams of a file that go along with the film: all but its picture, and data for machines."""
+    """The streams of a file that go along with the film: all but its picture."""
 
     def __init__(self, path: Path) -> None:
         """Raises ValueError for a file that cannot be read."""
@@ -139,11 +170,8 @@ class Other:
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
         self.picture = _picture(self.file)
-        self.streams = [s for s in self.file.streams if s is not self.picture and s.type != "data"]
-        # A recording's clock starts anywhere: all of its streams are brought to 0 alike.
-        recorded: Any = av.format.Flags.ts_discont
-        is_recording = bool(self.file.format.flags & recorded.value)
-        self.start = Fraction(self.file.start_time or 0, av.time_base) if is_recording else Fraction(0)
+        self.streams = [stream for stream in self.file.streams if stream is not self.picture]
+        self.start = _start(self.file)
 
 
 def join(
@@ -160,7 +188,7 @@ def join(
         times: of all frames.
         other: None: there is none.
         out: its suffix says which container.
-        progress: told how many frames are written; None: only the head is, to learn what the container holds.
+        progress: told how many frames are written; None: it is a rehearsal, of other only the beginning is written.
 
     Returns:
         What of the other file was left out, for the user.
@@ -184,26 +212,41 @@ def join(
                     f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}"
                 ) from None
             first = stack.enter_context(av.open(str(parts[0][0])))
-            picture = _added(target, first.streams.video[0], "the picture")
+            encoded = first.streams.video[0]
+            picture = _added(target, encoded, "the picture")
             picture.time_base = times.base
+            # Not all codecs have a word for it.
+            picture.codec_context.sample_aspect_ratio = encoded.sample_aspect_ratio
             if times.rate is not None:
                 picture.codec_context.framerate = times.rate
             if other is not None:
                 copied, left_out = _copies(target, picture, other)
             target.start_encoding()
-            if progress is not None:
-                streams = [_picture_packets(parts, times, other, picture)]
-                if other is not None and copied:
-                    streams.append(_other_packets(other, copied))
-                for packet in heapq.merge(*streams, key=_when):
-                    done += packet.stream is picture
-                    target.mux_one(packet)
+            streams = [_picture_packets(parts, times, picture)]
+            if other is not None and copied:
+                streams.append(islice(_other_packets(other, copied), _REHEARSED if progress is None else None))
+            for packet in heapq.merge(*streams, key=_when):
+                done += packet.stream is picture
+                target.mux_one(packet)
+                if progress is not None:
                     progress(done)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(out)) from None
         raise ValueError(f"{str(out)!r} cannot be written: {first_line(error)}") from None
+    if progress is None and (shape := _shape(parts[0][0])) != _shape(out):
+        left_out.append(
+            f"that pixels are {shape.numerator}:{shape.denominator}, which {target.format.name} does not hold with "
+            f"{_codec_name(encoded)}: name another container or --codec"
+        )
     return left_out
+
+
+def _shape(path: Path) -> Fraction:
+    """Of a picture's pixels, width to height, as the container says."""
+    with av.open(str(path)) as file:
+        ratio = file.streams.video[0].sample_aspect_ratio
+        return _fraction(ratio) if ratio else Fraction(1)
 
 
 def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], list[str]]:
@@ -212,8 +255,16 @@ def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], li
     left_out = []
     for stream in other.streams:
         what = f"stream {stream.index} of {other.path.name} ({stream.type}, {_codec_name(stream)})"
+        if stream.type == "data":
+            is_chapters = stream.discard == av.stream.Discard.all
+            if not is_chapters and "timecode" not in stream.metadata:  # which the picture's tags have too
+                left_out.append(f"{what}, which is for machines")
+            continue
         try:
-            copied[stream.index] = _added(target, stream, what)
+            if stream.type == "attachment" or (_is_cover(stream) and "matroska" in target.format.name):
+                _attach(target, stream, other.path, what)
+            else:
+                copied[stream.index] = _added(target, stream, what)
         except ValueError as error:
             if stream.type == "audio":
                 raise
@@ -232,18 +283,30 @@ def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], li
 def _added(target: Any, stream: Any, what: str) -> Any:
     """A stream like this one. Raises ValueError where the container does not hold such."""
     try:
-        if stream.type == "attachment":
-            if "matroska" not in target.format.name:
-                raise ValueError
-            return target.add_attachment(
-                stream.metadata.get("filename", f"attachment{stream.index}"), stream.mimetype or "", stream.data
-            )
         added = target.add_stream_from_template(stream, opaque=True)
     except (ValueError, av.FFmpegError):
-        raise ValueError(f"{target.format.name} does not hold {what}: name a file *.mkv") from None
+        raise _refused(target, what) from None
     added.metadata.update(_kept(stream.metadata, _STALE if stream.type == "video" else ("duration",)))
     added.disposition = stream.disposition
     return added
+
+
+def _refused(target: Any, what: str) -> ValueError:
+    return ValueError(f"{target.format.name} does not hold {what}: name a file *.mkv")
+
+
+def _attach(target: Any, stream: Any, path: Path, what: str) -> None:
+    """A font or a cover, as a file inside the container. Raises ValueError where the container does not hold such."""
+    if "matroska" not in target.format.name:
+        raise _refused(target, what)
+    if stream.type == "attachment":
+        name, kind, data = f"attachment{stream.index}", stream.mimetype or "", stream.data
+    else:
+        kind = _COVERS.get(_codec_name(stream), f"image/{_codec_name(stream)}")
+        name = f"cover.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
+        with av.open(str(path)) as file:
+            data = next(bytes(packet) for packet in file.demux(file.streams[stream.index]) if packet.size)
+    target.add_attachment(stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), data)
 
 
 def _rewritten(target: Any, stream: Any) -> Any:
@@ -275,17 +338,17 @@ def _shifted(chapter: Any, start: Fraction) -> Any:
     return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
 
 
-def _picture_packets(
-    parts: Sequence[tuple[Path, Part]], times: Times, other: Other | None, stream: Any
-) -> Iterator[av.Packet[Any]]:
+def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: Any) -> Iterator[av.Packet[Any]]:
     """The parts' packets, each with its frame's time; in the order in which they are stored, which is dts' too.
 
     A decoder holds back as many frames as one is ever stored later than it is shown: dts is that much earlier.
     """
     stamps, first, head = times.stamps, 0, None
-    start = 0 if other is None else round(other.start / times.base)
     held = max(place - rank for _, part in parts for place, rank in enumerate(part.order))
-    step = stamps[1] - stamps[0] if len(stamps) > 1 else 1
+    if times.rate is not None:
+        step = max(1, round(1 / (times.rate * times.base)))
+    else:
+        step = stamps[1] - stamps[0] if len(stamps) > 1 else 1
     for path, part in parts:
         with av.open(str(path)) as file:
             described = file.streams.video[0].codec_context.extradata
@@ -296,30 +359,33 @@ def _picture_packets(
             for place, (packet, rank) in enumerate(zip(packets, part.order, strict=True)):
                 frame, back = first + rank, first + place - held
                 packet.stream, packet.time_base = stream, times.base
-                packet.pts = stamps[frame] - start
-                packet.dts = (stamps[back] if back >= 0 else stamps[0] + back * step) - start
-                following = stamps[frame + 1] if frame + 1 < len(stamps) else 2 * stamps[frame] - stamps[frame - 1]
-                packet.duration = following - stamps[frame] if len(stamps) > 1 else 1
+                packet.pts = stamps[frame]
+                packet.dts = stamps[back] if back >= 0 else stamps[0] + back * step
+                packet.duration = stamps[frame + 1] - stamps[frame] if frame + 1 < len(stamps) else step
                 yield packet
         first += len(part.order)
 
 
 def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[Any]]:
-    for packet in other.file.demux([stream for stream in other.streams if stream.type != "attachment"]):
-        if packet.stream_index not in copied or (packet.dts is None and packet.pts is None):
-            continue  # left out, or the end of a stream
-        stream, base = copied[packet.stream_index], packet.time_base
-        shift = round(other.start / _fraction(base))
-        pts, dts, duration = packet.pts, packet.dts, packet.duration
-        if _codec_name(stream) != _codec_name(packet.stream) and stream.type == "subtitle":
-            decoder: Any = packet.stream.codec_context
-            if (said := decoder.decode2(packet)) is None:
-                continue  # a pause
-            packet = stream.codec_context.encode_subtitle(said)
-        packet.stream, packet.time_base, packet.duration = stream, base, duration
-        packet.pts = None if pts is None else pts - shift
-        packet.dts = packet.pts if dts is None else dts - shift
-        yield packet
+    """The other file's packets, read anew. copied: the new streams by old numbers."""
+    with av.open(str(other.path)) as file:
+        for packet in file.demux([file.streams[index] for index in copied]):
+            if not packet.size and packet.pts is None:
+                continue  # the end of a stream
+            stream, base = copied[packet.stream_index], packet.time_base
+            shift = round(other.start / _fraction(base))
+            pts, dts, duration = packet.pts, packet.dts, packet.duration
+            if pts is None and dts is None:
+                pts = shift  # a cover
+            if _codec_name(stream) != _codec_name(packet.stream) and stream.type == "subtitle":
+                decoder: Any = packet.stream.codec_context
+                if (said := decoder.decode2(packet)) is None:
+                    continue  # a pause
+                packet = stream.codec_context.encode_subtitle(said)
+            packet.stream, packet.time_base, packet.duration = stream, base, duration
+            packet.pts = None if pts is None else pts - shift
+            packet.dts = packet.pts if dts is None else dts - shift
+            yield packet
 
 
 def _when(packet: av.Packet[Any]) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -41,6 +42,7 @@ from vsexvc.weights import first_line
 
 _OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
 _RETRIES = 3  # of a part whose worker was lost
+_WRONG = "--ray must be the address of a cluster, got {!r}"
 _HOST = re.compile(r"([^/:]+):(\d+)")
 _STORE = 80 << 20  # bytes of shared memory for Ray, which has next to nothing to keep there
 
@@ -137,11 +139,19 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == ["lock"]:  # nothing was begun
+            self.remove()
         self._lock.close()
 
     def manifest(self) -> dict[str, Any]:
-        """What was begun here; empty where nothing was."""
-        return read_json(self.path / "manifest.json") or {}
+        """What was begun here; empty where nothing was. Raises ValueError where that cannot be told."""
+        path = self.path / "manifest.json"
+        stored = read_json(path)
+        if stored is None:
+            return {}
+        if not (isinstance(stored.get("asked"), dict) and isinstance(stored.get("firsts"), list)):
+            raise ValueError(f"record {str(path)!r} must be a manifest, it is damaged; remove it")
+        return stored
 
     def begin(self, manifest: dict[str, Any]) -> None:
         write_json(self.path / "manifest.json", manifest)
@@ -296,16 +306,21 @@ def _make(job: Job, number: int) -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _connect(address: str | None, options: dict[str, Any]) -> None:
-    """To a cluster, or None: starts Ray on this machine. options: of ray.init."""
-    import ray
-
-    wrong = f"--ray must be the address of a cluster, got {address!r}"
+def check_ray(address: str | None) -> None:
+    """Raises ValueError where there is no Ray here, or nobody at the address: before the film is read."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]")
     if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
         try:
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
         except OSError as error:
-            raise ValueError(f"{wrong}: {first_line(error)}") from None
+            raise ValueError(f"{_WRONG.format(address)}: {first_line(error)}") from None
+
+
+def _connect(address: str | None, options: dict[str, Any]) -> None:
+    """To a cluster, or None: starts Ray on this machine. options: of ray.init."""
+    import ray
+
     try:
         ray.init(address="local" if address is None else address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -314,7 +329,7 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
             raise ValueError(f"--workers: Ray does not start: {why}") from None
         # Ray does not say then that it was sent away for want of a token.
         hint = " (does it ask for a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are needed on each machine)"
-        raise ValueError(f"{wrong}: {why}{hint * isinstance(error, ConnectionError)}") from None
+        raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
 
 
 def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
@@ -344,7 +359,7 @@ def make_by_ray(
         made: told the number of a part that is there, and who made it.
 
     Raises:
-        ValueError: there is no Ray, no such cluster; a part was given up.
+        ValueError: Ray does not start, the cluster cannot be joined (check_ray comes before); a part was given up.
         OSError, ValueError: as Worker.make.
     """
     os.environ |= {
@@ -354,10 +369,8 @@ def make_by_ray(
     }  # the first would tell its makers of us
     if workers is not None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # no port is open to other machines, on Linux too
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]") from None
+    import ray
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))  # where it says that a worker was lost

@@ -28,7 +28,7 @@ from vsexvc.backend import precisions
 from vsexvc.encode import Encoding, Part, encode, input_arguments, seen, suited_format
 from vsexvc.join import Other, Times, check_whole, film_times, join, script_times
 from vsexvc.models import settle
-from vsexvc.parts import Colours, Folder, Job, Worker, coloured, fingerprint, make_by_ray, versions
+from vsexvc.parts import Colours, Folder, Job, Worker, check_ray, coloured, fingerprint, make_by_ray, versions
 
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
@@ -73,6 +73,11 @@ class Order:
     def is_script(self) -> bool:
         return self.source.suffix == ".vpy"
 
+    @property
+    def partial(self) -> Path:
+        """Where the film is until it is whole: beside out, so that it only needs another name then."""
+        return self.out.with_name(f"{self.out.stem}.joining{self.out.suffix}")
+
 
 def render(order: Order, report: Report) -> None:
     """Makes `order.out`, or goes on with making it.
@@ -86,6 +91,9 @@ def render(order: Order, report: Report) -> None:
             KeyboardInterrupt.
     """
     _check(order)
+    # ffmpeg takes what stands before a colon for a protocol, unless the path is whole.
+    sound = None if order.sound is None else order.sound.absolute()
+    order = dataclasses.replace(order, source=order.source.absolute(), out=order.out.absolute(), sound=sound)
     with Folder(order.work or order.out.with_name(order.out.name + ".parts")) as folder:
         job, rate, other = _prepared(order, folder, report)
         frames = [stop - first for first, stop in job.parts]
@@ -98,13 +106,16 @@ def render(order: Order, report: Report) -> None:
             times = film_times(order.source, folder.index)
         if not len(times.stamps) == sum(len(part.order) for _, part in parts) == total:
             raise ValueError(f"{str(order.source)!r} changed while it was rendered, or {folder.path} did")
-        report("progress", stage="joining", done=0, of=total)
-        partial = order.out.with_name(f"{order.out.stem}.joining{order.out.suffix}")
+
+        def joined(done: int) -> None:
+            report("progress", stage="joining", done=done, of=total)
+
+        joined(0)
         try:
-            join(parts, times, other, partial, lambda done: report("progress", stage="joining", done=done, of=total))
-            settle(partial, order.out)
+            join(parts, times, other, order.partial, joined)
+            settle(order.partial, order.out)
         finally:
-            partial.unlink(missing_ok=True)
+            order.partial.unlink(missing_ok=True)
         if not order.keep:
             folder.remove()
     report("end", out=str(order.out), frames=total, bytes=order.out.stat().st_size)
@@ -154,6 +165,8 @@ def _check(order: Order) -> None:
         raise ValueError("--ref, --plan and what else is about colours are for films, a script makes its own")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
+    if order.workers is not None or order.ray is not None:
+        check_ray(order.ray)
     for reference in order.references:
         if not reference.exists():
             raise FileNotFoundError(f"--ref must be pictures, clips and folders, there is no {str(reference)!r}")
@@ -188,7 +201,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         clip = coloured(job, "cpu" if order.workers or order.ray else None)
     if scheme is not None and scheme.frames != clip.num_frames:
         raise ValueError(
-            f"plan {str(order.plan)!r} must be of this film, of {clip.num_frames} frames, got {scheme.frames}"
+            f"plan {str(order.plan)!r} must be of this film, of {clip.num_frames} frames, got one of "
+            f"{scheme.source.name} with {scheme.frames}"
         )
     try:
         with first.get_frame(0) as frame:
@@ -197,7 +211,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         raise ValueError(f"frame 0 cannot be read: {weights.first_line(error)}") from None
     sound = order.sound or (None if order.is_script else order.source)
     other = None if sound is None else Other(sound)
-    for text in _rehearse(job, clip, other, order.out.suffix):
+    for text in _rehearse(job, clip, other, order.partial):
         report("note", text=f"left out: {text}")
 
     if order.is_script:
@@ -286,9 +300,9 @@ def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], num_frames], strict=True))
 
 
-def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, suffix: str) -> list[str]:
+def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:
     """One black frame through encoder and container: raises what they would raise. Returns what will be left out."""
-    part, joined = job.folder / "rehearsal.mkv", job.folder / f"rehearsal.joined{suffix}"
+    part = job.folder / "rehearsal.mkv"
     try:
         encode(clip.std.BlankClip(length=1).frames(), job.arguments, job.encoding, part)
         return join([(part, Part(seen(part), ""))], Times(range(1), Fraction(1, 25), None), other, joined, None)
