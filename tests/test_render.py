@@ -567,6 +567,13 @@ def test_who_reads_stdout_has_gone(folder: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_hevc_is_tagged_for_all_players(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    assert main([*arguments, "-o", str(out), "--codec", "libx265", "--ffmpeg-args=-x265-params log-level=none"]) == 0
+    with av.open(str(out)) as file:
+        assert file.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
 def test_two_clocks(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Recordings put one after the other; what the error says to do about it does it."""
     codec = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "aac")

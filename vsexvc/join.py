@@ -215,6 +215,8 @@ def join(
             encoded = first.streams.video[0]
             picture = _added(target, encoded, "the picture")
             picture.time_base = times.base
+            if picture.codec_context.name == "hevc" and target.format.name in ("mp4", "mov", "ipod"):
+                picture.codec_context.codec_tag = "hvc1"  # Apple's players refuse the other one
             # Not all codecs have a word for it.
             picture.codec_context.sample_aspect_ratio = encoded.sample_aspect_ratio
             if times.rate is not None:
