@@ -67,7 +67,7 @@ KNOWN = {
             "exvc-small",
             "3.4 million parameters, trained in this repository",
             "research use only",
-            "33.89 dB on val_fast, 37.53 dB on val_clips (README)",
+            "34.10 dB on val_fast, 37.87 dB on val_clips (README)",
         ),
         Known(
             "devc",
