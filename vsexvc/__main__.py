@@ -243,13 +243,11 @@ def _add_render(commands: Any) -> None:
     colour.add_argument(
         "--plan", metavar="FILE", type=Path, help="a reference for each scene (python -m vsexvc scenes)"
     )
-    colour.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
-    colour.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
+    _add_network(colour)
     colour.add_argument("--saturation", metavar="X", type=float, help="0..4 (1)")
     colour.add_argument("--propagate", action="store_true", help="the references are coloured frames of this film")
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
-    colour.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
-    colour.add_argument("--device", choices=("cpu", "cuda"), help="cuda where this machine has one")
+    _add_threshold(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="what computes the network (torch)")
     colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="the device's best where it is left out")
     encoder = render.add_argument_group("encoder")
@@ -298,7 +296,7 @@ def _add_scenes(commands: Any) -> None:
         type=Path,
         help="the first frames of all scenes; SHEET-1.png, ... if they are many",
     )
-    scenes.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    _add_threshold(scenes)
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
 
 
@@ -315,10 +313,18 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument(
         "--frames", metavar="N", type=int, nargs="+", help="which (default: first frames of scenes, over all the film)"
     )
-    compare.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
-    compare.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
-    compare.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
-    compare.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    _add_network(compare)
+    _add_threshold(compare)
+
+
+def _add_network(to: Any) -> None:
+    to.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
+    to.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
+    to.add_argument("--device", choices=("cpu", "cuda"), help="cuda where this machine has one")
+
+
+def _add_threshold(to: Any) -> None:
+    to.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
 
 
 def _add_models(commands: Any) -> None:

@@ -232,6 +232,12 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
+def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
+    """Its result, from a thread that then ends, and with it what libraries keep for each thread that calls them."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers."""
@@ -261,10 +267,8 @@ def _openvino(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, A
         decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
         front_end = FrontEndManager().load_by_framework("pytorch")
         model = front_end.convert(front_end.load(decoder))
-    with ThreadPoolExecutor(
-        1
-    ) as apart:  # where it leaves a stack for signals, which may go before the thread that has it
-        compiled = apart.submit(openvino.Core().compile_model, model, "CPU", hints).result()
+    # It leaves its thread a stack for signals, which may go before the thread does.
+    compiled = apart(openvino.Core().compile_model, model, "CPU", hints)
     request = compiled.create_infer_request()
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -20,6 +20,7 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 from PIL import Image
 
+from vsexvc.models import settle
 from vsexvc.plan import check_writable, timecode
 from vsexvc.plugin import colorize
 from vsexvc.source import Stages, find_scenes, listed, open_references, open_video, picture, silent, with_scenes
@@ -111,7 +112,7 @@ def write(
     partial = out.with_name(out.name + ".new")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
+        settle(partial, out)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -27,7 +27,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Thread
 from typing import Any, NoReturn, Protocol
 from weakref import WeakValueDictionary
 
@@ -37,7 +36,7 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.backend import download
+from vsexvc.backend import apart, download
 from vsexvc.chroma import L_from_luma
 from vsexvc.color import rgb_to_lab
 from vsexvc.scenes import is_cut
@@ -162,9 +161,7 @@ def _set_threads(threads: int) -> None:
     before = torch.get_num_threads()
     if threads != before:
         torch.set_num_threads(threads)
-        other = Thread(target=torch.set_num_threads, args=(before,))
-        other.start()
-        other.join()
+        apart(torch.set_num_threads, before)
 
 
 class Lightness:

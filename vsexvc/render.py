@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
 
     if order.is_script:
         firsts = list(range(0, clip.num_frames, SCRIPT_PART))
-        parts = list(zip(firsts, [*firsts[1:], clip.num_frames], strict=True))
+        parts = list(pairwise([*firsts, clip.num_frames]))
     else:
         firsts = manifest.get("firsts") or _scenes(order, scheme, film, report)
         parts = parts_of(firsts, clip.num_frames)
@@ -228,7 +229,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
     """The job so far, and what tells this order from another, as JSON has it. threads: of the run before."""
     job = Job(
-        order.source.absolute(),
+        order.source,
         folder.path.absolute(),
         order.encoding.resolved(),
         order.colours,
@@ -297,7 +298,7 @@ def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
             starts.append(first)
     if len(starts) > 1 and num_frames - starts[-1] < LEAST:
         starts.pop()
-    return list(zip(starts, [*starts[1:], num_frames], strict=True))
+    return list(pairwise([*starts, num_frames]))
 
 
 def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:

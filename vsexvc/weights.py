@@ -16,7 +16,6 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from weakref import WeakValueDictionary
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vsexvc import models
-from vsexvc.backend import How, prepared
+from vsexvc.backend import How, apart, prepared
 from vsexvc.config import NetworkConfig
 from vsexvc.network import ColorizationNet
 
@@ -243,21 +242,17 @@ def shared(
     """As `load`, made ready as `how` says; the network that is in use already where all this is the same."""
     path = find(model, auto_download)
 
-    def made() -> ColorizationNet:
+    def ready() -> ColorizationNet:
         network = _load(path).to(device)
         return network if how is None else prepared(network, how, models.cache_folder() / "engines")
 
-    def ready() -> ColorizationNet:
-        with ThreadPoolExecutor(1) as apart:  # whose team of threads ends with it, see pump.Worker
-            return apart.submit(made).result()
-
     if path.is_dir():  # whose files change without it
-        return ready()
+        return apart(ready)
     status = path.stat()
     key = (str(path.resolve()), status.st_mtime_ns, status.st_size, str(torch.device(device)), how)
     network = _in_use.get(key)
     if network is None:
-        network = _in_use[key] = ready()
+        network = _in_use[key] = apart(ready)  # or torch would keep a team of threads for the caller: pump.Worker
     return network
 
 
