@@ -38,13 +38,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0:0] = [] if __package__ else [str(ROOT)]  # `python scripts/bench.py` as well
 
 from scripts import plain
-from vsexvc import backend, weights
-from vsexvc.backend import How
-from vsexvc.color import rgb_to_lab
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.backends import prepare
+from vsexvc.backends.prepare import How
+from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.pump import BLOCK
 from vsexvc.session import Session, State
+from vsexvc.weights import store
 
 WARM_UP = 2
 STAGES = {"embed": "features, correspondence net", "correlate": "correlation", "align": "motion", "colorize": "colour"}
@@ -138,12 +139,12 @@ class Candidate:
 
 def candidates(device: torch.device) -> Iterator[Candidate]:
     has = torch.cpu.get_capabilities()
-    for name in backend.BACKENDS:
-        if why := backend.unavailable(name, device):
+    for name in prepare.BACKENDS:
+        if why := prepare.unavailable(name, device):
             yield Candidate(name, "-", why=why)
             continue
-        for precision in backend.PRECISIONS:
-            here = precision in backend.precisions(device)
+        for precision in prepare.PRECISIONS:
+            here = precision in prepare.precisions(device)
             if device.type != "cpu" or precision != "bf16":
                 yield Candidate(name, precision, why="" if here else f"no {precision} in this {device.type}'s hardware")
             else:
@@ -156,7 +157,7 @@ def candidates(device: torch.device) -> Iterator[Candidate]:
 def load(net: str, model: str | None) -> ColorizationNet:
     """FULL: as released in every size, with random weights; else the model."""
     if net != FULL:
-        return weights.load(model)
+        return store.load(model)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return ColorizationNet(NetworkConfig()).eval().requires_grad_(False)
@@ -189,7 +190,7 @@ def pictures(count: int, height: int, width: int, device: torch.device) -> tuple
 def gmac_rows(options: argparse.Namespace) -> list[Row]:
     """Of one frame, reference done, by stage and in total."""
     rows = []
-    for net in (FULL, weights.find(options.model).stem):
+    for net in (FULL, store.find(options.model).stem):
         config = load(net, options.model).config
         ways = {PLAIN: PLAIN} if net == FULL else {}
         for way, label in (ways | {"": net, "folded": f"{net}, upsampling folded"}).items():
@@ -215,7 +216,7 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
             of = plain_loop(network, lab, lab)
             count("correlate", *count("embed", L))
         else:
-            of = backend.prepared(network, How("torch", "fp32")) if way else network
+            of = prepare.prepared(network, How("torch", "fp32")) if way else network
             embedding = count("embed", lab)
             count("correlate", *embedding, ab)
             with torch.device("cpu"):  # it has no weights, and asks for a device that computes
@@ -229,7 +230,7 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
 
 def network_rows(options: argparse.Namespace) -> list[Row]:
     """Time by stage and in total, ratio to the plain loop in the same round, peak memory of a process of its own."""
-    shipped = weights.find(options.model).stem
+    shipped = store.find(options.model).stem
     works, clocks, heads, skipped = {}, {}, {}, []
     for net in (FULL, shipped):
         width = load(net, options.model).config.width
@@ -272,7 +273,7 @@ def work_of(net: str, one: Candidate, options: argparse.Namespace) -> tuple[tupl
             clock = Clock(loop, device)
             previous = lab[:1] - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1)
             return (lambda: loop.step(previous, lab[1:2, :1]), 1), clock
-        fast = backend.prepared(network.to(device), How(one.backend, one.precision))
+        fast = prepare.prepared(network.to(device), How(one.backend, one.precision))
         session = Session(fast)
         reference = session.reference(lab[:1])
         clock = Clock(fast, device)
@@ -321,7 +322,7 @@ def correlation_rows(options: argparse.Namespace) -> list[Row]:
     ways: dict[str, Callable[..., Any]] = {}
     for one in candidates(options.device):
         if not one.why:
-            ways[one.name] = backend.prepared(network, How(one.backend, one.precision)).correlation
+            ways[one.name] = prepare.prepared(network, How(one.backend, one.precision)).correlation
     ab = torch.rand(1, 2, height, width, device=options.device) * 60
     colours = F.avg_pool2d(ab, 4).flatten(2)
     theta = torch.zeros(1, 256, h * w, device=options.device)
@@ -356,10 +357,10 @@ def precision_rows(options: argparse.Namespace) -> list[Row]:
     One step: both see the same previous frame, the one of fp32. Fed back: each sees its own, over FED_BACK frames of
     each clip, played forth and back; what PSNR to the truth is lost, mean over frames and clips (8-bit RGB).
     """
-    network = weights.load(options.model, options.device)
+    network = store.load(options.model, options.device)
     exact = Session(network)
     ways = {c.name: c for c in candidates(options.device) if not c.why}
-    fast = {name: Session(backend.prepared(network, How(c.backend, c.precision))) for name, c in ways.items()}
+    fast = {name: Session(prepare.prepared(network, How(c.backend, c.precision))) for name, c in ways.items()}
     found: dict[str, list[float]] = {name: [] for name in fast}
     lost: dict[str, list[tuple[float, float]]] = {name: [] for name in fast}
     for lab, rgb in clips_of(options):
@@ -401,7 +402,7 @@ def clips_of(options: argparse.Namespace) -> Iterator[tuple[Tensor, Any]]:
         width, height = options.inside
         yield pictures(2 * BLOCK + 1, height, width, torch.device("cpu"))[1], None
         return
-    from train.baselines import clip_paths, read_clip
+    from train.measure.baselines import clip_paths, read_clip
 
     for path in clip_paths(options.clips, None if options.long else 2):
         clip = read_clip(path, FED_BACK + 1)
@@ -416,9 +417,9 @@ def psnr(ab: Tensor, expected: Tensor) -> float:
 
 
 def truth_psnr(lab: Tensor, rgb: Any, outputs: list[Tensor]) -> Any:
-    from train import metrics
-    from train.baselines import Clip
-    from train.evaluate import to_rgb
+    from train.measure import metrics
+    from train.measure.baselines import Clip
+    from train.measure.protocol import to_rgb
 
     clip = Clip(Path(), rgb)
     clip.__dict__["lab"] = lab  # what it would compute
@@ -552,7 +553,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             result[what] = SECTIONS[what](options)
         except (ValueError, OSError) as error:
-            sys.exit(f"bench: {weights.first_line(error)}")
+            sys.exit(f"bench: {store.first_line(error)}")
         if not only_json:
             print(f"\n### {what}\n\n{table(result[what])}", flush=True)
     if options.plot:

@@ -22,7 +22,7 @@ import torch
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.chroma import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
 from vsexvc.plugin import build
 from vsexvc.pump import BLOCK, Schedule
 from vsexvc.scenes import measure_cuts

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hatch_build import find_compiler, find_headers
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import store
 
 torch.set_num_threads(1)
 
@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        weights.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), path, {})
+        store.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), path, {})
     return str(path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vsexvc.encode import find_ffmpeg
+from vsexvc.film.encode import find_ffmpeg
 
 WIDTH, HEIGHT, RATE = 96, 64, 24
 

@@ -1,4 +1,4 @@
-"""train/ablate.py: with a fit that trains nothing, and writes what loop.fit would."""
+"""train/fit/ablate.py: with a fit that trains nothing, and writes what loop.fit would."""
 
 import dataclasses
 import json
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.test_evaluate import drawn, write_clips, write_video
-from train import ablate, data, evaluate, loop
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+
+from train.data import samples
+from train.fit import ablate, loop
+from train.measure import protocol
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import store
 
 CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear")
 
@@ -41,7 +43,7 @@ class Fit:
         half = options.out.name == self.stops_in
         facts = {"step": str(5 if half else options.steps or 123), "minutes": "1.5" if half else "3.0"}
         path = options.out / "weights.safetensors"
-        weights.save(ColorizationNet(config), path, facts)
+        store.save(ColorizationNet(config), path, facts)
         return path
 
 
@@ -60,16 +62,16 @@ def quick(monkeypatch) -> list[Path]:
     def acted(network, folder, **given):
         asked.append(folder)
         level = 30.0 + float(next(network.parameters()).detach().flatten()[0])
-        scores = {name: [evaluate.Score([level], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")}
-        return evaluate.Evaluation(folder.name, ["0.avi"], scores)
+        scores = {name: [protocol.Score([level], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")}
+        return protocol.Evaluation(folder.name, ["0.avi"], scores)
 
-    monkeypatch.setattr(evaluate, "evaluate_folder", acted)
+    monkeypatch.setattr(protocol, "evaluate_folder", acted)
     return asked
 
 
 def again(options, folder, **changes):
     changed = dataclasses.replace(options, **changes)
-    ablate.run(changed, CONFIG, data.DataOptions(), [folder], options.out, frames=3)
+    ablate.run(changed, CONFIG, samples.DataOptions(), [folder], options.out, frames=3)
 
 
 def test_each_run_lacks_one_term_and_nothing_else(options, folder, fit, quick, capsys):
@@ -95,8 +97,8 @@ def test_figures_are_those_of_evaluate(options, folder, fit):
     assert (options.out / "without_smoothness" / "evaluation" / "overview_clips.png").is_file()
     assert len(list((options.out / "baselines").glob("*.npz"))) == 2
     row = json.loads((options.out / "ablation.json").read_text())["rows"][0]
-    network = weights.load(str(options.out / "full" / "weights.safetensors"))
-    found = evaluate.evaluate_folder(network, folder, frames=3).as_json()
+    network = store.load(str(options.out / "full" / "weights.safetensors"))
+    found = protocol.evaluate_folder(network, folder, frames=3).as_json()
     model, foreign = found["rows"]["model"], found["foreign"]
     assert row["dB"] == pytest.approx(model["psnr"])
     assert row["last"] == pytest.approx(model["last"])
@@ -136,7 +138,7 @@ def test_minutes_are_a_budget_too(options, folder, fit, quick):
     again(options, folder, steps=None, minutes=3.0)
     assert len(fit.asked) == 5
     path = options.out / "full" / "weights.safetensors"
-    weights.save(ColorizationNet(CONFIG), path, {"step": "99", "minutes": "2.9"})
+    store.save(ColorizationNet(CONFIG), path, {"step": "99", "minutes": "2.9"})
     again(options, folder, steps=None, minutes=3.0)
     assert [o.out.name for o in fit.asked[5:]] == ["full"]
 

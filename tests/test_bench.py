@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.test_evaluate import write_clips
 
 from scripts import bench, bench_filter, plain
-from tests.test_evaluate import write_clips
-from vsexvc.color import rgb_to_lab
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others take long to compile."""
-    monkeypatch.setattr("vsexvc.backend.BACKENDS", ("torch",))
+    monkeypatch.setattr("vsexvc.backends.prepare.BACKENDS", ("torch",))
 
 
 class TestPlain:

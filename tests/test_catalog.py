@@ -16,8 +16,8 @@ from urllib.request import Request
 
 import pytest
 
-from vsexvc import models
-from vsexvc.models import DownloadError, Known
+from vsexvc.weights import catalog
+from vsexvc.weights.catalog import DownloadError, Known
 
 CONTENT = bytes(n * n % 251 for n in range(1_500_000))
 
@@ -95,8 +95,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fetch(server: Server, sha256: str | None = None) -> tuple[Path, str]:
-    with models.cache_for("x"):
-        return models.fetch(Known("x", "", "", "", server.url), sha256)
+    with catalog.cache_for("x"):
+        return catalog.fetch(Known("x", "", "", "", server.url), sha256)
 
 
 def fails(server: Server, message: str, sha256: str | None = None) -> None:
@@ -104,12 +104,12 @@ def fails(server: Server, message: str, sha256: str | None = None) -> None:
     with pytest.raises((DownloadError, ValueError), match=message) as caught:
         fetch(server, sha256)
     assert "\n" not in str(caught.value)
-    assert not (models.cache_folder() / "x.zip").exists()
+    assert not (catalog.cache_folder() / "x.zip").exists()
 
 
 def ends_well(server: Server) -> None:
     path, seen = fetch(server, hashlib.sha256(server.content).hexdigest())
-    assert path == models.cache_folder() / "x.zip" and path.read_bytes() == server.content
+    assert path == catalog.cache_folder() / "x.zip" and path.read_bytes() == server.content
     assert seen == hashlib.sha256(server.content).hexdigest()
     assert sorted(p.name for p in path.parent.iterdir()) == ["x.lock", "x.zip"]
 
@@ -189,7 +189,7 @@ def test_a_part_that_nothing_is_known_of_starts_over(server: Server, cache: Path
 
 def test_a_part_that_is_whole_is_not_asked_for(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(models, "sha256_of", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(catalog, "sha256_of", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fetch(server)
     assert part(cache) == CONTENT
@@ -231,17 +231,17 @@ def test_no_network(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     known = Known("x", "", "", "", f"http://127.0.0.1:{port}/x.zip")
-    with models.cache_for("x"), pytest.raises(DownloadError, match=r"x\.zip cannot be reached: .*refused"):
-        models.fetch(known)
+    with catalog.cache_for("x"), pytest.raises(DownloadError, match=r"x\.zip cannot be reached: .*refused"):
+        catalog.fetch(known)
     assert [p.name for p in cache.iterdir()] == ["x.lock"]
 
 
 def test_a_silent_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_TIMEOUT", 0.05)
+    monkeypatch.setattr(catalog, "_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         known = Known("x", "", "", "", f"http://127.0.0.1:{silent.getsockname()[1]}/x.zip")
-        with models.cache_for("x"), pytest.raises(DownloadError, match=r"cannot be reached: .*timed out"):
-            models.fetch(known)
+        with catalog.cache_for("x"), pytest.raises(DownloadError, match=r"cannot be reached: .*timed out"):
+            catalog.fetch(known)
 
 
 def test_a_full_disk_keeps_what_has_come(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_a_read_only_cache(server: Server, cache: Path, monkeypatch: pytest.Monk
 def test_more_than_any_model_is_refused(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
-    monkeypatch.setattr(models, "_LARGEST", 1_000_000)
+    monkeypatch.setattr(catalog, "_LARGEST", 1_000_000)
     server.length = length
     fails(server, "at most 1000000 bytes" if length is None else "more than the 1000000 bytes allowed")
     assert not (cache / "x.zip.part").exists()
@@ -308,7 +308,7 @@ def test_redirects_stay_on_https(server: Server) -> None:
     ends_well(server)
     assert len(server.asked) == 2
     with pytest.raises(URLError, match="which is not https"):
-        models._Redirects().redirect_request(Request("https://a/x"), None, 302, "", {}, "http://a/x")
+        catalog._Redirects().redirect_request(Request("https://a/x"), None, 302, "", {}, "http://a/x")
 
 
 def test_two_downloads_at_once_are_one(server: Server) -> None:
@@ -324,28 +324,28 @@ def test_two_downloads_at_once_are_one(server: Server) -> None:
 
 def test_records_survive_and_damage_is_named(cache: Path) -> None:
     cache.mkdir()
-    path = models.file_of("x")
-    assert models.read_record(path) is None
-    record = models.Record("u", "a", "b")
-    models.write_record(path, record)
-    assert models.read_record(path) == record
+    path = catalog.file_of("x")
+    assert catalog.read_record(path) is None
+    record = catalog.Record("u", "a", "b")
+    catalog.write_record(path, record)
+    assert catalog.read_record(path) == record
     assert [p.name for p in cache.iterdir()] == ["x.safetensors.json"]
     for content in ("", "[1]", '{"url": "u"}'):
         (cache / "x.safetensors.json").write_text(content)
         with pytest.raises(ValueError, match=r"record '.*x.safetensors.json' must .*remove it"):
-            models.read_record(path)
+            catalog.read_record(path)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VSEXVC_CACHE", "~/models")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert models.cache_folder() == tmp_path / "models"
+    assert catalog.cache_folder() == tmp_path / "models"
     for unset in (lambda: monkeypatch.setenv("VSEXVC_CACHE", ""), lambda: monkeypatch.delenv("VSEXVC_CACHE")):
         unset()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-        assert models.cache_folder() == tmp_path / "xdg" / "vsexvc"
+        assert catalog.cache_folder() == tmp_path / "xdg" / "vsexvc"
 
 
 def test_a_model_without_an_address_is_not_asked_for() -> None:
     with pytest.raises(ValueError, match="must have an address"):
-        models.fetch(models.KNOWN["exvc-small"])
+        catalog.fetch(catalog.KNOWN["exvc-small"])

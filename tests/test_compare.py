@@ -1,4 +1,4 @@
-"""compare.py: the figures of the page are the filter's; in a real Chromium the slider and the keys change what is seen.
+"""film/compare.py: the page's figures are the filter's; in a real Chromium slider and keys change what is seen.
 
 What is looked at with eyes are pictures of flat colours, so that each pixel says which picture it is of.
 """
@@ -18,7 +18,7 @@ from chromium import Browser, chromium
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsexvc import compare, source
+from vsexvc.film import compare, source
 from vsexvc.plugin import colorize
 
 NAMES = ["a.png", "</script><b>&amp; a long name that goes on and on.png", "ü.png"]

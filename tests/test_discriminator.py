@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from train import losses
-from train.discriminator import Discriminator, SelfAttention, add_spectral_norm, without_spectral_norm
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from train.fit import losses
+from train.fit.discriminator import Discriminator, SelfAttention, add_spectral_norm, without_spectral_norm
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
 
 TABLE_4 = [  # weights in the order of the forward pass; query, key and value where section 4's text has them
     (64, 6, 4, 4),

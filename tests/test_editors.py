@@ -23,9 +23,9 @@ import torch
 import vapoursynth as vs
 
 import vsexvc
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import store
 
 COUNT = 4  # frames asked for of each script
 GROWTH = 24  # KiB that a reload may leave behind; about 8 of safetensors' own are known
@@ -122,7 +122,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     model = folder / "tiny.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        weights.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), model, {})
+        store.save(ColorizationNet(NetworkConfig(width=0.0625, features_input="L")), model, {})
     paths = [folder / "a.vpy", folder / "b.vpy"]
     for path, colour in zip(paths, ([200, 90, 40], [20, 90, 200]), strict=True):
         path.write_text(SCRIPT.format(model=str(model), colour=colour))

@@ -1,10 +1,10 @@
-"""train/flow.py: on pictures whose motion is known because the test made it."""
+"""train/data/flow.py: on pictures whose motion is known because the test made it."""
 
 import cv2
 import numpy as np
 import pytest
 
-from train import flow
+from train.data import flow
 
 
 def texture(height: int, width: int, seed: int = 0) -> flow.Array:

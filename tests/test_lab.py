@@ -1,23 +1,23 @@
-"""color.py against scikit-image."""
+"""colour/lab.py against scikit-image."""
 
 from __future__ import annotations
 
 import torch
-from test_chroma import lab_of, picture
+from test_spaces import lab_of, picture
 
-from vsexvc import color
+from vsexvc.colour import lab
 
 
 class TestLab:
     def test_rgb_to_lab_is_scikit_images(self) -> None:
         rgb = picture()
-        assert torch.allclose(color.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
+        assert torch.allclose(lab.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
 
     def test_every_dark_value(self) -> None:
         """Both branches of the transfer and of the cube root."""
         rgb = (torch.arange(64).float() / 255.0).view(1, 1, 8, 8).expand(1, 3, 8, 8)
-        assert torch.allclose(color.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
+        assert torch.allclose(lab.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
 
     def test_there_and_back(self) -> None:
         rgb = picture("coffee")
-        assert torch.allclose(color.lab_to_rgb(color.rgb_to_lab(rgb)), rgb, atol=1e-4)
+        assert torch.allclose(lab.lab_to_rgb(lab.rgb_to_lab(rgb)), rgb, atol=1e-4)

@@ -17,12 +17,15 @@ import pytest
 import torch
 
 from train import __main__ as train_main
-from train import data, loop, pretrain, running
+from train import running
 from train.__main__ import main
-from train.discriminator import add_spectral_norm
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, FeatureNet
+from train.data import samples
+from train.features import pretrain
+from train.fit import loop
+from train.fit.discriminator import add_spectral_norm
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet, FeatureNet
+from vsexvc.weights import store
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_the_paper_is_what_is_done_unless_told_otherwise() -> None:
 
 
 def test_every_switch_has_its_line_of_help() -> None:
-    for kind in (loop.FitOptions, data.DataOptions, NetworkConfig, pretrain.PretrainOptions):
+    for kind in (loop.FitOptions, samples.DataOptions, NetworkConfig, pretrain.PretrainOptions):
         parser = argparse.ArgumentParser()
         train_main._add(parser, kind)
         for action in parser._actions:
@@ -109,7 +112,7 @@ def adversarial(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
-    return weights.load(str(out / "weights.safetensors")).state_dict()
+    return store.load(str(out / "weights.safetensors")).state_dict()
 
 
 def test_a_run_killed_at_any_step_ends_in_the_same_numbers(folder: Path, tmp_path: Path, adversarial: str) -> None:
@@ -159,7 +162,7 @@ def test_a_run_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, monke
     whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     for key, value in whole.items():
         assert torch.equal(value, parts[key]), key
-    assert weights.read_metadata(tmp_path / "whole" / "weights.safetensors")["step"] == "6"
+    assert store.read_metadata(tmp_path / "whole" / "weights.safetensors")["step"] == "6"
 
 
 def test_the_discriminator_enters_after_its_epochs(

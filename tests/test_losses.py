@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import losses
-from vsexvc.network import Features
+from train.fit import losses
+from vsexvc.nets.network import Features
 
 
 def test_l1_is_the_mean_over_pixels_that_count() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import CONTENT, Server, cache, server
-from test_weights import archive, pack, pth
+from test_catalog import CONTENT, Server, cache, server
+from test_store import archive, pack, pth
 
-from vsexvc import models, weights
 from vsexvc.__main__ import main
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import catalog, store
 
 __all__ = ["archive", "cache", "server"]  # fixtures
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +29,8 @@ SMALL = NetworkConfig(width=0.0625, temperature=1e-10)
 @pytest.fixture
 def devc(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     """The server has the archive of `devc`, of a small network in the released layout."""
-    monkeypatch.setitem(models.KNOWN, "devc", dataclasses.replace(models.KNOWN["devc"], url=server.url))
-    monkeypatch.setattr(weights, "_RELEASED_CONFIG", SMALL)
+    monkeypatch.setitem(catalog.KNOWN, "devc", dataclasses.replace(catalog.KNOWN["devc"], url=server.url))
+    monkeypatch.setattr(store, "_RELEASED_CONFIG", SMALL)
     server.content = small_archive(tmp_path / "small.zip", 0)
     return server
 
@@ -71,7 +71,7 @@ DONE = ["devc.lock", "devc.safetensors", "devc.safetensors.json"]
 def test_the_released_archive_from_its_address_to_a_network(
     server: Server, archive: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(models.KNOWN, "devc", dataclasses.replace(models.KNOWN["devc"], url=server.url))
+    monkeypatch.setitem(catalog.KNOWN, "devc", dataclasses.replace(catalog.KNOWN["devc"], url=server.url))
     server.content, server.cut_after = archive.read_bytes(), 600_000
     fails(capsys, "ended after 600000 of .* bytes; they are kept", "download", "devc")
     assert names(cache) == ["devc.lock", "devc.zip.part", "devc.zip.part.json"]
@@ -82,10 +82,10 @@ def test_the_released_archive_from_its_address_to_a_network(
     assert f"no hash is published; the archive's is from now on {seen}" in err
     assert names(cache) == DONE
     assert server.asked[1]["Range"] == "bytes=600000-"
-    expected, network = weights.load(str(archive)), weights.load("devc")
+    expected, network = store.load(str(archive)), store.load("devc")
     assert network.config == expected.config == NetworkConfig(temperature=1e-10)
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in network.state_dict().items())
-    metadata = weights.read_metadata(cache / "devc.safetensors")
+    metadata = store.read_metadata(cache / "devc.safetensors")
     assert (metadata["licence"], metadata["source"], metadata["source_sha256"]) == ("MIT", server.url, seen)
     (cache / "devc.safetensors").unlink()  # pytest would keep its 220 MB
 
@@ -99,9 +99,9 @@ def test_what_is_there_is_not_downloaded_again(devc: Server, cache: Path, capsys
     path = cache / "devc.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match="python -m vsexvc download devc makes it anew"):
-        weights.load("devc")
+        store.load("devc")
     assert run(capsys, "download", "devc")[0] == 0
-    assert weights.load("devc").config == SMALL
+    assert store.load("devc").config == SMALL
     assert names(cache) == DONE and len(devc.asked) == 2
 
 
@@ -145,10 +145,10 @@ def test_a_disk_that_fills_up_while_converting_keeps_the_archive(
 ) -> None:
     def full(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
-        raise weights.SafetensorError("No space left on device")
+        raise store.SafetensorError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_file", full)
+        patch.setattr(store, "save_file", full)
         fails(capsys, "cannot be written: No space left on device", "download", "devc")
     assert names(cache) == ["devc.lock", "devc.zip"]
     assert run(capsys, "download", "devc")[0] == 0
@@ -157,10 +157,10 @@ def test_a_disk_that_fills_up_while_converting_keeps_the_archive(
 
 def test_auto_download(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OSError, match="python -m vsexvc download devc"):
-        weights.shared("devc")
-    first = weights.shared("devc", auto_download=True)
-    assert weights.shared("devc") is first and weights.shared("devc", auto_download=True) is first
-    assert weights.load("devc", auto_download=True).config == first.config == SMALL
+        store.shared("devc")
+    first = store.shared("devc", auto_download=True)
+    assert store.shared("devc") is first and store.shared("devc", auto_download=True) is first
+    assert store.load("devc", auto_download=True).config == first.config == SMALL
     assert names(cache) == DONE and len(devc.asked) == 1
     assert not capsys.readouterr().out
 
@@ -175,8 +175,8 @@ def test_models(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -
         r"^devc: size unknown until downloaded: python -m vsexvc download devc\n(.*\n)+    licence: MIT", out, re.M
     )
     assert f"cache folder: {cache} " in out
-    weights.download("devc")
-    weights.save(ColorizationNet(SMALL), cache / "mine.safetensors", {"licence": "mine alone"})
+    store.download("devc")
+    store.save(ColorizationNet(SMALL), cache / "mine.safetensors", {"licence": "mine alone"})
     (cache / "broken.safetensors").write_bytes(b"")
     capsys.readouterr()
     code, out, _ = run(capsys, "models")
@@ -189,7 +189,7 @@ def test_models(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -
 def test_figures_are_those_of_the_readme() -> None:
     (row,) = re.findall(r"^\| `exvc-small` \| (\W*\d.* \|)$", (ROOT / "README.md").read_text(), re.M)
     fast, _, _, calm, *_ = (cell.strip(" *") for cell in row.split("|"))
-    assert models.KNOWN["exvc-small"].figures == f"{fast} dB on val_fast, {calm} dB on val_clips (README)"
+    assert catalog.KNOWN["exvc-small"].figures == f"{fast} dB on val_fast, {calm} dB on val_clips (README)"
 
 
 def test_convert_and_check(devc: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,14 +224,14 @@ def test_errors_are_one_line(
 
 
 def test_the_shipped_model_needs_no_download(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "download", "exvc-small") == (0, f"{weights.find('exvc-small')}\n", "")
+    assert run(capsys, "download", "exvc-small") == (0, f"{store.find('exvc-small')}\n", "")
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "download", stop)
+    monkeypatch.setattr(store, "download", stop)
     assert run(capsys, "download", "devc") == (130, "", "\npython -m vsexvc: stopped\n")
 
 
@@ -267,7 +267,7 @@ def test_films_that_are_not_there(
 def test_an_extra_that_is_not_installed(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("vsexvc.render", "vsexvc.join"))]:
+    for name in [name for name in sys.modules if name.startswith(("vsexvc.film.render", "vsexvc.film.join"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "av", None)
     message = r"render needs av, which is not installed: pip install vsexvc\[video\]"

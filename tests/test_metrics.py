@@ -1,4 +1,4 @@
-"""train/metrics.py: against numbers worked out by hand, scikit-image and scipy."""
+"""train/measure/metrics.py: against numbers worked out by hand, scikit-image and scipy."""
 
 import math
 
@@ -8,7 +8,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from train import metrics
+from train.measure import metrics
 
 
 @pytest.fixture

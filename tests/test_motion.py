@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc import motion
-from vsexvc.motion import search, warp
+from vsexvc.nets import motion
+from vsexvc.nets.motion import search, warp
 
 
 def embedding(h: int, w: int, seed: int) -> Tensor:

@@ -10,10 +10,10 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from scripts import plain
-from vsexvc.color import lab_to_rgb
-from vsexvc.config import NetworkConfig
-from vsexvc.motion import refine, warp
-from vsexvc.network import ColorizationNet
+from vsexvc.colour.lab import lab_to_rgb
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.motion import refine, warp
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
 
 # Parameter counts of the released files (facts of the release, not of this code).

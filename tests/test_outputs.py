@@ -16,7 +16,7 @@ from test_plugin import HEIGHT, LENGTH, WIDTH, constant, moving, planes, props, 
 import vsexvc
 from vsexvc.plugin import build
 from vsexvc.pump import BLOCK, Schedule
-from vsexvc.weights import DEFAULT
+from vsexvc.weights.store import DEFAULT
 
 core = vs.core
 

@@ -1,4 +1,4 @@
-"""plan.py: templates that read back once they are filled in, what is wrong with others, sheets."""
+"""film/plan.py: templates that read back once they are filled in, what is wrong with others, sheets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import vapoursynth as vs
 from PIL import Image
 
-from vsexvc import plan
-from vsexvc.source import Scene
+from vsexvc.film import plan
+from vsexvc.film.source import Scene
 
 core = vs.core
 LENGTHS = (20, 9, 31)

@@ -20,12 +20,12 @@ from skimage import color as skcolor
 from torch import Tensor
 
 import vsexvc
-from vsexvc import weights
-from vsexvc.backend import How
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.backends.prepare import How
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.plugin import build
 from vsexvc.pump import Schedule
+from vsexvc.weights import store
 
 core = vs.core
 WIDTH, HEIGHT, LENGTH = 96, 64, 6
@@ -361,7 +361,7 @@ class TestRefused:
             asked.append((model, str(device), auto_download))
             raise OSError("model 'known' is not there: run `the command`\nand more")
 
-        monkeypatch.setattr(weights, "shared", shared)
+        monkeypatch.setattr(store, "shared", shared)
         with pytest.raises(vs.Error, match=r"^Colorize: model 'known' is not there: run `the command`$"):
             function(moving(vs.GRAY8), moving(vs.RGB24, 1), model="known", device="cpu", **arguments)
         assert asked == [("known", "cpu", arguments.get("auto_download", False))]
@@ -376,7 +376,7 @@ class TestRefused:
         else:
             network = ColorizationNet(NetworkConfig(width=0.0625, features_input="L"))
             network.color.conv10_ab = torch.nn.Conv2d(3, 2, 1)
-            weights.save(network, path, {})
+            store.save(network, path, {})
         with pytest.raises(vs.Error, match=r"^Colorize: model '.*bad.safetensors'") as error:
             core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=str(path), device="cpu")
         assert "\n" not in str(error.value)
@@ -403,7 +403,7 @@ class TestWhole:
             asked.append(how)
             raise ValueError("enough")
 
-        monkeypatch.setattr(weights, "shared", shared)
+        monkeypatch.setattr(store, "shared", shared)
         with pytest.raises(vs.Error, match=r"^Colorize: enough$"):
             core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), device="cpu", **arguments)
         assert asked == [how]

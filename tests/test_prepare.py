@@ -15,20 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc import backend, weights
-from vsexvc.backend import ByShape, FusedCorrelation, How, download, prepared, upload
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, Correlation
+from vsexvc.backends import prepare
+from vsexvc.backends.prepare import ByShape, FusedCorrelation, How, download, prepared, upload
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet, Correlation
 from vsexvc.session import Session
+from vsexvc.weights import store
 
 CPU = torch.device("cpu")
-PRECISIONS_OF = backend.precisions  # before the fixture below
+PRECISIONS_OF = prepare.precisions  # before the fixture below
 
 
 @pytest.fixture(autouse=True)
 def every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow where the machine has no bf16, but the same numbers."""
-    monkeypatch.setattr(backend, "precisions", lambda device: ("bf16", "fp32"))
+    monkeypatch.setattr(prepare, "precisions", lambda device: ("bf16", "fp32"))
 
 
 def network(**config: Any) -> ColorizationNet:
@@ -101,7 +102,7 @@ class TestPrepared:
 
     def test_shipped_weights_in_bf16(self) -> None:
         """What their colours may differ by in one step: 45 dB at the least."""
-        net = weights.load()
+        net = store.load()
         fast = prepared(net, How(precision="bf16"))
         L, lab = film(96, 160)
         plain, quick = Session(net), Session(fast)
@@ -129,10 +130,10 @@ class TestPrepared:
             prepared(network(), how)
 
     def test_a_backend_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ValueError, match=r'^backend openvino is not installed: pip install "vsexvc\[openvino\]"$'):
             prepared(network(), How("openvino"))
-        assert "the release made for torch" in backend.unavailable("tensorrt", "cuda")
+        assert "the release made for torch" in prepare.unavailable("tensorrt", "cuda")
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -152,7 +153,7 @@ def test_openvino_leaves_signals_alone() -> None:
     pytest.importorskip("openvino")
     text = (
         "import gc, os, signal, torch\n"
-        "from test_backend import How, colours, network, prepared\n"
+        "from test_prepare import How, colours, network, prepared\n"
         "nets = [prepared(network(), How('openvino', 'fp32', 1)) for _ in range(3)]\n"
         "for net in nets: colours(net, 32, 32)\n"
         "del net\n"
@@ -172,7 +173,7 @@ def test_folded_upsampling_is_exact() -> None:
     convolution = nn.Conv2d(5, 3, 3, padding=1).double()
     x = torch.randn(2, 5, 7, 10).double()
     twice = convolution(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert torch.allclose(backend._folded(convolution)(x), twice, atol=1e-12)
+    assert torch.allclose(prepare._folded(convolution)(x), twice, atol=1e-12)
 
 
 class TestFusedCorrelation:
@@ -260,11 +261,11 @@ def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPa
     x, part = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 4, 3).requires_grad_(False)
     cache = tmp_path / "engines"
     for _ in range(2):
-        run = backend._tensorrt(part, (x,), dtype=torch.float16, cache=cache)
+        run = prepare._tensorrt(part, (x,), dtype=torch.float16, cache=cache)
         assert torch.allclose(run(x), part(x), atol=1e-6)
     assert len(asked) == 1 and asked[0]["enabled_precisions"] == {torch.float32, torch.float16}
     part.weight.mul_(2)
-    assert torch.allclose(backend._tensorrt(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
+    assert torch.allclose(prepare._tensorrt(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
     assert len(asked) == 2 and len(list(cache.iterdir())) == 2
 
 
@@ -290,8 +291,8 @@ class TestGpu:
             assert psnr(colours(fast).cpu(), expected) > 60
 
     def test_half_precision_of_shipped_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend, "precisions", lambda device: ("fp16", "fp32", "bf16"))
-        net = weights.load()
+        monkeypatch.setattr(prepare, "precisions", lambda device: ("fp16", "fp32", "bf16"))
+        net = store.load()
         for precision in ("fp16", "bf16"):
             fast = prepared(copy.deepcopy(net).cuda(), How(precision=precision))
             assert psnr(colours(fast, 96, 160).cpu(), colours(net, 96, 160)) > 40

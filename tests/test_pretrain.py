@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from train import features, pretrain
 from train.__main__ import main
+from train.features import pretrain, sources
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_pretraining_goes_on_where_it_was(folder: Path, tmp_path: Path, kind: st
         ).split()
 
     assert main(arguments("whole", 4)) == 0
-    whole = features.read(str(tmp_path / "whole" / "features.pt"))
+    whole = sources.read(str(tmp_path / "whole" / "features.pt"))
     assert whole.input == kind and whole.batch_norm and whole.width == 0.0625
     views = pretrain.Views([], [folder / "images"], (32, 32), seed=5)
     assert torch.equal(views[7]["rgb"], views[7]["rgb"]) and not torch.equal(views[7]["rgb"], views[8]["rgb"])
@@ -80,7 +80,7 @@ def test_pretraining_goes_on_where_it_was(folder: Path, tmp_path: Path, kind: st
     assert state["step"] == 4
     # A run that ended is not run again; its checkpoint stays as it is.
     assert main(arguments("whole", 4)) == 0
-    again = features.read(str(tmp_path / "whole" / "features.pt"))
+    again = sources.read(str(tmp_path / "whole" / "features.pt"))
     assert all(torch.equal(value, again.state[key]) for key, value in whole.state.items())
 
 

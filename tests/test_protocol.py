@@ -1,4 +1,4 @@
-"""train/evaluate.py, baselines.py and report.py: on clips that the tests draw and a session that they act."""
+"""train/measure/protocol.py, baselines.py and tables.py: on clips that the tests draw and a session that they act."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ import torch
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from train import baselines, evaluate, metrics, report
-from train.baselines import Clip
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, FeatureNet, Features
+from train.measure import baselines, metrics, protocol, tables
+from train.measure.baselines import Clip
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet, FeatureNet, Features
 
 VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "val_fast"
 
@@ -97,7 +97,7 @@ class ActedNetwork(torch.nn.Module):
 
 @pytest.fixture
 def acted(monkeypatch) -> ActedNetwork:
-    monkeypatch.setattr(evaluate, "Session", ActedSession)
+    monkeypatch.setattr(protocol, "Session", ActedSession)
     return ActedNetwork()
 
 
@@ -108,7 +108,7 @@ def folder(tmp_path) -> Path:
 
 def arguments(*given: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    protocol.add_arguments(parser)
     return parser.parse_args([str(g) for g in given])
 
 
@@ -147,12 +147,12 @@ def test_baselines_against_scikit_image():
             picture = lab[k].copy()
             picture[..., 1:] = ab
             expected.append(peak_signal_noise_ratio(clip.rgb[k], np.rint(lab2rgb(picture) * 255).astype(np.uint8)))
-        assert evaluate.score(clip, method(clip)).psnr == pytest.approx(expected, abs=0.02)
+        assert protocol.score(clip, method(clip)).psnr == pytest.approx(expected, abs=0.02)
 
 
 def test_baselines_of_a_still_clip():
     clip = clip_of(np.repeat(drawn(1), 6, axis=0))
-    true, flow = (evaluate.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
+    true, flow = (protocol.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
     assert min(true.psnr) > 60
     assert min(flow.psnr) > 45
     assert len(true.psnr) == len(true.ssim) == len(true.colourfulness) == 5
@@ -164,7 +164,7 @@ def test_baselines_of_a_still_clip():
 def test_optical_flow_beats_the_mean_colour_on_a_moving_clip():
     clip = clip_of(drawn(5, size=(96, 128), speed=3))
     flow, mean = (
-        np.mean(evaluate.score(clip, method(clip)).psnr) for method in (baselines.optical_flow, baselines.mean_colour)
+        np.mean(protocol.score(clip, method(clip)).psnr) for method in (baselines.optical_flow, baselines.mean_colour)
     )
     assert flow > mean + 5
 
@@ -190,16 +190,16 @@ def test_luminance_matching_takes_the_nearest_sample():
 
 
 def test_means_go_over_frames_then_over_clips():
-    long = evaluate.Score([30.0, 20.0, 10.0], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
-    short = evaluate.Score([40.0], [0.5], [7], [], 0.4)
-    summary = evaluate.summarise([long, short])
+    long = protocol.Score([30.0, 20.0, 10.0], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
+    short = protocol.Score([40.0], [0.5], [7], [], 0.4)
+    summary = protocol.summarise([long, short])
     assert summary["psnr"] == 30.0  # (20 + 40) / 2, not (30 + 20 + 10 + 40) / 4
     assert summary["last"] == 25.0
     assert summary["ssim"] == 0.75
     assert summary["colourfulness"] == 6.0
     assert summary["flicker"] == 2.0  # a clip without pairs has no say
     assert summary["cdc"] == pytest.approx(0.3)
-    assert evaluate.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
+    assert protocol.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_means_go_over_frames_then_over_clips():
 
 def test_propagate_starts_from_the_true_first_frame_and_feeds_back(acted):
     clip = clip_of(drawn(20))
-    results = evaluate.propagate(acted, clip, zeroed=True)
+    results = protocol.propagate(acted, clip, zeroed=True)
     assert acted.seen == [8, 8, 3]  # 19 frames: the first one is the reference
     first = clip.lab[0, 1:]
     mean = first.mean((1, 2), keepdim=True)
@@ -246,7 +246,7 @@ def test_nearest_colour_takes_the_colour_of_the_cell_that_looks_alike():
     clip.__dict__["lab"] = lab
     network = ActedNetwork()
     network.features = GivenFeatures()
-    found = evaluate.nearest_colour(network, clip)
+    found = protocol.nearest_colour(network, clip)
     assert found.shape == (10, 2, 40, 64)
     expected = torch.nn.functional.interpolate(lab[1:, 1:, ::4, ::4], scale_factor=4, mode="bilinear")
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
@@ -265,7 +265,7 @@ def test_raw_features_are_four_unit_levels_at_a_quarter():
 
     network = ActedNetwork()
     network.features = Given()
-    found = evaluate._raw_features(network, torch.zeros(2, 3, 4 * h, 4 * w), is_reference=False).numpy()
+    found = protocol._raw_features(network, torch.zeros(2, 3, 4 * h, 4 * w), is_reference=False).numpy()
     for k in range(2):
         unit = [level[k] / np.linalg.norm(level[k], axis=0) for level in levels]
         half, quarter, eighth, sixteenth = (level.transpose(1, 2, 0) for level in unit)
@@ -283,15 +283,15 @@ def test_the_warped_colour_is_measured_bilinearly_whatever_the_network_does():
     small = torch.rand(1, 2, 4, 6)
     expected = torch.nn.functional.interpolate(small, scale_factor=4, mode="bilinear")
     nearest = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    torch.testing.assert_close(evaluate.warped_colour(network, ActedCorrespondence(None, nearest, None)), expected)
+    torch.testing.assert_close(protocol.warped_colour(network, ActedCorrespondence(None, nearest, None)), expected)
     network.config = NetworkConfig(warp_upsampling="bilinear")
-    torch.testing.assert_close(evaluate.warped_colour(network, ActedCorrespondence(None, expected, None)), expected)
+    torch.testing.assert_close(protocol.warped_colour(network, ActedCorrespondence(None, expected, None)), expected)
 
 
 def test_foreign_reference_who_decides(acted, monkeypatch):
     clip, other = clip_of(drawn(4, seed=1)), clip_of(drawn(4, seed=2))
     other.rgb[:] = (230, 90, 40)
-    found, output, warped = evaluate.colour_foreign(acted, clip, other)
+    found, output, warped = protocol.colour_foreign(acted, clip, other)
     foreign = other.lab[0, 1:].mean((1, 2))
     torch.testing.assert_close(warped.mean((0, 2, 3)), foreign, atol=1e-3, rtol=1e-3)
     shares = np.array([0.5, 0.75, 0.875, 0.9375])  # it starts from nothing
@@ -303,34 +303,34 @@ def test_foreign_reference_who_decides(acted, monkeypatch):
     assert found.to_truth == pytest.approx(float((foreign * shares.mean() - true).norm()), rel=1e-3)
     assert found.to_warped < found.to_truth
     assert found.left_grey == 0.0
-    assert evaluate.summarise_foreign([found])["nearer"] == 1.0
+    assert protocol.summarise_foreign([found])["nearer"] == 1.0
 
     def forget(self, state, correspondence):
         return None, torch.zeros_like(correspondence.warped_ab)
 
     monkeypatch.setattr(ActedSession, "step", forget)
-    ignored = evaluate.colour_foreign(acted, clip, other)[0]
+    ignored = protocol.colour_foreign(acted, clip, other)[0]
     assert ignored.left_grey == 1.0
     assert ignored.colourfulness < 1
-    assert evaluate.summarise_foreign([found, ignored])["nearer"] == 0.5
+    assert protocol.summarise_foreign([found, ignored])["nearer"] == 0.5
 
 
 def test_run_is_the_quick_validation(acted, folder):
     acted.train()
-    found = evaluate.run(acted, folder, limit=2, frames=3)
+    found = protocol.run(acted, folder, limit=2, frames=3)
     assert set(found) == {"warped", "model", "last"}
     assert acted.training
     assert acted.seen == [2, 2]  # two clips, two frames after the first
     clips = [baselines.read_clip(path, 3) for path in baselines.clip_paths(folder, 2)]
-    scores = [evaluate.score(clip, evaluate.propagate(acted, clip)["model"]) for clip in clips]
-    assert found["model"] == pytest.approx(evaluate.summarise(scores)["psnr"])
-    assert found["last"] == pytest.approx(evaluate.summarise(scores)["last"])
+    scores = [protocol.score(clip, protocol.propagate(acted, clip)["model"]) for clip in clips]
+    assert found["model"] == pytest.approx(protocol.summarise(scores)["psnr"])
+    assert found["last"] == pytest.approx(protocol.summarise(scores)["last"])
 
 
 def test_run_with_the_real_session(folder):
     torch.manual_seed(0)
     network = ColorizationNet(NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear"))
-    found = evaluate.run(network, folder, limit=1, frames=3)
+    found = protocol.run(network, folder, limit=1, frames=3)
     assert all(5 < value < 60 for value in found.values())
 
 
@@ -339,8 +339,8 @@ def test_run_with_the_real_session(folder):
 
 def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    monkeypatch.setattr(evaluate.weights, "load", lambda model, device: acted)
-    evaluate.main(arguments(folder, "--out", out, "--frames", 3))
+    monkeypatch.setattr(protocol.weights, "load", lambda model, device: acted)
+    protocol.main(arguments(folder, "--out", out, "--frames", 3))
     printed = capsys.readouterr().out
     rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow"]
     rows += ["nearest neighbour, raw features", "warped colour", "model", "model, previous zeroed"]
@@ -359,14 +359,14 @@ def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, fol
     assert cv2.imread(str(out / "sheets" / "clips" / "0_foreign.png")).shape == (4 * 216, 2 * 384, 3)
     assert cv2.imread(str(out / "overview_clips.png")).shape == (3 * 144, 6 * 256, 3)
 
-    monkeypatch.setattr(evaluate, "BASELINES", {"grey": pytest.fail})
-    evaluate.main(arguments(folder, "--out", out, "--frames", 3))
+    monkeypatch.setattr(protocol, "BASELINES", {"grey": pytest.fail})
+    protocol.main(arguments(folder, "--out", out, "--frames", 3))
     assert capsys.readouterr().out == printed
 
 
 def test_main_without_a_network_writes_nothing_unasked(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    evaluate.main(arguments(folder, "--baselines-only", "--limit", 1, "--frames", 2))
+    protocol.main(arguments(folder, "--baselines-only", "--limit", 1, "--frames", 2))
     printed = capsys.readouterr().out
     assert "| optical flow " in printed
     assert "model" not in printed
@@ -375,9 +375,9 @@ def test_main_without_a_network_writes_nothing_unasked(folder, tmp_path, monkeyp
 
 def test_main_names_what_it_cannot_use(folder, tmp_path):
     with pytest.raises(OSError, match=r"missing\.safetensors"):
-        evaluate.main(arguments(folder, "--model", tmp_path / "missing.safetensors"))
+        protocol.main(arguments(folder, "--model", tmp_path / "missing.safetensors"))
     with pytest.raises(ValueError, match=r"--device .*'abacus'"):
-        evaluate.main(arguments(folder, "--device", "abacus"))
+        protocol.main(arguments(folder, "--device", "abacus"))
     for given in (("--frames", 1), ("--limit", 0)):
         with pytest.raises(SystemExit):
             arguments(folder, *given)
@@ -385,7 +385,7 @@ def test_main_names_what_it_cannot_use(folder, tmp_path):
 
 def test_brief_leaves_out_two_rows_and_takes_the_baselines_from_elsewhere(acted, folder, tmp_path):
     out, cache = tmp_path / "out", tmp_path / "kept"
-    found = evaluate.evaluate_folder(acted, folder, frames=3, limit=1, out=out, cache=cache, brief=True)
+    found = protocol.evaluate_folder(acted, folder, frames=3, limit=1, out=out, cache=cache, brief=True)
     rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow", "warped colour", "model"]
     assert list(found.scores) == rows
     assert len(list(cache.glob("*.npz"))) == 1
@@ -395,7 +395,7 @@ def test_brief_leaves_out_two_rows_and_takes_the_baselines_from_elsewhere(acted,
 
 def test_overview_has_pages_of_twelve_rows(tmp_path):
     rows = {f"clip {k}": [np.full((144, 256, 3), 10 * k, np.uint8)] * 2 for k in range(13)}
-    report.write_overview(tmp_path / "overview.png", rows, ["one", "two"])
+    tables.write_overview(tmp_path / "overview.png", rows, ["one", "two"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["overview_1.png", "overview_2.png"]
     first, second = (cv2.imread(str(tmp_path / f"overview_{n}.png")) for n in (1, 2))
     assert first.shape == (12 * 144, 512, 3)
@@ -406,16 +406,16 @@ def test_overview_has_pages_of_twelve_rows(tmp_path):
 
 def test_thumbnails_keep_the_aspect_and_lose_nothing():
     for shape, inner in (((72, 512), np.s_[54:90, :]), ((300, 100), np.s_[:, 104:152]), ((144, 256), np.s_[:, :])):
-        cell = report.thumbnail(np.full((*shape, 3), 200, np.uint8))
+        cell = tables.thumbnail(np.full((*shape, 3), 200, np.uint8))
         assert cell.shape == (144, 256, 3)
         assert (cell[inner] == 200).all()
         assert (cell == 200).sum() == cell[inner].size
-    small = report.thumbnail(np.zeros((9, 16, 3), np.uint8))
+    small = tables.thumbnail(np.zeros((9, 16, 3), np.uint8))
     assert (small == 0).all()  # grown to the cell
 
 
 def test_json_has_null_for_nan(tmp_path):
-    report.write_json(tmp_path / "new" / "a.json", {"a": [1.5, float("nan")], "b": {"c": float("nan")}})
+    tables.write_json(tmp_path / "new" / "a.json", {"a": [1.5, float("nan")], "b": {"c": float("nan")}})
     assert json.loads((tmp_path / "new" / "a.json").read_text(), parse_constant=pytest.fail) == {
         "a": [1.5, None],
         "b": {"c": None},
@@ -423,7 +423,7 @@ def test_json_has_null_for_nan(tmp_path):
 
 
 def test_table_lines_up():
-    lines = report.table(("method", "dB"), [("grey", "22.30"), ("a longer name", "5.10")]).splitlines()
+    lines = tables.table(("method", "dB"), [("grey", "22.30"), ("a longer name", "5.10")]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "|---------------|------:|"
     assert lines[2] == "| grey          | 22.30 |"
@@ -447,7 +447,7 @@ def test_baselines_reproduce_the_figures_seen_beforehand():
     for path in baselines.clip_paths(VALIDATION):
         clip = baselines.read_clip(path)
         for method, values in found.items():
-            pictures = zip(evaluate.to_rgb(clip, method(clip)), clip.rgb[1:], strict=True)
+            pictures = zip(protocol.to_rgb(clip, method(clip)), clip.rgb[1:], strict=True)
             values.append([metrics.psnr(result, true) for result, true in pictures])
     for method, (mean, last) in expected.items():
         assert np.mean([np.mean(values) for values in found[method]]) == pytest.approx(mean, abs=0.15)

@@ -18,7 +18,7 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc import pump as pump_module
-from vsexvc.chroma import L_from_luma
+from vsexvc.colour.spaces import L_from_luma
 from vsexvc.pump import BLOCK, Pump, Schedule
 
 core = vs.core

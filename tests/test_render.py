@@ -24,11 +24,11 @@ from film import HEIGHT, RATE, WIDTH, decoded, make_film, make_png, sound_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsexvc import render
 from vsexvc.__main__ import main
-from vsexvc.encode import find_ffmpeg
-from vsexvc.join import script_times
-from vsexvc.render import LEAST, parts_of
+from vsexvc.film import render
+from vsexvc.film.encode import find_ffmpeg
+from vsexvc.film.join import script_times
+from vsexvc.film.render import LEAST, parts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (60, 50, 70, 20, 30)

@@ -1,4 +1,4 @@
-"""train/retrieval.py on pictures of four kinds of pattern, described by a network with random weights."""
+"""train/data/retrieval.py on pictures of four kinds of pattern, described by a network with random weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.retrieval import Retrieval
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from train.data.retrieval import Retrieval
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
 
 KINDS, EACH = 4, 8
 
@@ -95,7 +95,7 @@ def test_descriptors_are_kept_for_the_same_weights_and_files_only(
         seen.append(len(views))
         return describe(net, views)
 
-    monkeypatch.setattr("train.retrieval._describe", counted)
+    monkeypatch.setattr("train.data.retrieval._describe", counted)
     assert everything(Retrieval(network(), pictures, clips, tmp_path), files) == first
     assert sum(seen) == 0
     Retrieval(network(seed=1), pictures, clips, tmp_path)
@@ -116,7 +116,7 @@ def test_a_new_picture_is_added(
         described.append(path)
         return views(path)
 
-    monkeypatch.setattr("train.retrieval._views", noted)
+    monkeypatch.setattr("train.data.retrieval._views", noted)
     Retrieval(network(), pictures, clips, tmp_path)
     assert described == pictures[-2:]
 

@@ -1,4 +1,4 @@
-"""train/data.py and train/augment.py on clips and pictures whose motion and colours are known because they are made."""
+"""train/data/samples.py and augment.py on made clips and pictures, whose motion and colours are known."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
-from train import augment, data, flow
+from train.data import augment, flow, samples
 
 SHIFT = (3, 2)  # pixels per frame that the content of `panning` moves to the left and up
 
 
-def colourful(rows: int, columns: int, seed: int = 0) -> data.Picture:
+def colourful(rows: int, columns: int, seed: int = 0) -> samples.Picture:
     noise = np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 3.0)
     return ((smooth - smooth.min()) / (smooth.max() - smooth.min()) * 255).astype(np.uint8)
@@ -30,7 +30,7 @@ def panning(tmp_path: Path) -> Path:
     return tmp_path / "pan.npy"
 
 
-def plain(**changes: object) -> data.DataOptions:
+def plain(**changes: object) -> samples.DataOptions:
     """Small samples whose reference is the frame before."""
     fields = {
         "size": (64, 112),
@@ -41,10 +41,10 @@ def plain(**changes: object) -> data.DataOptions:
         "noisy": 0.0,
         "damage": 0.0,
     }
-    return data.DataOptions(**(fields | changes))  # type: ignore[arg-type]
+    return samples.DataOptions(**(fields | changes))  # type: ignore[arg-type]
 
 
-def write_video(path: Path, frames: list[data.Picture]) -> None:
+def write_video(path: Path, frames: list[samples.Picture]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 24, frames[0].shape[1::-1])
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -52,7 +52,7 @@ def write_video(path: Path, frames: list[data.Picture]) -> None:
 
 
 def test_kept_flow_carries_each_frame_to_the_next_however_it_is_cut_mirrored_and_played(panning: Path) -> None:
-    sequences = data.Sequences([panning], [], plain(), seed=1, count=40)
+    sequences = samples.Sequences([panning], [], plain(), seed=1, count=40)
     seen = set()
     for index in range(40):
         sample = sequences[index]
@@ -73,7 +73,7 @@ def test_flow_is_made_once_and_anew_where_the_file_is_damaged(
     panning: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sample() -> dict[str, torch.Tensor]:
-        return data.Sequences([panning], [], plain(strides=(2,)), seed=1, count=40)[0]
+        return samples.Sequences([panning], [], plain(strides=(2,)), seed=1, count=40)[0]
 
     wanted = sample()
     (kept,) = panning.parent.glob("*.flow-2-*.npy")
@@ -93,11 +93,11 @@ def test_flow_is_made_once_and_anew_where_the_file_is_damaged(
 def test_flow_of_a_long_clip_is_the_same_at_the_seam_of_two_files(
     panning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = [data.Sequences([panning], [], plain(strides=(3,)), seed=2, count=9)[n] for n in range(9)]
+    wanted = [samples.Sequences([panning], [], plain(strides=(3,)), seed=2, count=9)[n] for n in range(9)]
     for file in panning.parent.glob("*.flow-*"):
         file.unlink()
-    monkeypatch.setattr(data, "_BLOCK", 4)
-    sequences = data.Sequences([panning], [], plain(strides=(3,)), seed=2, count=9)
+    monkeypatch.setattr(samples, "_BLOCK", 4)
+    sequences = samples.Sequences([panning], [], plain(strides=(3,)), seed=2, count=9)
     for n in range(9):
         assert torch.equal(sequences[n]["flow_backward"], wanted[n]["flow_backward"])
     assert len(list(panning.parent.glob("*.flow-3-*.npy"))) > 1
@@ -108,7 +108,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        data.cached(tmp_path / "a.npy", fails)
+        samples.cached(tmp_path / "a.npy", fails)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +140,7 @@ def test_windows_lie_in_the_picture_and_change_its_shape_little() -> None:
 def test_tone_is_mean_lightness_and_chroma() -> None:
     picture = np.repeat(np.repeat(colourful(9, 16), 12, 0), 12, 1)
     lab = rgb2lab(picture)
-    L, chroma = data.tone(picture[None])
+    L, chroma = samples.tone(picture[None])
     assert pytest.approx(lab[..., 0].mean(), abs=0.5) == L
     assert chroma == pytest.approx(np.hypot(lab[..., 1], lab[..., 2]).mean(), abs=0.5)
 
@@ -154,15 +154,15 @@ def test_dark_faded_and_unreadable_clips_are_named_left_out_and_counted(
     for name, frames in contents.items():
         write_video(tmp_path / f"{name}.avi", frames)
     (tmp_path / "broken.avi").write_bytes(b"no video")
-    paths = data.find([tmp_path], data.VIDEO_SUFFIXES)
+    paths = samples.find([tmp_path], samples.VIDEO_SUFFIXES)
     for _ in range(2):  # the second time all is in the cache
         caplog.clear()
-        kept = data.cached_clips(paths, tmp_path / "cache")
+        kept = samples.cached_clips(paths, tmp_path / "cache")
         assert [path.name.split("-")[0] for path in kept] == ["good"]
         assert "4 of 5 clips left out: 1 unreadable, 1 dark, 2 faded" in caplog.text
         assert all(caplog.text.count(f"{name}.avi") == 1 for name in ("broken", "dark", "faded", "pale"))
         assert f"{tmp_path / 'pale.avi'} is too faded: mean L" in caplog.text
-    assert len(data.cached_clips(paths, tmp_path / "cache", data.DataOptions(faintest=0, darkest=0))) == 4
+    assert len(samples.cached_clips(paths, tmp_path / "cache", samples.DataOptions(faintest=0, darkest=0))) == 4
 
 
 def test_bad_pictures_are_named_once_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,20 +171,20 @@ def test_bad_pictures_are_named_once_left_out_and_counted(tmp_path: Path, caplog
     cv2.imwrite(str(tmp_path / "faded.png"), np.repeat(good[..., :1], 3, -1))
     cv2.imwrite(str(tmp_path / "dark.png"), good // 12)
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    images = data.find([tmp_path], data.IMAGE_SUFFIXES)
-    sequences = data.Sequences([], images, plain(size=(32, 48)), seed=0, count=30)
+    images = samples.find([tmp_path], samples.IMAGE_SUFFIXES)
+    sequences = samples.Sequences([], images, plain(size=(32, 48)), seed=0, count=30)
     for index in range(30):
         assert sequences[index]["lab"][:, 1:].abs().mean() > 4
     for name in ("faded.png is too faded", "dark.png is too dark", "broken.jpg cannot be decoded"):
         assert caplog.text.count(name) == 1
     assert "(3 of 4 pictures so far)" in caplog.text
-    hopeless = data.Sequences([], images[:1], plain(size=(32, 48)), seed=0, count=1)
+    hopeless = samples.Sequences([], images[:1], plain(size=(32, 48)), seed=0, count=1)
     with pytest.raises(OSError, match="50 of 1 pictures in a row"):
         hopeless[0]
 
 
 def test_a_noisy_reference_is_a_frame_of_the_sequence_with_the_noise_that_was_asked_for(panning: Path) -> None:
-    sequences = data.Sequences([panning], [], plain(first=0.0, noisy=1.0, noise=(0.0, 4.0)), seed=0, count=20)
+    sequences = samples.Sequences([panning], [], plain(first=0.0, noisy=1.0, noise=(0.0, 4.0)), seed=0, count=20)
     which = set()
     for index in range(20):
         ab = sequences[index]["lab"][:, 1:]
@@ -196,7 +196,7 @@ def test_a_noisy_reference_is_a_frame_of_the_sequence_with_the_noise_that_was_as
 
 
 def test_the_first_reference_is_the_frame_before(panning: Path) -> None:
-    lab = data.Sequences([panning], [], plain(), seed=0, count=1)[0]["lab"]
+    lab = samples.Sequences([panning], [], plain(), seed=0, count=1)[0]["lab"]
     assert torch.equal(lab[0, 1:], lab[1, 1:])
 
 
@@ -216,21 +216,21 @@ def test_a_foreign_reference_comes_by_retrieval_as_often_as_wanted(panning: Path
     cv2.imwrite(str(tmp_path / "b.png"), np.full((80, 120, 3), (40, 160, 90), np.uint8))
     for n in range(4):
         cv2.imwrite(str(tmp_path / f"c{n}.png"), colourful(80, 120, n))
-    images = data.find([tmp_path], data.IMAGE_SUFFIXES)
+    images = samples.find([tmp_path], samples.IMAGE_SUFFIXES)
 
     def share(retrieved: float) -> float:
         options = plain(size=(32, 56), foreign=1.0, images=0.0, retrieved=retrieved)
         similar = Similar((1, len(images)))
-        sequences = data.Sequences([panning], images, options, 0, count=60, retrieval=similar)  # type: ignore[arg-type]
-        samples = [sequences[n] for n in range(60)]
-        assert all(sample["true"] == 0 for sample in samples)
-        return float(np.mean([float(sample["lab"][0, 1:].std((1, 2)).max()) < 0.01 for sample in samples]))
+        sequences = samples.Sequences([panning], images, options, 0, count=60, retrieval=similar)  # type: ignore[arg-type]
+        drawn = [sequences[n] for n in range(60)]
+        assert all(sample["true"] == 0 for sample in drawn)
+        return float(np.mean([float(sample["lab"][0, 1:].std((1, 2)).max()) < 0.01 for sample in drawn]))
 
     assert share(1.0) == 1.0
     assert 0.3 < share(0.5) < 0.9
     assert share(0.0) < 0.35  # by chance
     with pytest.raises(ValueError, match=r"it has \(1, 2\) of them, got \(1, 6\)"):
-        data.Sequences([panning], images, plain(), 0, 1, retrieval=Similar((1, 2)))  # type: ignore[arg-type]
+        samples.Sequences([panning], images, plain(), 0, 1, retrieval=Similar((1, 2)))  # type: ignore[arg-type]
 
 
 def test_damage_spares_the_reference_and_stays_in_range() -> None:
@@ -267,16 +267,16 @@ def test_scratches_are_lines_that_stay() -> None:
 )
 def test_impossible_options_end_in_one_line(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"DataOptions: {message}"):
-        data.DataOptions(**wrong)  # type: ignore[arg-type]
+        samples.DataOptions(**wrong)  # type: ignore[arg-type]
 
 
-def mixed(panning: Path, first: int = 0) -> data.Sequences:
+def mixed(panning: Path, first: int = 0) -> samples.Sequences:
     """All kinds of samples, of a clip and of pictures."""
     pictures = [panning.with_name(f"{n}.png") for n in range(3)]
     for n, path in enumerate(pictures):
         cv2.imwrite(str(path), colourful(120, 200, seed=n))
-    everything = data.DataOptions(size=(32, 48), length=2, images=0.4, foreign=0.2, noisy=0.2, damage=0.5)
-    return data.Sequences([panning], pictures, everything, seed=3, count=100, first=first)
+    everything = samples.DataOptions(size=(32, 48), length=2, images=0.4, foreign=0.2, noisy=0.2, damage=0.5)
+    return samples.Sequences([panning], pictures, everything, seed=3, count=100, first=first)
 
 
 def test_a_sample_depends_on_its_index_only(panning: Path) -> None:
@@ -297,7 +297,7 @@ def test_samples_have_the_promised_shapes_and_ranges(panning: Path) -> None:
 
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(OSError, match="no such folder: /nowhere"):
-        data.find([Path("/nowhere")], data.IMAGE_SUFFIXES)
+        samples.find([Path("/nowhere")], samples.IMAGE_SUFFIXES)
 
 
 def test_colours_of_a_sequence_change_alike_and_keep_luma() -> None:

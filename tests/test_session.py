@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_network import small
 
-from vsexvc.network import ColorizationNet, Embedding
+from vsexvc.nets.network import ColorizationNet, Embedding
 from vsexvc.session import Session, network_size, picture_area
 
 

@@ -1,4 +1,4 @@
-"""source.py on films made by ffmpeg: scenes against Colorize's own, what cannot be read, what is seen of a frame."""
+"""film/source.py on films made by ffmpeg: scenes against Colorize's own, unreadable files, displayed frames."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import vapoursynth as vs
 from PIL import Image
 
-from vsexvc import source
-from vsexvc.encode import find_ffmpeg
+from vsexvc.film import source
+from vsexvc.film.encode import find_ffmpeg
 from vsexvc.plugin import colorize
 
 core = vs.core

@@ -1,4 +1,4 @@
-"""chroma.py against scikit-image, zimg and numbers worked out by hand."""
+"""colour/spaces.py against scikit-image, zimg and numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skimage import color as skcolor
 from skimage import data
 from torch import Tensor
 
-from vsexvc import chroma, color
+from vsexvc.colour import lab, spaces
 
 
 def picture(name: str = "astronaut") -> Tensor:
@@ -37,47 +37,47 @@ class TestLuma:
         luma = torch.linspace(0.0, 1.0, 256).view(1, 1, 16, 16)
         expected = lab_of(luma.expand(-1, 3, -1, -1))[:, :1]
         for transfer in (1, 2, 6, 13, 14, 15):
-            assert torch.allclose(chroma.L_from_luma(luma, transfer), expected, atol=2e-3)
+            assert torch.allclose(spaces.L_from_luma(luma, transfer), expected, atol=2e-3)
 
     @pytest.mark.parametrize(("transfer", "exponent"), [(4, 2.2), (5, 2.8), (8, 1.0)])
     def test_powers(self, transfer: int, exponent: float) -> None:
         # CIE: L = 116 (Y/Yn)^(1/3) - 16 above 0.008856
-        assert float(chroma.L_from_luma(torch.tensor(0.5), transfer)) == pytest.approx(
+        assert float(spaces.L_from_luma(torch.tensor(0.5), transfer)) == pytest.approx(
             116.0 * 0.5 ** (exponent / 3.0) - 16.0, abs=1e-3
         )
 
     def test_ends_and_beyond(self) -> None:
-        L = chroma.L_from_luma(torch.tensor([-0.2, 0.0, 1.0, 1.3]))
+        L = spaces.L_from_luma(torch.tensor([-0.2, 0.0, 1.0, 1.3]))
         assert L.tolist() == pytest.approx([0, 0, 100, 100], abs=1e-3)
 
     @pytest.mark.parametrize(("transfer", "luma", "light"), [(9, 0.5, 0.1), (10, 0.6, 0.1), (17, 1.0, 52.37 / 48.0)])
     def test_logarithms_and_st428(self, transfer: int, luma: float, light: float) -> None:
         """Light worked out by hand from H.273's table 3."""
-        found = chroma.L_from_luma(torch.tensor(luma, dtype=torch.float64), transfer)
+        found = spaces.L_from_luma(torch.tensor(luma, dtype=torch.float64), transfer)
         assert float(found) == pytest.approx(116.0 * light ** (1.0 / 3.0) - 16.0, abs=1e-6)
 
     @pytest.mark.parametrize(("transfer", "what"), [(16, "PQ, HDR: tonemap to SDR first"), (18, "HLG, HDR: tonemap")])
     def test_hdr_is_refused(self, transfer: int, what: str) -> None:
         with pytest.raises(ValueError, match=rf"^_Transfer must be one of .* got {transfer} \({what}.*\)$"):
-            chroma.L_from_luma(torch.tensor(0.5), transfer)
+            spaces.L_from_luma(torch.tensor(0.5), transfer)
 
     @pytest.mark.parametrize(
         ("matrix", "what"), [(10, "constant luminance"), (13, "constant luminance"), (14, "ICtCp")]
     )
     def test_matrices_that_are_no_sums_are_refused(self, matrix: int, what: str) -> None:
         with pytest.raises(ValueError, match=rf"^_Matrix must be one of .* got {matrix} \({what}.* first\)$"):
-            chroma.luma_weights(matrix)
+            spaces.luma_weights(matrix)
 
     @pytest.mark.parametrize(("primaries", "weights"), [(1, (0.2126, 0.0722)), (9, (0.2627, 0.0593))])
     def test_derived_weights_are_the_standards_own(self, primaries: int, weights: tuple[float, float]) -> None:
         """BT.709 and BT.2020 round to four digits what matrix 12 computes."""
-        assert chroma.luma_weights(12, primaries) == pytest.approx(weights, abs=6e-5)
+        assert spaces.luma_weights(12, primaries) == pytest.approx(weights, abs=6e-5)
 
     @pytest.mark.parametrize("transfer", [2, 4, 5, 8, 9, 10, 13, 17])
     def test_table_is_the_formula(self, transfer: int) -> None:
         luma = torch.linspace(-0.1, 1.1, 12345, dtype=torch.float64)
-        found = chroma.ColorSpace(1, transfer).lightness(luma.float())
-        assert (found - chroma.L_from_luma(luma, transfer)).abs().max() < (0.01 if transfer == 8 else 2e-3)
+        found = spaces.ColorSpace(1, transfer).lightness(luma.float())
+        assert (found - spaces.L_from_luma(luma, transfer)).abs().max() < (0.01 if transfer == 8 else 2e-3)
 
 
 def true_chroma(rgb: Tensor, kr: float, kb: float) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class TestChroma:
     def test_true_ab_gives_true_chroma(self, name: str, matrix: int, kr: float, kb: float) -> None:
         rgb = picture(name)
         luma, expected = true_chroma(rgb, kr, kb)
-        space = chroma.ColorSpace(matrix)
+        space = spaces.ColorSpace(matrix)
         assert psnr(space.chroma(luma, space.lightness(luma), lab_of(rgb)[:, 1:]), expected) >= 48.0
 
     @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class TestChroma:
         """
         rgb = picture("coffee")[:, :, ::4, ::4] * 0.5 + 0.25
         yuv = zimg(rgb, format=vs.YUV444PS, matrix=matrix, transfer=transfer, primaries=primaries)
-        space = chroma.ColorSpace(matrix, transfer, primaries)
+        space = spaces.ColorSpace(matrix, transfer, primaries)
         luma = yuv[:, :1]
         found = space.chroma(luma, space.lightness(luma), lab_of(rgb)[:, 1:])
         assert (found - yuv[:, 1:]).abs().max() < 0.5 / 255.0
@@ -156,7 +156,7 @@ class TestChroma:
         xyz = zimg(rgb, format=vs.RGBS, transfer=8, primaries=10)
         xyz = torch.einsum("ij,bjhw->bihw", torch.tensor(adaptation), xyz)
         yuv = zimg(xyz, 8, 10, format=vs.YUV444PS, matrix=9, transfer=13, primaries=primaries)
-        space = chroma.ColorSpace(9, 13, primaries)
+        space = spaces.ColorSpace(9, 13, primaries)
         luma = yuv[:, :1]
         found = space.chroma(luma, space.lightness(luma), lab_of(rgb)[:, 1:])
         assert (found - yuv[:, 1:]).abs().max() < 0.5 / 255.0
@@ -165,18 +165,18 @@ class TestChroma:
         """BT.2020 light through ITU-R BT.2020's own matrix to XYZ and scikit-image's XYZ to Lab."""
         rgb = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
         to_xyz = np.array([[0.636958, 0.144617, 0.168881], [0.262700, 0.677998, 0.059302], [0.0, 0.028073, 1.060985]])
-        xyz = color.srgb_to_linear(rgb)[0].permute(1, 2, 0).double().numpy() @ to_xyz.T
+        xyz = lab.srgb_to_linear(rgb)[0].permute(1, 2, 0).double().numpy() @ to_xyz.T
         ab = torch.from_numpy(skcolor.xyz2lab(xyz)).permute(2, 0, 1)[None, 1:].float()
         luma, expected = true_chroma(rgb, 0.2627, 0.0593)
-        space = chroma.ColorSpace(9, 2, 9)
+        space = spaces.ColorSpace(9, 2, 9)
         L = space.lightness(luma)
         assert psnr(space.chroma(luma, L, ab), expected) >= 45.0
-        assert psnr(chroma.ColorSpace(9, 2, 1).chroma(luma, L, ab), expected) < 40.0
+        assert psnr(spaces.ColorSpace(9, 2, 1).chroma(luma, L, ab), expected) < 40.0
 
     def test_grey_stays_grey(self) -> None:
         luma = torch.linspace(0.0, 1.0, 256).view(1, 1, 16, 16)
         for primaries in (1, 4, 5, 6, 8, 9, 10, 11, 12, 22):
-            space = chroma.ColorSpace(1, 2, primaries)
+            space = spaces.ColorSpace(1, 2, primaries)
             assert space.chroma(luma, space.lightness(luma), torch.zeros(1, 2, 16, 16)).abs().max() < 1e-4
 
     @pytest.mark.parametrize("transfer", [2, 5, 8, 9, 17])
@@ -185,7 +185,7 @@ class TestChroma:
         g = torch.Generator().manual_seed(1)
         luma = torch.rand(1, 1, 64, 64, generator=g) * 1.2 - 0.1
         ab = torch.rand(1, 2, 64, 64, generator=g) * 1000.0 - 500.0
-        space = chroma.ColorSpace(1, transfer)
+        space = spaces.ColorSpace(1, transfer)
         L = space.lightness(luma)
         u, v = space.chroma(luma, L, ab).split(1, dim=1)
         blue, red = luma + 1.8556 * u, luma + 1.5748 * v
@@ -202,17 +202,17 @@ class TestChroma:
 
     def test_unknown_primaries_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"^_Primaries must be one of .* got 3$"):
-            chroma.ColorSpace(1, 2, 3)
+            spaces.ColorSpace(1, 2, 3)
 
     def test_bands_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rgb = picture("rocket")[:, :, :60, :50]
         luma, _ = true_chroma(rgb, 0.2126, 0.0722)
-        space = chroma.ColorSpace()
+        space = spaces.ColorSpace()
         L = space.lightness(luma)
         small = F.interpolate(torch.cat((L, lab_of(rgb)[:, 1:]), 1), size=(17, 14), mode="area")
-        whole = space.chroma(luma, L, chroma.upsample_ab(small[:, 1:], small[:, :1], L))
-        monkeypatch.setattr(chroma, "_BAND", 7 * 50)
-        banded = space.chroma(luma, L, chroma.upsample_ab(small[:, 1:], small[:, :1], L))
+        whole = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
+        monkeypatch.setattr(spaces, "_BAND", 7 * 50)
+        banded = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
         assert torch.allclose(banded, whole, atol=1e-6)
 
 
@@ -233,9 +233,9 @@ def shrunk(rgb: Tensor, divisor: int) -> tuple[Tensor, Tensor, Tensor]:
     """What a network would be given and return: luma and L of a picture at full size, (L, ab) at a smaller one."""
     luma, _ = true_chroma(rgb, 0.2126, 0.0722)
     size = (round(rgb.shape[2] / divisor), round(rgb.shape[3] / divisor))
-    L_small = chroma.L_from_luma(F.interpolate(luma, size=size, mode="area"))
+    L_small = spaces.L_from_luma(F.interpolate(luma, size=size, mode="area"))
     small = torch.cat((L_small, F.interpolate(lab_of(rgb)[:, 1:], size=size, mode="area")), dim=1)
-    return luma, chroma.L_from_luma(luma), small
+    return luma, spaces.L_from_luma(luma), small
 
 
 class TestUpsample:
@@ -244,25 +244,25 @@ class TestUpsample:
         """The issue's figure: on a card with coloured edges at most 0.7 of bilinear's RMSE."""
         rgb = card() if name == "card" else picture(name)
         _, L, small = shrunk(rgb, 5)
-        guided = chroma.upsample_ab(small[:, 1:], small[:, :1], L)
+        guided = spaces.upsample_ab(small[:, 1:], small[:, :1], L)
         bilinear = F.interpolate(small[:, 1:], size=L.shape[2:], mode="bilinear")
         error, base = (float((x - lab_of(rgb)[:, 1:]).square().mean().sqrt()) for x in (guided, bilinear))
         print(f"upsample_ab, {name}: RMSE {error:.2f}, bilinear {base:.2f}: {error / base:.2f} of it")
         assert error <= most * base
 
-    @pytest.mark.parametrize("grid", [chroma.Grid(2, 2, 0), chroma.Grid(2, 1, 0), chroma.Grid(2, 2, 5)])
+    @pytest.mark.parametrize("grid", [spaces.Grid(2, 2, 0), spaces.Grid(2, 1, 0), spaces.Grid(2, 2, 5)])
     @pytest.mark.parametrize("name", ["card", "coffee", "astronaut"])
-    def test_at_the_samples_of_chroma(self, name: str, grid: chroma.Grid) -> None:
+    def test_at_the_samples_of_chroma(self, name: str, grid: spaces.Grid) -> None:
         """Working where chroma is sampled is as near to the truth as making U and V at full size first."""
         rgb = card() if name == "card" else picture(name)
         luma, L, small = shrunk(rgb, 5)
-        truth = chroma.subsample(true_chroma(rgb, 0.2126, 0.0722)[1], grid)
-        space = chroma.ColorSpace()
-        full = space.chroma(luma, L, chroma.upsample_ab(small[:, 1:], small[:, :1], L))
-        luma = chroma.subsample(luma, grid)
+        truth = spaces.subsample(true_chroma(rgb, 0.2126, 0.0722)[1], grid)
+        space = spaces.ColorSpace()
+        full = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
+        luma = spaces.subsample(luma, grid)
         L = space.lightness(luma)
-        there = space.chroma(luma, L, chroma.upsample_ab(small[:, 1:], small[:, :1], L, grid))
-        full = chroma.subsample(full, grid)
+        there = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L, grid))
+        full = spaces.subsample(full, grid)
         print(f"{name}, {grid}: {psnr(there, truth):.2f} dB, full size {psnr(full, truth):.2f} dB")
         assert psnr(there, full) > psnr(full, truth) + 5.0
         assert psnr(there, truth) > psnr(full, truth) - 1.0
@@ -272,22 +272,22 @@ class TestUpsample:
     def test_position(self, factors: tuple[int, int], location: int) -> None:
         """A ramp at the network's size comes out as the ramp at the samples of chroma, but for the borders."""
         rows, columns = torch.meshgrid(torch.arange(32.0) + 0.5, torch.arange(48.0) + 0.5, indexing="ij")
-        grid = chroma.Grid(*factors, location)
+        grid = spaces.Grid(*factors, location)
         ramp = torch.stack((rows, columns))[None]
         large = F.interpolate(ramp, scale_factor=4.0, mode="bilinear")
-        expected = chroma.subsample(large, grid)
+        expected = spaces.subsample(large, grid)
         L = torch.full((1, 1, *expected.shape[2:]), 50.0)
-        found = chroma.upsample_ab(ramp, torch.full((1, 1, 32, 48), 50.0), L, grid)
+        found = spaces.upsample_ab(ramp, torch.full((1, 1, 32, 48), 50.0), L, grid)
         assert torch.allclose(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-4)
 
     def test_same_size_is_identity(self) -> None:
-        lab = color.rgb_to_lab(picture("chelsea")[:, :, :40, :60])
-        assert torch.allclose(chroma.upsample_ab(lab[:, 1:], lab[:, :1], lab[:, :1]), lab[:, 1:], atol=1e-3)
+        pixels = lab.rgb_to_lab(picture("chelsea")[:, :, :40, :60])
+        assert torch.allclose(spaces.upsample_ab(pixels[:, 1:], pixels[:, :1], pixels[:, :1]), pixels[:, 1:], atol=1e-3)
 
     @pytest.mark.parametrize("size", [(97, 131), (16, 24), (5, 3), (1, 1)])
     def test_flat_L_is_bilinear(self, size: tuple[int, int]) -> None:
         ab = torch.randn(1, 2, 16, 24, generator=torch.Generator().manual_seed(0)) * 30.0
-        flat = chroma.upsample_ab(ab, torch.full((1, 1, 16, 24), 40.0), torch.full((1, 1, *size), 40.0))
+        flat = spaces.upsample_ab(ab, torch.full((1, 1, 16, 24), 40.0), torch.full((1, 1, *size), 40.0))
         assert torch.allclose(flat, F.interpolate(ab, size=size, mode="bilinear"), atol=1e-3)
 
 
@@ -306,7 +306,7 @@ class TestSubsample:
 
         blank = vs.core.std.BlankClip(format=vs.YUV444PS, width=32, height=32, length=1)
         half = blank.std.ModifyFrame(blank, fill).resize.Bicubic(format=vs.YUV420PS, chromaloc=location)
-        found = chroma.subsample(ramp, chroma.Grid(2, 2, location))
+        found = spaces.subsample(ramp, spaces.Grid(2, 2, location))
         with half.get_frame(0) as f:
             for plane in (1, 2):
                 expected = torch.from_numpy(np.array(f[plane]))
@@ -315,14 +315,14 @@ class TestSubsample:
     def test_left_by_hand(self) -> None:
         row = torch.tensor([4.0, 8.0, 0.0, 4.0]).view(1, 1, 1, 4)
         # (1 2 1) / 4 around columns 0 and 2, the border repeated
-        assert chroma.subsample(row, chroma.Grid(2, 1, 0)).flatten().tolist() == [(4 + 8 + 8) / 4, (8 + 0 + 4) / 4]
+        assert spaces.subsample(row, spaces.Grid(2, 1, 0)).flatten().tolist() == [(4 + 8 + 8) / 4, (8 + 0 + 4) / 4]
 
     @pytest.mark.parametrize(("w", "h"), [(1, 1), (2, 1), (1, 2), (4, 1), (4, 4)])
     def test_sizes_and_constants(self, w: int, h: int) -> None:
-        found = chroma.subsample(torch.full((1, 2, 8, 12), 0.3), chroma.Grid(w, h, 0))
+        found = spaces.subsample(torch.full((1, 2, 8, 12), 0.3), spaces.Grid(w, h, 0))
         assert found.shape == (1, 2, 8 // h, 12 // w)
         assert torch.allclose(found, torch.tensor(0.3))
 
     def test_unknown_location_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"^_ChromaLocation must be 0..5, got 6$"):
-            chroma.subsample(torch.zeros(1, 1, 4, 4), chroma.Grid(2, 2, 6))
+            spaces.subsample(torch.zeros(1, 1, 4, 4), spaces.Grid(2, 2, 6))

@@ -1,4 +1,4 @@
-"""train/images.py: on pictures that the tests draw, judged by nets whose answers are known."""
+"""train/measure/stills.py: on pictures that the tests draw, judged by nets whose answers are known."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ import torch
 from scipy.linalg import sqrtm
 from torch import nn
 
-from train import images, metrics
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from train.measure import metrics, stills
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import store
 
 RED, GREEN, BLUE = (200, 40, 40), (40, 160, 40), (40, 60, 200)
 
@@ -62,7 +62,7 @@ def folder(tmp_path) -> Path:
 
 def arguments(*given: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    images.add_arguments(parser)
+    stills.add_arguments(parser)
     return parser.parse_args([str(g) for g in given])
 
 
@@ -71,44 +71,44 @@ def arguments(*given: object) -> argparse.Namespace:
 
 def test_class_of_takes_index_category_and_synset():
     categories = ["tench", "great white shark", "crane", "Cardigan", "cardigan", "crane"]
-    assert images.class_of("4", categories) == 4
-    assert images.class_of("0001", categories) == 1
-    assert images.class_of("6", categories) is None
-    assert images.class_of("Tench", categories) == 0
-    assert images.class_of("Great_White_Shark", categories) == 1
-    assert images.class_of("cardigan", categories) == 4  # the exact spelling goes before the others
-    assert images.class_of("Cardigan", categories) == 3
-    assert images.class_of("elephant", categories) is None
-    assert images.class_of("n01491361", categories) is None
-    assert images.class_of("n01491361", categories, ["n01440764", "n01491361"]) == 1
+    assert stills.class_of("4", categories) == 4
+    assert stills.class_of("0001", categories) == 1
+    assert stills.class_of("6", categories) is None
+    assert stills.class_of("Tench", categories) == 0
+    assert stills.class_of("Great_White_Shark", categories) == 1
+    assert stills.class_of("cardigan", categories) == 4  # the exact spelling goes before the others
+    assert stills.class_of("Cardigan", categories) == 3
+    assert stills.class_of("elephant", categories) is None
+    assert stills.class_of("n01491361", categories) is None
+    assert stills.class_of("n01491361", categories, ["n01440764", "n01491361"]) == 1
     with pytest.raises(ValueError, match=r"'crane' names \[2, 5\]: take the index"):
-        images.class_of("crane", categories)
+        stills.class_of("crane", categories)
     with pytest.raises(ValueError, match=r"'CARDIGAN' names \[3, 4\]"):
-        images.class_of("CARDIGAN", categories)
+        stills.class_of("CARDIGAN", categories)
 
 
 def test_judges_that_are_not_at_hand_are_named_with_the_file_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", pytest.fail)
-    judges = images.read_judges(None, None)
+    judges = stills.read_judges(None, None)
     assert judges.classifier is None and judges.features is None
     top, fid = judges.missing
     assert top.startswith("Top-1, Top-5: not measured") and "vgg19-dcbb9e9d.pth" in top and "--classifier FILE" in top
     assert fid.startswith("FID: not measured") and "inception_v3_google-0cc3c7bd.pth" in fid
     assert str(tmp_path / "checkpoints") in fid
     with pytest.raises(OSError, match=r"--inception must be torchvision's inception_v3.*, .*none\.pth is not there"):
-        images.read_judges(None, tmp_path / "none.pth")
+        stills.read_judges(None, tmp_path / "none.pth")
 
 
 def test_judges_from_files_and_from_the_folder_of_torch_hub(tmp_path, monkeypatch):
     """With small nets in the place of torchvision's."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(images.torchvision.models, "vgg19", lambda: nn.Sequential(nn.Flatten(), nn.Linear(150528, 3)))
+    monkeypatch.setattr(stills.torchvision.models, "vgg19", lambda: nn.Sequential(nn.Flatten(), nn.Linear(150528, 3)))
     net = nn.Sequential(nn.Flatten(), nn.Linear(150528, 3))
     (tmp_path / "checkpoints").mkdir()
     torch.save(net.state_dict(), tmp_path / "checkpoints" / "vgg19-dcbb9e9d.pth")
     for given in (None, tmp_path / "checkpoints" / "vgg19-dcbb9e9d.pth"):
-        judges = images.read_judges(given, None)
+        judges = stills.read_judges(given, None)
         assert judges.classifier is not None and len(judges.missing) == 1
         picture = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, 3, 224, 224), np.uint8))
         scaled = (cv2.resize(picture[0].permute(1, 2, 0).numpy(), (256, 256)) / 255.0)[16:240, 16:240]
@@ -118,15 +118,15 @@ def test_judges_from_files_and_from_the_folder_of_torch_hub(tmp_path, monkeypatc
     bad = tmp_path / "bad.pth"
     torch.save({"weight": torch.zeros(1)}, bad)
     with pytest.raises(ValueError, match=r"bad\.pth must hold torchvision's weights of Sequential: ") as caught:
-        images.read_judges(bad, None)
+        stills.read_judges(bad, None)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_the_real_inception_gives_its_pooled_features(tmp_path):
-    net = images.torchvision.models.inception_v3(init_weights=False)
+    net = stills.torchvision.models.inception_v3(init_weights=False)
     torch.save(net.state_dict(), tmp_path / "inception.pth")
-    judge = images.read_judges(None, tmp_path / "inception.pth").features
+    judge = stills.read_judges(None, tmp_path / "inception.pth").features
     assert judge(torch.zeros(2, 3, 50, 70, dtype=torch.uint8)).shape == (2, 2048)
 
 
@@ -147,23 +147,23 @@ class ActedRetrieval:
 
 
 def test_most_similar_is_a_reference_and_never_the_picture(monkeypatch):
-    monkeypatch.setattr(images, "Retrieval", ActedRetrieval)
+    monkeypatch.setattr(stills, "Retrieval", ActedRetrieval)
     pictures = [Path(f"a/{n}.png") for n in (10, 11, 12, 13, 14, 15, 16)]
     # 10 has no reference among its five: it is looked for among the references alone.
     references = [Path(f"b/{n}.png") for n in (10, 17, 40)]
-    found = images.most_similar(network(), pictures, references, Path("none"))
+    found = stills.most_similar(network(), pictures, references, Path("none"))
     assert [path.stem for path in found[:2]] == ["17", "10"]
     assert found[-1].stem == "17"
     assert all(path in references for path in found)
-    same = images.most_similar(network(), pictures, pictures, Path("none"))
+    same = stills.most_similar(network(), pictures, pictures, Path("none"))
     assert [path.stem for path in same] == ["11", "10", "11", "12", "13", "14", "15"]
-    assert images.most_similar(network(), pictures[:1], pictures[:1], Path("none")) == [None]
+    assert stills.most_similar(network(), pictures[:1], pictures[:1], Path("none")) == [None]
 
 
 def test_by_name_looks_at_the_same_place():
     pictures = [Path("p/a/1.png"), Path("p/b/1.png"), Path("p/2.png")]
     references = [Path("r/b/1.jpg"), Path("r/2.webp")]
-    found = images.by_name(pictures, Path("p"), references, Path("r"))
+    found = stills.by_name(pictures, Path("p"), references, Path("r"))
     assert found == [None, references[0], references[1]]
 
 
@@ -173,7 +173,7 @@ def test_by_name_looks_at_the_same_place():
 def test_colour_gives_truth_grey_and_the_reference_s_colours(tmp_path):
     picture = np.full((120, 160, 3), 128, np.uint8) + np.arange(160, dtype=np.uint8)[None, :, None] // 4
     reference = np.full((50, 300, 3), 128, np.uint8) + np.uint8([60, 0, 0])
-    found = images.colour(network(), picture, reference)
+    found = stills.colour(network(), picture, reference)
     assert list(found) == ["truth", "grey", "warped colour", "model"]
     assert {rgb.shape for rgb in found.values()} == {(216, 288, 3)}
     np.testing.assert_array_equal(found["truth"], cv2.resize(picture, (288, 216), interpolation=cv2.INTER_AREA))
@@ -191,15 +191,15 @@ def test_measures_by_hand(folder, tmp_path, monkeypatch):
             "model": (picture // 2 + cv2.resize(reference, picture.shape[1::-1]) // 2).astype(np.uint8),
         }
 
-    monkeypatch.setattr(images, "colour", mixed)
+    monkeypatch.setattr(stills, "colour", mixed)
     (folder / "broken.png").write_bytes(b"no picture")
     paths = sorted(folder.rglob("*.png"))
     reference = write(tmp_path / "reference.png", BLUE, 7)
     pairs = [(path, None if path.name == "loose.png" else reference) for path in paths]
     write(folder / "unknown" / "9.png", GREEN)
     pairs.append((folder / "unknown" / "9.png", reference))
-    judges = images.Judges(Classifier(), Colours())
-    found = images.measure(network(), folder, pairs, judges, categories=["red", "green", "blue"], out=tmp_path / "out")
+    judges = stills.Judges(Classifier(), Colours())
+    found = stills.measure(network(), folder, pairs, judges, categories=["red", "green", "blue"], out=tmp_path / "out")
     assert len(found.pictures) == 7
     assert found.unlabelled == 1
     assert any("loose.png has no reference" in line for line in found.skipped)
@@ -236,7 +236,7 @@ def test_measures_by_hand(folder, tmp_path, monkeypatch):
 
 def test_nothing_to_measure_is_an_error(folder):
     with pytest.raises(ValueError, match="must hold pictures that have references, none of 1 has one"):
-        images.measure(network(), folder, [(folder / "loose.png", None)], images.Judges(None, None))
+        stills.measure(network(), folder, [(folder / "loose.png", None)], stills.Judges(None, None))
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -245,12 +245,12 @@ def test_nothing_to_measure_is_an_error(folder):
 def test_main_by_name_without_judges(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     model = tmp_path / "tiny.safetensors"
-    weights.save(network(), model, {})
+    store.save(network(), model, {})
     references, out = tmp_path / "references", tmp_path / "out"
     write(references / "red" / "0.png", GREEN)
     write(references / "red" / "1.png", GREEN)
     given = ("--references", references, "--by", "name", "--model", model, "--out", out, "--device", "cpu")
-    images.main(arguments(folder, *given))
+    stills.main(arguments(folder, *given))
     printed = capsys.readouterr().out
     assert "### pictures, 2 pictures" in printed
     assert "| model " in printed and "vgg19-dcbb9e9d.pth" in printed and "inception_v3_google-0cc3c7bd.pth" in printed
@@ -274,9 +274,9 @@ def test_main_by_similarity_takes_what_looks_alike(tmp_path, monkeypatch):
             cv2.imwrite(str(path), (pattern * 150 + noise).astype(np.uint8))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     model, out = tmp_path / "tiny.safetensors", tmp_path / "out"
-    weights.save(network(), model, {})
+    store.save(network(), model, {})
     given = ("--references", tmp_path / "references", "--model", model, "--retrieve-by", model, "--device", "cpu")
-    images.main(arguments(tmp_path / "pictures", *given, "--out", out))
+    stills.main(arguments(tmp_path / "pictures", *given, "--out", out))
     chosen = json.loads((out / "images.json").read_text())["pictures and references"]
     assert chosen
     assert all(Path(reference).parent == tmp_path / "references" for _, reference in chosen)
@@ -286,11 +286,11 @@ def test_main_names_what_it_cannot_use(folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     model = tmp_path / "tiny.safetensors"
-    weights.save(network(), model, {})
+    store.save(network(), model, {})
     for given, line in (
         ((empty,), "empty must hold pictures, it has none"),
         ((folder, "--references", empty), "empty must hold pictures, it has none"),
         ((folder, "--by", "name"), "--by name needs --references"),
     ):
         with pytest.raises(ValueError, match=line):
-            images.main(arguments(*given, "--model", model, "--device", "cpu"))
+            stills.main(arguments(*given, "--model", model, "--device", "cpu"))

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from test_network import small
 from torch import Tensor
 
-from vsexvc import models, weights
-from vsexvc.config import NetworkConfig
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.weights import catalog, store
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_the_typed_in_tables_have_the_released_counts() -> None:
 def test_the_released_layout_loads_strictly(tmp_path: Path) -> None:
     state = released(NONLOCAL)
     write_released(tmp_path, nonlocal_net_iter_76000={f"module.{k}": v for k, v in state.items()})
-    network = weights.load(str(tmp_path))
+    network = store.load(str(tmp_path))
     assert network.config == NetworkConfig(temperature=1e-10)
     assert torch.equal(network.correspondence.layer[1].conv2.weight, state["layer.1.conv2.weight"].float())
 
@@ -158,7 +158,7 @@ def test_a_wrong_released_file_names_the_tensor(tmp_path: Path, change, message:
     state = released(NONLOCAL)
     change(state)
     with pytest.raises(ValueError, match=message):
-        weights.load(str(write_released(tmp_path, nonlocal_net_iter_76000=state)))
+        store.load(str(write_released(tmp_path, nonlocal_net_iter_76000=state)))
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip pickle", "old pickle"])
@@ -171,11 +171,11 @@ def test_a_released_file_cannot_run_code(tmp_path: Path, old: bool) -> None:
     (tmp_path / "evil.pth").write_bytes(evil)
     for path in (folder, packed):
         with pytest.raises(ValueError, match="damaged or not a plain state dict"):
-            weights.load(str(path))
-        assert not weights.check(str(path))[0]
-    assert not weights.check(str(tmp_path / "evil.pth"))[0]
+            store.load(str(path))
+        assert not store.check(str(path))[0]
+    assert not store.check(str(tmp_path / "evil.pth"))[0]
     with pytest.raises(ValueError, match="damaged or not a plain state dict"):
-        weights.convert(packed)
+        store.convert(packed)
     assert not made.exists() and not packed.with_suffix(".safetensors").exists()
     torch.load(io.BytesIO(evil), weights_only=False)  # the test can fail: it would have run
     assert made.exists()
@@ -185,14 +185,14 @@ def test_the_archive_and_its_conversion_are_the_folder(archive: Path, tmp_path: 
     (tmp_path / "folder").mkdir()
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "folder")
-    expected = weights.load(str(tmp_path / "folder")).state_dict()
-    made = weights.convert(archive, tmp_path / "one.safetensors")
+    expected = store.load(str(tmp_path / "folder")).state_dict()
+    made = store.convert(archive, tmp_path / "one.safetensors")
     assert made.stat().st_size == pytest.approx(4 * sum(v.numel() for v in expected.values()), rel=1e-3)
     for path in (archive, made):
-        network = weights.load(str(path))
+        network = store.load(str(path))
         assert network.config == NetworkConfig(temperature=1e-10)
         assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
-    metadata = weights.read_metadata(made)
+    metadata = store.read_metadata(made)
     assert metadata["licence"] == "MIT" and metadata["source"] == "colorization_checkpoint.zip"
     assert metadata["source_sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
     made.unlink()
@@ -203,7 +203,7 @@ class TestUntrustedArchives:
 
     def refused(self, path: Path, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:
-            weights.load(str(path))
+            store.load(str(path))
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "..\\x", "C:\\x"])
@@ -220,7 +220,7 @@ class TestUntrustedArchives:
         self.refused(tmp_path / "a.zip", "'vgg19_conv.pth', which is a link")
 
     def test_members_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(weights, "_LARGEST", 10_000_000)
+        monkeypatch.setattr(store, "_LARGEST", 10_000_000)
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("vgg19_conv.pth", bytes(10_000_001))
         self.refused(tmp_path / "a.zip", r"vgg19_conv.pth' must have at most 10000000 bytes, it has 10000001")
@@ -235,7 +235,7 @@ class TestUntrustedArchives:
         self.refused(tmp_path / "a.zip", "is damaged: Bad CRC-32")
 
     def test_torch_files_that_unpack_to_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(weights, "_LARGEST", 10_000_000)
+        monkeypatch.setattr(store, "_LARGEST", 10_000_000)
         inner = io.BytesIO()
         with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("archive/data/0", bytes(10_000_001))
@@ -262,19 +262,19 @@ class TestUntrustedArchives:
 
 def test_convert_names_what_it_takes(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"OUT must end in \.safetensors, got 'x\.pth'"):
-        weights.convert(archive, Path("x.pth"))
+        store.convert(archive, Path("x.pth"))
     (tmp_path / "x.txt").write_text("hello")
     with pytest.raises(ValueError, match="PATH must be the authors' zip or its unpacked folder"):
-        weights.convert(tmp_path / "x.txt")
+        store.convert(tmp_path / "x.txt")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "taken.safetensors"
     folder.mkdir()
     with pytest.raises(OSError, match="directory"):
-        weights.save(small(features_input="L"), folder, {})
+        store.save(small(features_input="L"), folder, {})
     with pytest.raises(OSError, match=r"weights file '/nowhere/a\.safetensors' cannot be written"):
-        weights.save(small(features_input="L"), Path("/nowhere/a.safetensors"), {})
+        store.save(small(features_input="L"), Path("/nowhere/a.safetensors"), {})
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -287,42 +287,42 @@ def test_numbers_of_another_kind_are_named(tmp_path: Path, kind: torch.dtype) ->
     save_file(tensors, path, {"vsexvc": "1", "config": network.config.to_json()})
     seen = str(kind).removeprefix("torch.")
     with pytest.raises(ValueError, match=f"must hold color.conv10_2.bias as one of float16, .*, got {seen} strided"):
-        weights.load(str(path))
+        store.load(str(path))
 
 
 def test_a_model_that_is_not_downloaded_says_how() -> None:
     with pytest.raises(OSError, match=r"python -m vsexvc download devc \(or auto_download=True\)"):
-        weights.find("devc")
+        store.find("devc")
 
 
 def test_shipped_weights_come_before_those_of_the_cache(cache: Path) -> None:
     cache.mkdir()
-    for name in (weights.DEFAULT, "mine"):
-        weights.save(small(features_input="L"), cache / f"{name}.safetensors", {})
-    assert weights.find("mine") == cache / "mine.safetensors"
-    assert weights.find(None).parent in weights.folders()
+    for name in (store.DEFAULT, "mine"):
+        store.save(small(features_input="L"), cache / f"{name}.safetensors", {})
+    assert store.find("mine") == cache / "mine.safetensors"
+    assert store.find(None).parent in store.folders()
 
 
 def test_a_downloaded_file_is_checked_whenever_it_is_loaded(cache: Path) -> None:
     cache.mkdir()
     path = cache / "mine.safetensors"
-    weights.save(small(features_input="L"), path, {})
-    models.write_record(path, models.Record("", "", hashlib.sha256(path.read_bytes()).hexdigest()))
-    weights.load("mine")
+    store.save(small(features_input="L"), path, {})
+    catalog.write_record(path, catalog.Record("", "", hashlib.sha256(path.read_bytes()).hexdigest()))
+    store.load("mine")
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
     with pytest.raises(ValueError, match=r"damaged: sha256 must be \w{64} as when it was downloaded, got \w{64}"):
-        weights.load("mine")
+        store.load("mine")
 
 
 class TestCheck:
     def test_ours(self, model: str) -> None:
-        loads, lines = weights.check(model)
+        loads, lines = store.check(model)
         assert loads and lines[0] == f"{model}: weights of vsexvc" and json.loads(lines[1].split(":", 1)[1])["width"]
 
     def test_the_authors(self, archive: Path) -> None:
-        loads, lines = weights.check(str(archive))
+        loads, lines = store.check(str(archive))
         assert loads and "a zip archive of 5 files" in lines[0] and '"temperature": 1e-10' in lines[1]
         # 6,917,131 + 32,802,370 + 20,024,384, less conv5_3 and conv5_4 of 512 (9 x 512 + 1) each
         assert lines[-1] == f"loads: {59_743_885 - 2 * 512 * (9 * 512 + 1)} parameters"
@@ -340,48 +340,48 @@ class TestCheck:
     )
     def test_single_torch_files(self, tmp_path: Path, state: dict[str, Tensor], kind: str, old: bool) -> None:
         (tmp_path / "a.pth").write_bytes(pth(state, old))
-        loads, lines = weights.check(str(tmp_path / "a.pth"))
+        loads, lines = store.check(str(tmp_path / "a.pth"))
         assert not loads and lines[1].startswith("would not load: model")
         assert re.search(kind, lines[0])
 
     def test_anything_else(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("<html>not found</html>")
-        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: something else")
+        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: something else")
         (tmp_path / "a").write_bytes(b"")
-        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: an empty file")
+        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: an empty file")
         save_file({"x": torch.zeros(1)}, tmp_path / "a")
-        assert weights.check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
-        assert not weights.check(str(tmp_path))[0]
+        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
+        assert not store.check(str(tmp_path))[0]
         with pytest.raises(OSError, match="not there"):
-            weights.check(str(tmp_path / "b.pth"))
+            store.check(str(tmp_path / "b.pth"))
 
 
 def test_a_released_folder_without_a_file_says_which(tmp_path: Path) -> None:
     (write_released(tmp_path) / "vgg19_conv.pth").unlink()
     with pytest.raises(OSError, match=r"vgg19_conv\*\.pth, which is not there"):
-        weights.load(str(tmp_path))
+        store.load(str(tmp_path))
 
 
 def test_save_and_load_give_the_same_network_in_half_precision(tmp_path: Path) -> None:
     network = small(features_input="L", head="blend", motion=2)
     path = tmp_path / "one.safetensors"
-    weights.save(network, path, {"licence": "research"})
-    again = weights.load(str(path))
+    store.save(network, path, {"licence": "research"})
+    again = store.load(str(path))
     assert again.config == network.config
     for key, value in network.state_dict().items():
         assert torch.equal(again.state_dict()[key], value.half().float())
-    assert weights.read_metadata(path)["licence"] == "research"
+    assert store.read_metadata(path)["licence"] == "research"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "one.safetensors"
-    weights.save(small(features_input="L"), path, {})
+    store.save(small(features_input="L"), path, {})
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\x00" * 200):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="damaged"):
-            weights.load(str(path))
+            store.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -392,64 +392,64 @@ def test_a_wrong_configuration_names_the_file(tmp_path: Path, config: str, messa
     path = tmp_path / "one.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"vsexvc": "1", "config": config})
     with pytest.raises(ValueError, match=f"model .*one.safetensors.* {message}"):
-        weights.load(str(path))
+        store.load(str(path))
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     network = small(features_input="L")
     with torch.no_grad():
         network.color.conv10_2.bias[0] = torch.nan
-    weights.save(network, tmp_path / "nan.safetensors", {})
+    store.save(network, tmp_path / "nan.safetensors", {})
     with pytest.raises(ValueError, match=r"damaged: color.conv10_2.bias holds values that are not finite"):
-        weights.load(str(tmp_path / "nan.safetensors"))
+        store.load(str(tmp_path / "nan.safetensors"))
 
 
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="must have format 1, got none"):
-        weights.load(str(path))
+        store.load(str(path))
 
 
 def test_unknown_names_and_missing_paths_differ() -> None:
     with pytest.raises(ValueError, match=r"model must be one of .*, got 'nonsense'"):
-        weights.load("nonsense")
+        store.load("nonsense")
     with pytest.raises(ValueError, match="got ''"):
-        weights.load("")
+        store.load("")
     with pytest.raises(OSError, match="must be an existing weights file"):
-        weights.load("/nowhere/x.safetensors")
+        store.load("/nowhere/x.safetensors")
 
 
-SHIPPED = sorted(path.stem for folder in weights.folders() for path in folder.glob("*.safetensors"))
+SHIPPED = sorted(path.stem for folder in store.folders() for path in folder.glob("*.safetensors"))
 
 
 def test_the_default_is_shipped() -> None:
-    assert weights.DEFAULT in SHIPPED
-    assert weights.load().config.features_input == "L"
+    assert store.DEFAULT in SHIPPED
+    assert store.load().config.features_input == "L"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_files_are_small_and_say_where_they_come_from(name: str) -> None:
-    path = weights.installed()[name]
+    path = store.installed()[name]
     assert path.stat().st_size <= 30 * 2**20
-    metadata = weights.read_metadata(path)
+    metadata = store.read_metadata(path)
     for key in ("licence", "data", "clip_sources", "image_sources", "commit", "options", "trained_size", "minutes"):
         assert metadata.get(key), key
-    assert (weights.folders()[1] / "README.md").exists()
+    assert (store.folders()[1] / "README.md").exists()
 
 
 class TestShared:
     def test_one_network_for_one_file_and_device(self, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
-        weights.save(small(features_input="L"), path, {})
-        first = weights.shared(str(path))
-        assert weights.shared(str(path)) is first
+        store.save(small(features_input="L"), path, {})
+        first = store.shared(str(path))
+        assert store.shared(str(path)) is first
         os.utime(path, ns=(1, 1))  # another file of the same name
-        assert weights.shared(str(path)) is not first
+        assert store.shared(str(path)) is not first
 
     def test_it_goes_with_its_last_user(self, tmp_path: Path) -> None:
         path = tmp_path / "a.safetensors"
-        weights.save(small(features_input="L"), path, {})
-        there = weakref.ref(weights.shared(str(path)))
+        store.save(small(features_input="L"), path, {})
+        there = weakref.ref(store.shared(str(path)))
         gc.collect()
         assert there() is None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from train import losses
-from train.features import Judge, Source
-from train.loop import TERMS
-from train.unroll import Unrolled, _with_noise
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet, FeatureNet, Features
+from train.features.sources import Judge, Source
+from train.fit import losses
+from train.fit.loop import TERMS
+from train.fit.unroll import Unrolled, _with_noise
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet, FeatureNet, Features
 
 CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", motion=2, warp_upsampling="bilinear")
 NONE = dict.fromkeys(TERMS, 0.0)

@@ -16,16 +16,17 @@ import torch
 import vapoursynth as vs
 from skimage import color as skcolor
 from test_plugin import moving, planes, props
-from test_weights import COLORNET, NONLOCAL, VGG
+from test_store import COLORNET, NONLOCAL, VGG
 from torch import Tensor
 
 import vsexvc
 from scripts import plain
-from vsexvc import plugin, weights
-from vsexvc.backend import How, prepared
+from vsexvc import plugin
+from vsexvc.backends.prepare import How, prepared
 from vsexvc.plugin import build
 from vsexvc.pump import Schedule
 from vsexvc.session import Correspondence, Reference, Session, State
+from vsexvc.weights import store
 
 core = vs.core
 Array = np.ndarray[Any, Any]
@@ -88,7 +89,7 @@ class TestStep:
         generator = torch.Generator().manual_seed(1)
         lab, previous, reference = (picture(*size, generator) for _ in range(3))
         L, centre = lab[:, :1], torch.tensor([50.0, 0.0, 0.0]).view(1, 3, 1, 1)
-        session = Session(weights.load(str(folder)), borders=False)
+        session = Session(store.load(str(folder)), borders=False)
         held = session.reference(reference)
         aligned = session.correspond(L, held)[0]
         state, ab = session.step(State(previous - centre, held.phi), aligned)
@@ -262,7 +263,7 @@ class TestPreset:
             format=vs.YUV444PS,
         )  # fmt: skip
         found = lab_of(out, 1)[1:]
-        exact = prepared(weights.load(model), How(precision="fp32"))
+        exact = prepared(store.load(model), How(precision="fp32"))
         session, (lab, L) = Session(exact, borders=False), seen
         reference = session.reference(lab)
         first, second = session.correspond(L, reference)[:2]

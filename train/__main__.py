@@ -12,8 +12,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from train import ablate, data, evaluate, images, loop, pretrain
-from vsexvc.config import NetworkConfig
+from train.data import samples
+from train.features import pretrain
+from train.fit import ablate, loop
+from train.measure import protocol, stills
+from vsexvc.nets.config import NetworkConfig
 
 _RENAMED = {"images": "image_share"}  # options of a sample whose names the run's own options have
 
@@ -23,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add(commands.add_parser("features", help="pretrain a feature net"), pretrain.PretrainOptions)
     _add_fit(commands.add_parser("fit", help="train a network from folders of clips and pictures"))
-    evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
-    images.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
+    protocol.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
+    stills.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
     ablation = commands.add_parser("ablate", help="Table 5: the same run without each of the losses")
     _add_fit(ablation)
     ablation.add_argument(
@@ -34,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         if args.command == "evaluate":
-            evaluate.main(args)
+            protocol.main(args)
         elif args.command == "images":
-            images.main(args)
+            stills.main(args)
         elif args.command == "features":
             print(pretrain.pretrain(_filled(pretrain.PretrainOptions, args, {})))
         elif args.command == "fit":
@@ -56,15 +59,15 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     )
     _add(parser.add_argument_group("run"), loop.FitOptions)
     _add(parser.add_argument_group("network"), NetworkConfig)
-    _add(parser.add_argument_group("samples"), data.DataOptions)
+    _add(parser.add_argument_group("samples"), samples.DataOptions)
 
 
-def _run_of(args: argparse.Namespace) -> tuple[loop.FitOptions, NetworkConfig, data.DataOptions]:
+def _run_of(args: argparse.Namespace) -> tuple[loop.FitOptions, NetworkConfig, samples.DataOptions]:
     recipe = loop.RECIPES[args.recipe]
     return (
         _filled(loop.FitOptions, args, recipe.options),
         _filled(NetworkConfig, args, dataclasses.asdict(recipe.network)),
-        _filled(data.DataOptions, args, dataclasses.asdict(recipe.sample)),
+        _filled(samples.DataOptions, args, dataclasses.asdict(recipe.sample)),
     )
 
 
@@ -73,7 +76,7 @@ def _add(parser: Any, kind: type) -> None:
     lines = dict(re.findall(r"^ +(\w+): (.+(?:\n {12,}.+)*)", kind.__doc__ or "", re.MULTILINE))
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        name = _RENAMED.get(field.name, field.name) if kind is data.DataOptions else field.name
+        name = _RENAMED.get(field.name, field.name) if kind is samples.DataOptions else field.name
         described = re.sub(r"\s+", " ", lines.get(field.name, "")).replace("%", "%%")
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": described or None}
         settings["required"] = field.default is dataclasses.MISSING
@@ -96,7 +99,7 @@ def _add(parser: Any, kind: type) -> None:
 def _filled(kind: Any, args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
     values = dict(recipe)
     for field in dataclasses.fields(kind):
-        name = _RENAMED.get(field.name, field.name) if kind is data.DataOptions else field.name
+        name = _RENAMED.get(field.name, field.name) if kind is samples.DataOptions else field.name
         if hasattr(args, name):
             given = getattr(args, name)
             values[field.name] = tuple(given) if isinstance(given, list) else given

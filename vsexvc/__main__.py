@@ -1,7 +1,7 @@
 """Command line: whole films, and the models that are here or can be fetched; `python -m vsexvc --help`.
 
-Arguments are named here, and what happens is said; what is done about it is in render.py, plan.py, compare.py and
-weights.py, which are only imported when they are needed: torch takes seconds.
+Arguments are named here, and what happens is said; the work is done by render.py, plan.py and compare.py of
+film/ and by weights/, which are only imported when they are needed: torch takes seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vsexvc import models
+from vsexvc.weights import catalog
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,38 +43,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _models(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import weights
+    from vsexvc.weights import store
 
-    print(_listing(weights.installed()))
+    print(_listing(store.installed()))
     return 0
 
 
 def _download(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import weights
+    from vsexvc.weights import store
 
-    print(weights.download(args.name, args.sha256))
+    print(store.download(args.name, args.sha256))
     return 0
 
 
 def _convert(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import weights
+    from vsexvc.weights import store
 
-    print(weights.convert(args.path, args.out, args.half))
+    print(store.convert(args.path, args.out, args.half))
     return 0
 
 
 def _check(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import weights
+    from vsexvc.weights import store
 
-    loads, lines = weights.check(args.path)
+    loads, lines = store.check(args.path)
     print("\n".join(lines))
     return 0 if loads else 1
 
 
 def _render(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc.encode import Encoding
-    from vsexvc.parts import Colours
-    from vsexvc.render import Order, render
+    from vsexvc.film.encode import Encoding
+    from vsexvc.film.parts import Colours
+    from vsexvc.film.render import Order, render
 
     def given(*names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(args, name)) is not None}
@@ -92,7 +92,7 @@ def _render(args: argparse.Namespace, report: _Report) -> int:
 
 
 def _scenes(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import plan, source
+    from vsexvc.film import plan, source
 
     scenes = plan.make(args.source, source.default_cache(), args.out, args.sheet, args.sc_threshold, report.stage)
     for number, scene in enumerate(scenes, 1):
@@ -104,7 +104,7 @@ def _scenes(args: argparse.Namespace, report: _Report) -> int:
 
 
 def _compare(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc import compare, source
+    from vsexvc.film import compare, source
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
     options["sc_threshold"] = args.sc_threshold
@@ -150,7 +150,7 @@ class _Report:
             self._say(f"wrote {facts['out']}, {facts['frames']} frames, {facts['bytes'] / 1e6:.1f} MB")
 
     def stage(self, what: str) -> Callable[[int, int], None]:
-        """vsexvc.source.Stages."""
+        """vsexvc.film.source.Stages."""
         return lambda done, of: self._progress(what, done, of)
 
     def end(self, error: str) -> None:
@@ -333,9 +333,9 @@ def _add_models(commands: Any) -> None:
         "download",
         help="fetch a model into the user's cache",
         description="Fetches a model into the user's cache and makes one weights file of it. A download that was cut "
-        f"off goes on where it ended. ${models.CACHE_VARIABLE} names another cache folder.",
+        f"off goes on where it ended. ${catalog.CACHE_VARIABLE} names another cache folder.",
     )
-    download.add_argument("name", metavar="NAME", help=", ".join(n for n, known in models.KNOWN.items() if known.url))
+    download.add_argument("name", metavar="NAME", help=", ".join(n for n, known in catalog.KNOWN.items() if known.url))
     download.add_argument(
         "--sha256", metavar="HASH", help="what the archive must have (default: what the first download had)"
     )
@@ -362,30 +362,30 @@ def _words(text: str) -> list[str]:
 
 def _listing(here: dict[str, Path]) -> str:
     """One block for each model: name, size or how to get it, and what is known of it. here: weights.installed()."""
-    from vsexvc import weights
+    from vsexvc.weights import store
 
     blocks = []
-    for name in sorted(here.keys() | models.KNOWN.keys()):
-        known, path = models.KNOWN.get(name), here.get(name)
+    for name in sorted(here.keys() | catalog.KNOWN.keys()):
+        known, path = catalog.KNOWN.get(name), here.get(name)
         facts: dict[str, str] = {}
         if path is not None:
             state = f"{path.stat().st_size / 1e6:.1f} MB, {path}"
             try:
-                facts = weights.read_metadata(path)
+                facts = store.read_metadata(path)
             except (ValueError, OSError) as error:
                 state += f" ({error})"
         elif known is not None and known.url is not None:
             state = f"size unknown until downloaded: python -m vsexvc download {name}"
         else:
             state = "missing from this installation"
-        lines = [f"{name}{' (default)' if name == weights.DEFAULT else ''}: {state}"]
+        lines = [f"{name}{' (default)' if name == store.DEFAULT else ''}: {state}"]
         if known is not None:
             lines += [known.what, f"source: {known.url or 'shipped'}", f"licence: {known.licence}"]
             lines += [f"figures: {known.figures}"]
         else:
             lines += [f"{key}: {facts.get(key, 'not stated')}" for key in ("source", "licence")]
         blocks.append("\n    ".join(lines))
-    return "\n".join([*blocks, f"cache folder: {models.cache_folder()} (${models.CACHE_VARIABLE} names another)"])
+    return "\n".join([*blocks, f"cache folder: {catalog.cache_folder()} (${catalog.CACHE_VARIABLE} names another)"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What frame properties say of a picture's colours: read, checked, and decided where they say nothing.
 
-Numbers are VapourSynth's (ITU-T H.273). What the numbers mean to a pixel is chroma.py's.
+Numbers are VapourSynth's (ITU-T H.273). What the numbers mean to a pixel is colour/spaces.py's.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import vapoursynth as vs
 
-from vsexvc.chroma import check_space, is_srgb_transfer
-from vsexvc.weights import first_line
+from vsexvc.colour.spaces import check_space, is_srgb_transfer
+from vsexvc.weights.store import first_line
 
 UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
 RGB_LUMA = 1  # the luma of RGB pictures is BT.709's
@@ -71,7 +71,7 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
     """The clip with all of its tags stated, for zimg to convert without a question or an error of its own.
 
     A frame with tags that are not handled gets ones that are, and says so in the property ERROR. The BT.709 family of
-    transfers is stated as sRGB, which is how chroma.py takes it.
+    transfers is stated as sRGB, which is how colour/spaces.py takes it.
 
     Args:
         clip: of constant or variable format and size.

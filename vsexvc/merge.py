@@ -1,6 +1,6 @@
 """The full-size output: a frame of the source with new U and V (RGB: R, G and B), from colours at the network's size.
 
-A step callable of exvc.PyFilter; it knows VapourSynth frames and chroma.py, and nothing of references, order or
+A step callable of exvc.PyFilter; it knows VapourSynth frames and colour/spaces.py, and nothing of references, order or
 networks. Y and the frame properties are the source's own.
 
 Where chroma is subsampled but still finer than the network's picture, luma is brought to the samples of chroma first
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.chroma import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.frames import UNSPECIFIED, Tags, read
 from vsexvc.pump import REPORTED, Lightness, Worker
-from vsexvc.tags import UNSPECIFIED, Tags, read
-from vsexvc.weights import first_line
+from vsexvc.weights.store import first_line
 
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
 _FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes

@@ -6,8 +6,8 @@
     mask (where there is one) -------------------------------------------------------------------------------+
                                                                        exvc.PyFilter(Merge): clip's frames, new U, V
 
-No arithmetic on pictures (chroma.py, merge.py), no order of frames (pump.py), no files (weights.py). Nothing is
-printed, no global flag is set, no frame is asked for while the script loads.
+No arithmetic on pictures (colour/spaces.py, merge.py), no order of frames (pump.py), no files (weights/store.py).
+Nothing is printed, no global flag is set, no frame is asked for while the script loads.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, NoReturn
 import torch
 import vapoursynth as vs
 
-from vsexvc import weights
-from vsexvc.backend import PRECISIONS, How
+from vsexvc.backends.prepare import PRECISIONS, How
+from vsexvc.frames import HANDLED, RGB_LUMA, is_handled, tagged
 from vsexvc.merge import Merge
 from vsexvc.pump import REPORTED, Pump, Schedule, interrupt
 from vsexvc.scenes import measure_cuts
 from vsexvc.session import Session, network_size
-from vsexvc.tags import HANDLED, RGB_LUMA, is_handled, tagged
-from vsexvc.weights import first_line
+from vsexvc.weights import store
+from vsexvc.weights.store import first_line
 
 OUTPUTS = ("color", "similarity", "warped")
 PRESETS = ("", "upstream")
@@ -131,7 +131,7 @@ def colorize(
     how = _how(backend, precision or ("fp32" if upstream else None), bool(trt), threads)
     try:
         name = None if model is None else os.fspath(model)
-        network = weights.shared(name, place, how, auto_download=bool(auto_download))
+        network = store.shared(name, place, how, auto_download=bool(auto_download))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)

@@ -36,13 +36,13 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.backend import apart, download
-from vsexvc.chroma import L_from_luma
-from vsexvc.color import rgb_to_lab
+from vsexvc.backends.prepare import apart, download
+from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.colour.spaces import L_from_luma
+from vsexvc.frames import ERROR
 from vsexvc.scenes import is_cut
 from vsexvc.session import network_size, picture_area
-from vsexvc.tags import ERROR
-from vsexvc.weights import first_line
+from vsexvc.weights.store import first_line
 
 BLOCK = 4  # frames of which the correspondence is computed at once
 

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc.backend import upload
-from vsexvc.color import centred
-from vsexvc.config import CELL
-from vsexvc.network import MULTIPLE, ColorizationNet, Embedding
+from vsexvc.backends.prepare import upload
+from vsexvc.colour.lab import centred
+from vsexvc.nets.config import CELL
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding
 
 _BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
 

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from train import augment
-from train import flow as optical_flow
-from vsexvc.color import rgb_to_lab
+from train.data import augment
+from train.data import flow as optical_flow
+from vsexvc.colour.lab import rgb_to_lab
 
 if TYPE_CHECKING:
-    from train.retrieval import Retrieval, Source
+    from train.data.retrieval import Retrieval, Source
 
 Picture = NDArray[np.uint8]
 _Motion = tuple[optical_flow.Array, NDArray[np.bool_]]  # flow_backward and valid of one frame

@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from train import augment, commit, data, running
-from train.features import Input
-from vsexvc.color import centred, lab_to_rgb, rgb_to_lab
-from vsexvc.config import NetworkConfig
-from vsexvc.network import FeatureNet, feature_input, scaled
+from train import commit, running
+from train.data import augment, samples
+from train.features.sources import Input
+from vsexvc.colour.lab import centred, lab_to_rgb, rgb_to_lab
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import FeatureNet, feature_input, scaled
 
 log = logging.getLogger("train")
 
@@ -97,7 +98,7 @@ class Views(Dataset[dict[str, Tensor]]):
             while True:
                 chosen = int(rng.integers(len(self.images)))
                 try:
-                    picture, label = data.read_image(self.images[chosen]), self.labels[chosen]
+                    picture, label = samples.read_image(self.images[chosen]), self.labels[chosen]
                     break
                 except OSError as error:
                     log.warning("skipped: %s", error)
@@ -121,7 +122,7 @@ class Views(Dataset[dict[str, Tensor]]):
 
 
 def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:
-    images = data.find(folders, data.IMAGE_SUFFIXES)
+    images = samples.find(folders, samples.IMAGE_SUFFIXES)
     names: dict[Path, str] = {}
     for folder in folders:
         for table in (folder / "images.csv", folder.parent / "images.csv"):
@@ -175,7 +176,7 @@ def pretrain(options: PretrainOptions) -> Path:
         torch.set_num_threads(o.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(o.seed)
-    clips = data.cached_clips(data.find(list(o.clips), data.VIDEO_SUFFIXES), o.out / "cache")
+    clips = samples.cached_clips(samples.find(list(o.clips), samples.VIDEO_SUFFIXES), o.out / "cache")
     views = Views(clips, list(o.images), o.size, o.seed)
     log.info("%d clips, %d images, %d classes", len(views.clips), len(views.images), len(views.classes))
     config = NetworkConfig(width=o.width, features_input=o.input)

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vsexvc.color import lab_to_rgb, uncentred
-from vsexvc.config import NetworkConfig
-from vsexvc.network import FeatureNet, Features, scaled
-from vsexvc.weights import first_line
+from vsexvc.colour.lab import lab_to_rgb, uncentred
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import FeatureNet, Features, scaled
+from vsexvc.weights.store import first_line
 
 Input = Literal["L", "imagenet", "upstream"]
 _LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them

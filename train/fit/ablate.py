@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 
-from train import commit, data, evaluate, loop, report
-from train.baselines import FRAMES, clip_paths
-from vsexvc import weights
-from vsexvc.config import NetworkConfig
+from train import commit
+from train.data import samples
+from train.fit import loop
+from train.measure import protocol, tables
+from train.measure.baselines import FRAMES, clip_paths
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.weights import store
 
 log = logging.getLogger("train")
 
@@ -33,7 +36,7 @@ _OF_THE_MACHINE = {"out", "workers", "threads", "device", "validate", "checkpoin
 def run(
     options: loop.FitOptions,
     config: NetworkConfig,
-    sample: data.DataOptions,
+    sample: samples.DataOptions,
     folders: Sequence[Path],
     out: Path,
     *,
@@ -80,7 +83,7 @@ def run(
         found = _measured(path, of_run.device, folders, out / "baselines", frames, limit)
         rows += [{"run": name, **row} for row in found]
         document = {"runs": list(runs), "commit": commit(), "torch": torch.__version__, "rows": rows}
-        report.write_json(out / "ablation.json", document)
+        tables.write_json(out / "ablation.json", document)
         (out / "ablation.md").write_text(as_markdown(rows) + "\n")
     if rows:
         print(as_markdown(rows))
@@ -96,7 +99,7 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
         for row in (truth, *of_folder):
             cells = [_cell(column, row.get(column)) for column in _COLUMNS]
             lines.append([f"{folder}, {row['run']}", *cells])
-    return report.table(("folder, run", *_COLUMNS), lines)
+    return tables.table(("folder, run", *_COLUMNS), lines)
 
 
 def _cell(column: str, value: float | None) -> str:
@@ -104,7 +107,7 @@ def _cell(column: str, value: float | None) -> str:
     return "-" if value is None or value != value else format(value, digits)
 
 
-def _trained(options: loop.FitOptions, config: NetworkConfig, sample: data.DataOptions, cache: Path) -> Path:
+def _trained(options: loop.FitOptions, config: NetworkConfig, sample: samples.DataOptions, cache: Path) -> Path:
     """The weights of one run, finished or stopped."""
     place = options.out
     place.mkdir(parents=True, exist_ok=True)
@@ -128,7 +131,7 @@ def _trained(options: loop.FitOptions, config: NetworkConfig, sample: data.DataO
 
 def _is_finished(path: Path, options: loop.FitOptions) -> bool:
     """Whether a run used up its budget; loop.fit exports a stopped one as well."""
-    facts = weights.read_metadata(path)
+    facts = store.read_metadata(path)
     if options.steps is not None:
         return int(facts["step"]) >= options.steps
     return float(facts["minutes"]) >= (options.minutes or 0.0) - 0.05  # the file has one digit after the point
@@ -146,14 +149,14 @@ def _measured(
     if kept.exists() and (document := json.loads(kept.read_text()))["key"] == key.hexdigest():
         rows: list[dict[str, Any]] = document["rows"]
         return rows
-    network = evaluate.load_network(str(path), device)
+    network = protocol.load_network(str(path), device)
     rows = []
     for folder in folders:
-        found = evaluate.evaluate_folder(
+        found = protocol.evaluate_folder(
             network, folder, frames=frames, limit=limit, out=path.with_name("evaluation"), cache=baselines, brief=True
         )
-        model, truth = (evaluate.summarise(found.scores[name]) for name in ("model", "truth"))
-        foreign = evaluate.summarise_foreign(found.foreign) if found.foreign else {}
+        model, truth = (protocol.summarise(found.scores[name]) for name in ("model", "truth"))
+        foreign = protocol.summarise_foreign(found.foreign) if found.foreign else {}
         row = {"folder": folder.name, "dB": model["psnr"], "last": model["last"]}
         row |= {name: model[name] for name in ("colourfulness", "flicker")}
         row |= {
@@ -161,5 +164,5 @@ def _measured(
             "left grey": foreign.get("left grey"),
         }
         rows.append(row | {f"true {name}": truth[name] for name in ("colourfulness", "flicker")})
-    report.write_json(kept, {"key": key.hexdigest(), "rows": rows})
+    tables.write_json(kept, {"key": key.hexdigest(), "rows": rows})
     return rows

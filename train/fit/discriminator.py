@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from vsexvc.config import NetworkConfig
+from vsexvc.nets.config import NetworkConfig
 
 _SMALLEST = 64  # six halvings leave one position
 

@@ -1,4 +1,4 @@
-"""The training run: samples in, checkpoints and weights out. Data is in data.py, the terms of a step in unroll.py.
+"""The training run: samples (data/samples.py) in, checkpoints and weights out; unroll.py has the terms of a step.
 
 1. For the first `correspond_share` of the run only the feature net and the correspondence learn: L1 on the warped
    colour, and L1 on the true previous frame's colour moved by the motion search.
@@ -26,14 +26,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils.tensorboard import SummaryWriter
 
-from train import commit, data, evaluate, features, losses, running
-from train.discriminator import Discriminator, add_spectral_norm, without_spectral_norm
-from train.retrieval import Retrieval
-from train.unroll import Result, Unrolled
-from vsexvc import weights
-from vsexvc.color import centred
-from vsexvc.config import NetworkConfig
-from vsexvc.network import MULTIPLE, ColorizationNet
+from train import commit, running
+from train.data import samples
+from train.data.retrieval import Retrieval
+from train.features import sources
+from train.fit import losses
+from train.fit.discriminator import Discriminator, add_spectral_norm, without_spectral_norm
+from train.fit.unroll import Result, Unrolled
+from train.measure import protocol
+from vsexvc.colour.lab import centred
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import MULTIPLE, ColorizationNet
+from vsexvc.weights import store
 
 log = logging.getLogger("train")
 
@@ -55,7 +59,7 @@ class FitOptions:
         images: folders of pictures.
         validate: folders of clips to measure on now and then.
         init: checkpoint of another run, or name or file of weights, to start from; the network must be given alike.
-        features: feature net to start from: scratch, imagenet or a file (see features.py).
+        features: feature net to start from: scratch, imagenet or a file (see features/sources.py).
         freeze_features: they do not learn; always so for ready-made ones from elsewhere.
         loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
         minutes: budget of training time; either this or steps.
@@ -150,7 +154,7 @@ class Recipe:
 
     options: dict[str, Any]
     network: NetworkConfig
-    sample: data.DataOptions
+    sample: samples.DataOptions
 
 
 RECIPES = {
@@ -158,7 +162,7 @@ RECIPES = {
     "paper": Recipe(
         {},
         NetworkConfig(features_input="imagenet", temperature=0.01),
-        data.DataOptions(size=(216, 384), length=2, strides=(1,)),
+        samples.DataOptions(size=(216, 384), length=2, strides=(1,)),
     ),
     # Everything from nothing, in hours on two CPU cores: what models/exvc-small is made with.
     "small": Recipe(
@@ -171,12 +175,12 @@ RECIPES = {
         NetworkConfig(
             width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear"
         ),
-        data.DataOptions(size=(128, 224), length=4),
+        samples.DataOptions(size=(128, 224), length=4),
     ),
 }  # fmt: skip
 
 
-def fit(options: FitOptions, config: NetworkConfig, sample: data.DataOptions) -> Path:
+def fit(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions) -> Path:
     """Runs, or goes on with the run in `options.out`; returns the exported weights file.
 
     Raises ValueError for arguments that do not go together, OSError for folders that are not there.
@@ -210,7 +214,7 @@ def fit(options: FitOptions, config: NetworkConfig, sample: data.DataOptions) ->
 
 
 class _Run:
-    def __init__(self, options: FitOptions, config: NetworkConfig, sample: data.DataOptions) -> None:
+    def __init__(self, options: FitOptions, config: NetworkConfig, sample: samples.DataOptions) -> None:
         self.options, self.config, self.sample = options, config, sample
         self.budget = running.Budget(options.minutes, options.steps)
         self.device = torch.device(options.device)
@@ -249,11 +253,11 @@ class _Run:
             self._check_config(stored["config"], o.init)
             state, self.commits = stored["net"], list(dict.fromkeys([*stored["commits"], *self.commits]))
         elif o.init is not None:
-            network = weights.load(o.init)
+            network = store.load(o.init)
             self._check_config(network.config.to_json(), o.init)
             state = network.state_dict()
         elif o.features != "scratch":
-            source = features.read(o.features)
+            source = sources.read(o.features)
             if (source.input, source.width) != (self.config.features_input, self.config.width):
                 raise ValueError(
                     f"fit: features {o.features} have input {source.input} and width {source.width}, the network needs "
@@ -277,7 +281,7 @@ class _Run:
                     add_spectral_norm(part)
         return net
 
-    def _judge(self) -> features.Judge:
+    def _judge(self) -> sources.Judge:
         o = self.options
         name = o.loss_features or (o.features if o.features != "scratch" else None)
         if name is None:
@@ -285,7 +289,7 @@ class _Run:
                 "fit: the perceptual and contextual terms need features that see colour: give loss_features "
                 "(`python -m train features --input imagenet` makes them), or set both weights to 0"
             )
-        return features.Judge(features.read(name))
+        return sources.Judge(sources.read(name))
 
     def _check_config(self, stored: str, path: str) -> None:
         """The temperature may differ: the released weights are used with another than they were trained with."""
@@ -343,13 +347,13 @@ class _Run:
 
     def _batches(self) -> Any:
         o = self.options
-        clips = data.cached_clips(data.find(list(o.clips), data.VIDEO_SUFFIXES), o.out / "cache", self.sample)
-        images = data.find(list(o.images), data.IMAGE_SUFFIXES)
+        clips = samples.cached_clips(samples.find(list(o.clips), samples.VIDEO_SUFFIXES), o.out / "cache", self.sample)
+        images = samples.find(list(o.images), samples.IMAGE_SUFFIXES)
         retrieval = None
         if o.retrieve_by:
-            retrieval = Retrieval(weights.load(o.retrieve_by), images, clips, o.out / "cache")
+            retrieval = Retrieval(store.load(o.retrieve_by), images, clips, o.out / "cache")
         self.epoch_samples = max(1, len(clips) + len(images))
-        sequences = data.Sequences(clips, images, self.sample, o.seed, count=1 << 40, retrieval=retrieval)
+        sequences = samples.Sequences(clips, images, self.sample, o.seed, count=1 << 40, retrieval=retrieval)
         count = sum(p.numel() for p in self.net.parameters())
         log.info("%d clips, %d images, %d parameters", len(clips), len(images), count)
         return running.batches(sequences, o.batch, self.step, o.workers, self.rank, self.ranks)
@@ -452,7 +456,7 @@ class _Run:
     def _validate(self, writer: SummaryWriter, limit: int | None) -> None:
         network, results = plain(self.net), {}
         for folder in self.options.validate:
-            for name, value in evaluate.run(network, folder, limit=limit).items():
+            for name, value in protocol.run(network, folder, limit=limit).items():
                 results[f"{folder.name}/{name}"] = float(value)
                 writer.add_scalar(f"validation/{folder.name}/{name}", value, self.step)
         log.info("step %d, %.1f minutes: %s", self.step, self.seconds / 60, json.dumps(results))
@@ -470,7 +474,7 @@ class _Run:
             "commit": ", ".join(self.commits),
             **{key: str(value) for key, value in self.metadata.items()},
         }
-        weights.save(plain(self.net), path, facts)
+        store.save(plain(self.net), path, facts)
         return path
 
 

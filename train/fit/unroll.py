@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from train import losses
-from train.features import Judge
-from vsexvc.color import centred, lab_to_rgb, uncentred
-from vsexvc.network import ColorizationNet, Embedding, Features, feature_input
+from train.features.sources import Judge
+from train.fit import losses
+from vsexvc.colour.lab import centred, lab_to_rgb, uncentred
+from vsexvc.nets.network import ColorizationNet, Embedding, Features, feature_input
 
 # Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}

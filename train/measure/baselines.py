@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train import data, flow
-from vsexvc.color import rgb_to_lab
+from train.data import flow, samples
+from vsexvc.colour.lab import rgb_to_lab
 
 WIDTH, HEIGHT, FRAMES = 384, 216, 40
 
@@ -51,15 +51,17 @@ def clip_paths(folder: Path, limit: int | None = None) -> list[Path]:
     Raises:
         OSError: no such folder. ValueError: no clip in it.
     """
-    paths = data.find([folder], data.VIDEO_SUFFIXES)
+    paths = samples.find([folder], samples.VIDEO_SUFFIXES)
     if not paths:
-        raise ValueError(f"evaluate: {folder} must hold clips ({', '.join(sorted(data.VIDEO_SUFFIXES))}), it has none")
+        raise ValueError(
+            f"evaluate: {folder} must hold clips ({', '.join(sorted(samples.VIDEO_SUFFIXES))}), it has none"
+        )
     return paths[:limit]
 
 
 def read_clip(path: Path, frames: int = FRAMES) -> Clip:
     """The first frames of a clip, stretched by area. Raises OSError if there are fewer than two."""
-    rgb = data.read_clip(path, (HEIGHT, WIDTH), frames)
+    rgb = samples.read_clip(path, (HEIGHT, WIDTH), frames)
     if len(rgb) < 2:
         raise OSError(f"evaluate: {path} must have at least 2 frames, {len(rgb)} could be read")
     return Clip(path, rgb)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train import flow
+from train.data import flow
 
 Picture = NDArray[np.uint8]
 PSNR_CEILING = 100.0  # dB; stands in for infinity so that means over frames stay finite. One wrong bit is 102 dB.

@@ -3,7 +3,7 @@
 The protocol, fixed so that figures compare: every clip stretched to 384x216 by area, at most its first 40 frames, the
 first true frame as the reference and as the previous frame of the second, L from the truth, 8-bit RGB PSNR of each
 frame from the second on, mean over frames, then over clips; "last" is the last evaluated frame. What a measure means
-stands in metrics.py, the yardsticks in baselines.py, drawing in report.py; the network is used as anybody uses it,
+stands in metrics.py, the yardsticks in baselines.py, drawing in tables.py; the network is used as anybody uses it,
 through vsexvc.session.
 
 Axes: N frames of a clip, H = 216, W = 384, 3 = (R, G, B) or (L, a, b).
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from train import commit, metrics, report
-from train.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
-from vsexvc import weights
-from vsexvc.color import centred, lab_to_rgb
-from vsexvc.config import CELL
-from vsexvc.network import ColorizationNet, feature_input
+from train import commit
+from train.measure import metrics, tables
+from train.measure.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
+from vsexvc.colour.lab import centred, lab_to_rgb
+from vsexvc.nets.config import CELL
+from vsexvc.nets.network import ColorizationNet, feature_input
 from vsexvc.session import Correspondence, Reference, Session
+from vsexvc.weights import store
 
 _BLOCK = 8  # frames whose correspondence is found at once
 _ROWS = 512  # positions whose nearest neighbours are found at once
@@ -296,11 +297,11 @@ class Evaluation:
             s = summarise(of_clips)
             first = [f"{s['psnr']:.2f}", f"{s['last']:.2f}", f"{s['ssim']:.4f}"] if name != "truth" else ["-", "-", "-"]
             rows.append([name, *first, f"{s['colourfulness']:.1f}", f"{s['flicker']:.3f}", f"{s['cdc']:.5f}"])
-        text = f"### {self.folder}, {len(self.clips)} clips\n\n{report.table(header, rows)}"
+        text = f"### {self.folder}, {len(self.clips)} clips\n\n{tables.table(header, rows)}"
         curves = {name: psnr_by_frame(of_clips) for name, of_clips in self.scores.items() if name != "truth"}
         shown = [n for n in (2, 3, 5, 10, 20, 30, 40) if n - 2 < min(map(len, curves.values()))]
         by_frame = [[name, *(f"{curve[n - 2]:.1f}" for n in shown)] for name, curve in curves.items()]
-        text += f"\n\n{report.table(['dB at frame', *map(str, shown)], by_frame)}"
+        text += f"\n\n{tables.table(['dB at frame', *map(str, shown)], by_frame)}"
         if not self.foreign:
             return text
         f = summarise_foreign(self.foreign)
@@ -340,7 +341,7 @@ def evaluate_folder(
     paths = clip_paths(folder, limit)
     cache = out / "baselines" if cache is None and out is not None else cache
     result = Evaluation(folder.name)
-    overview: dict[str, list[report.Picture]] = {}
+    overview: dict[str, list[tables.Picture]] = {}
     for i, path in enumerate(tqdm(paths, desc=folder.name, unit="clip", disable=None)):
         clip = read_clip(path, frames)
         shown = sorted({round(k) for k in np.linspace(1, len(clip.rgb) - 1, 4)})  # the frames of the contact sheets
@@ -364,7 +365,7 @@ def evaluate_folder(
                 sheet |= {name: [to_rgb(clip, ab)[k] for k in shown] for name, ab in pictures.items()}
                 _write_sheet(out, folder, f"{path.stem}_foreign", sheet, shown)
                 row |= {"foreign reference": other.rgb[0], "model, foreign": sheet["model"][-1]}
-            overview[path.name] = [report.thumbnail(picture) for picture in row.values()]
+            overview[path.name] = [tables.thumbnail(picture) for picture in row.values()]
             columns = list(row)
         result.clips.append(path.name)
         for name, figure in figures.items():
@@ -372,13 +373,13 @@ def evaluate_folder(
     if out is not None:
         lines = {name: psnr_by_frame(of_clips) for name, of_clips in result.scores.items() if name != "truth"}
         title = f"{folder.name}, {len(paths)} clips: PSNR (dB) by frame number"
-        report.write_png(out / f"psnr_{folder.name}.png", report.curves(lines, title, first_x=2))
+        tables.write_png(out / f"psnr_{folder.name}.png", tables.curves(lines, title, first_x=2))
         if overview:
-            report.write_overview(out / f"overview_{folder.name}.png", overview, columns)
+            tables.write_overview(out / f"overview_{folder.name}.png", overview, columns)
     return result
 
 
-def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[str, Score], list[report.Picture]]:
+def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[str, Score], list[tables.Picture]]:
     """Scores of every baseline, and pictures of optical flow's frames `shown` (counted from 0); kept in `folder`."""
     key = hashlib.sha256(clip.path.read_bytes())
     key.update(f"{len(clip.rgb)} {cv2.__version__} {_BASELINES_VERSION}".encode())
@@ -400,11 +401,11 @@ def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[
 
 
 def _write_sheet(
-    out: Path | None, folder: Path, name: str, rows: Mapping[str, Sequence[report.Picture]], shown: list[int]
+    out: Path | None, folder: Path, name: str, rows: Mapping[str, Sequence[tables.Picture]], shown: list[int]
 ) -> None:
     if out is not None:
         columns = [f"frame {k + 1}" for k in shown]
-        report.write_png(out / "sheets" / folder.name / f"{name}.png", report.sheet(rows, columns))
+        tables.write_png(out / "sheets" / folder.name / f"{name}.png", tables.sheet(rows, columns))
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -439,14 +440,14 @@ def main(args: argparse.Namespace) -> None:
         settings["folders"] = [str(folder) for folder in args.folders]
         versions = {"commit": commit(), "torch": torch.__version__, "opencv": cv2.__version__}
         document = {"settings": settings, "versions": versions, "folders": [e.as_json() for e in found]}
-        report.write_json(args.out / "evaluation.json", document)
+        tables.write_json(args.out / "evaluation.json", document)
         (args.out / "evaluation.md").write_text("\n\n".join(e.as_markdown() for e in found) + "\n")
 
 
 def load_network(model: str | None, device: str) -> ColorizationNet:
     """As weights.load, and ValueError for a device that is not there."""
     try:
-        return weights.load(model, torch.device(device)).eval()
+        return store.load(model, torch.device(device)).eval()
     except (RuntimeError, AssertionError) as error:  # torch's for a device that it does not know or does not have
         raise ValueError(f"evaluate: --device must be cpu or a device that torch sees, got {device!r}") from error
 

@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from train import commit, data, evaluate, metrics, report
-from train.baselines import Clip
-from train.retrieval import Retrieval
-from vsexvc import weights
-from vsexvc.network import ColorizationNet
+from train import commit
+from train.data import samples
+from train.data.retrieval import Retrieval
+from train.measure import metrics, protocol, tables
+from train.measure.baselines import Clip
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
+from vsexvc.weights import store
 
 log = logging.getLogger("train")
 
@@ -98,7 +100,7 @@ def _loaded(net: nn.Module, path: Path) -> nn.Module:
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds; all mean that this is not the file
-        kind, line = type(net).__name__, weights.first_line(error)
+        kind, line = type(net).__name__, store.first_line(error)
         raise ValueError(f"images: {path} must hold torchvision's weights of {kind}: {line}") from None
     return net
 
@@ -202,7 +204,7 @@ class Measured:
             [name, *(format(row[column], digits) if column in row else "-" for column, digits in formats.items())]
             for name, row in self.rows().items()
         ]
-        text = f"### {self.folder}, {len(self.pictures)} pictures\n\n{report.table(('method', *formats), rows)}"
+        text = f"### {self.folder}, {len(self.pictures)} pictures\n\n{tables.table(('method', *formats), rows)}"
         return text + "".join(f"\n\n{line}" for line in self.notes())
 
     def as_json(self) -> dict[str, Any]:
@@ -213,7 +215,7 @@ class Measured:
 
 
 @torch.inference_mode()
-def colour(network: ColorizationNet, picture: report.Picture, reference: report.Picture) -> dict[str, report.Picture]:
+def colour(network: ColorizationNet, picture: tables.Picture, reference: tables.Picture) -> dict[str, tables.Picture]:
     """The truth, grey, the warped colour and the network's output, (H, W, 3) uint8 of the network's size each.
 
     picture, reference: (rows, columns, 3) uint8, of any size.
@@ -224,11 +226,11 @@ def colour(network: ColorizationNet, picture: report.Picture, reference: report.
     (correspondence,) = session.correspond(target.lab[:, :1], prepared)
     _, ab = session.step(session.start(None), correspondence)
     results = {"grey": torch.zeros_like(target.lab[:, 1:])}
-    results |= {"warped colour": evaluate.warped_colour(network, correspondence).float(), "model": ab.cpu().float()}
-    return {"truth": target.rgb[0]} | {name: evaluate.to_rgb(target, ab)[0] for name, ab in results.items()}
+    results |= {"warped colour": protocol.warped_colour(network, correspondence).float(), "model": ab.cpu().float()}
+    return {"truth": target.rgb[0]} | {name: protocol.to_rgb(target, ab)[0] for name, ab in results.items()}
 
 
-def _stretched(picture: report.Picture) -> report.Picture:
+def _stretched(picture: tables.Picture) -> tables.Picture:
     height, width = network_size(picture.shape[1], picture.shape[0])
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -259,7 +261,7 @@ def measure(
     """
     result = Measured(folder.name, list(judges.missing))
     shown = {round(k) for k in np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs)))}
-    overview: dict[str, list[report.Picture]] = {}
+    overview: dict[str, list[tables.Picture]] = {}
     labels = {place: class_of(place.name, categories, synsets) for place in {p.parent for p, _ in pairs} - {folder}}
     for i, (path, chosen) in enumerate(tqdm(pairs, desc=folder.name, unit="picture", disable=None)):
         name = str(path.relative_to(folder))
@@ -267,7 +269,7 @@ def measure(
             result.skipped.append(f"left out: {name} has no reference")
             continue
         try:
-            picture, reference = data.read_image(path), data.read_image(chosen)
+            picture, reference = samples.read_image(path), samples.read_image(chosen)
         except OSError as error:
             result.skipped.append(f"left out: {error}")
             continue
@@ -277,19 +279,19 @@ def measure(
             result.colourfulness.setdefault(method, []).append(metrics.colourfulness(rgb))
         _judge(judges, coloured, labels.get(path.parent), result)
         if i in shown:
-            overview[name] = [report.thumbnail(each) for each in (reference, *coloured.values())]
+            overview[name] = [tables.thumbnail(each) for each in (reference, *coloured.values())]
             columns = ["reference", *coloured]
     if not result.pictures:
         raise ValueError(f"images: {folder} must hold pictures that have references, none of {len(pairs)} has one")
     if judges.features is not None and len(result.pictures) < 2:
         result.missing.append("FID: not measured, it needs two pictures or more")
     if out is not None and overview:
-        report.write_overview(out / f"overview_{folder.name}.png", overview, columns)
+        tables.write_overview(out / f"overview_{folder.name}.png", overview, columns)
     return result
 
 
 @torch.inference_mode()
-def _judge(judges: Judges, coloured: dict[str, report.Picture], label: int | None, result: Measured) -> None:
+def _judge(judges: Judges, coloured: dict[str, tables.Picture], label: int | None, result: Measured) -> None:
     batch = torch.from_numpy(np.stack(list(coloured.values()))).permute(0, 3, 1, 2).contiguous()
     if judges.classifier is not None and label is not None:
         scores = _shown(judges.classifier, batch)
@@ -325,7 +327,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--synsets", type=Path, metavar="FILE",
         help="ids of the classes (n01440764 ...) by index, each the first word of a line")  # fmt: skip
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    add("--limit", type=evaluate.at_least(1), metavar="N", help="only N pictures, spread over the folder")
+    add("--limit", type=protocol.at_least(1), metavar="N", help="only N pictures, spread over the folder")
     add("--out", type=Path, help="folder for table, contact sheets and what was found out about similarity")
 
 
@@ -335,12 +337,12 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: one line on what cannot be read, used or written.
     """
-    network = evaluate.load_network(args.model, args.device)
+    network = protocol.load_network(args.model, args.device)
     judges = read_judges(args.classifier, args.inception, args.device)
     synsets = [] if args.synsets is None else [line.split()[0] for line in args.synsets.read_text().splitlines()]
-    pictures = data.find([args.folder], data.IMAGE_SUFFIXES)
+    pictures = samples.find([args.folder], samples.IMAGE_SUFFIXES)
     root = args.references or args.folder
-    references = data.find([root], data.IMAGE_SUFFIXES)
+    references = samples.find([root], samples.IMAGE_SUFFIXES)
     if not pictures or not references:
         raise ValueError(f"images: {args.folder if not pictures else root} must hold pictures, it has none")
     if args.limit is not None:
@@ -350,7 +352,7 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError("images: --by name needs --references, or each picture would be its own")
         chosen = by_name(pictures, args.folder, references, root)
     else:
-        judge = evaluate.load_network(args.retrieve_by, args.device)
+        judge = protocol.load_network(args.retrieve_by, args.device)
         with tempfile.TemporaryDirectory() as temporary:
             chosen = most_similar(judge, pictures, references, args.out or Path(temporary))
     pairs = list(zip(pictures, chosen, strict=True))
@@ -359,5 +361,5 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         settings = {name: value if isinstance(value, int | None) else str(value) for name, value in vars(args).items()}
         versions = {"commit": commit(), "torch": torch.__version__, "torchvision": torchvision.__version__}
-        report.write_json(args.out / "images.json", {"settings": settings, "versions": versions, **found.as_json()})
+        tables.write_json(args.out / "images.json", {"settings": settings, "versions": versions, **found.as_json()})
         (args.out / "images.md").write_text(found.as_markdown() + "\n")

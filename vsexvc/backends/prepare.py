@@ -1,6 +1,6 @@
 """How a network is computed: precision, memory layout, folded upsampling, OpenVINO, TensorRT, CUDA graphs.
 
-What is computed stays network.py's: `prepared` gives a copy with the same methods, of which parts are changed for
+What is computed stays nets/network.py's: `prepared` gives a copy with the same methods, of which parts are changed for
 quicker ones. A part that needs to be made ready for the sizes that come (compiled, captured) is wrapped in `ByShape`.
 
 Nothing here knows frames, files of weights or VapourSynth. OpenVINO and TensorRT are imported where they are asked for.
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.network import ColorizationNet, Correlation
+from vsexvc.nets.network import ColorizationNet, Correlation
 
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vsexvc.color import DELTA, cube_root, linear_to_srgb, srgb_to_linear
+from vsexvc.colour.lab import DELTA, cube_root, linear_to_srgb, srgb_to_linear
 
 # Kr and Kb of Y' = Kr R' + (1 - Kr - Kb) G' + Kb B', by `_Matrix`: BT.709, FCC, BT.470BG, ST 170M, ST 240M, YCgCo,
 # BT.2020. Those of 12 follow from the primaries.

@@ -22,8 +22,8 @@ from pathlib import Path
 import av
 import vapoursynth as vs
 
-from vsexvc import tags
-from vsexvc.weights import first_line
+from vsexvc.frames import read as read_tags
+from vsexvc.weights.store import first_line
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
 _RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to
@@ -150,7 +150,7 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
     if name is None or not clip.width or not clip.height:
         seen = "a clip of variable format" if own is None else own.name if clip.width else "a clip of variable size"
         raise ValueError(f"output 0 must be YUV or GRAY of integers, of constant size and format, got {seen}")
-    stated = tags.read(first)
+    stated = read_tags(first)
     rate = Fraction(clip.fps) if clip.fps else Fraction(25)
     options = {
         "f": "rawvideo",

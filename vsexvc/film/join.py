@@ -21,8 +21,8 @@ from typing import Any
 import av
 import vapoursynth as vs
 
-from vsexvc.encode import Part
-from vsexvc.weights import first_line
+from vsexvc.film.encode import Part
+from vsexvc.weights.store import first_line
 
 _TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
 _SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "srt", "webm": "webvtt"}

@@ -25,7 +25,7 @@ from typing import Any
 import vapoursynth as vs
 from PIL import Image, ImageDraw, ImageFont
 
-from vsexvc.source import Scene, Stages, find_scenes, open_video, picture, silent
+from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent
 
 _COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
 _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels

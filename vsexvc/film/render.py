@@ -24,12 +24,13 @@ from typing import Any
 import torch
 import vapoursynth as vs
 
-from vsexvc import plan, source, weights
-from vsexvc.backend import precisions
-from vsexvc.encode import Encoding, Part, encode, input_arguments, seen, suited_format
-from vsexvc.join import Other, Times, check_whole, film_times, join, script_times
-from vsexvc.models import settle
-from vsexvc.parts import Colours, Folder, Job, Worker, check_ray, coloured, fingerprint, make_by_ray, versions
+from vsexvc.backends.prepare import precisions
+from vsexvc.film import plan, source
+from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
+from vsexvc.film.join import Other, Times, check_whole, film_times, join, script_times
+from vsexvc.film.parts import Colours, Folder, Job, Worker, check_ray, coloured, fingerprint, make_by_ray, versions
+from vsexvc.weights import store
+from vsexvc.weights.catalog import settle
 
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
@@ -209,7 +210,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         with first.get_frame(0) as frame:
             job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
     except vs.Error as error:
-        raise ValueError(f"frame 0 cannot be read: {weights.first_line(error)}") from None
+        raise ValueError(f"frame 0 cannot be read: {store.first_line(error)}") from None
     sound = order.sound or (None if order.is_script else order.source)
     other = None if sound is None else Other(sound)
     for text in _rehearse(job, clip, other, order.partial):
@@ -243,7 +244,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         return job, json.loads(json.dumps(asked))
     status = job.source.stat()
     asked["input"] = [str(job.source), status.st_size, status.st_mtime_ns]
-    model = weights.find(order.model).absolute()
+    model = store.find(order.model).absolute()
     references = source.listed(order.references) if scheme is None else scheme.references
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # One for all workers, whatever machine each is on.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.config import CELL, NetworkConfig
+from vsexvc.nets.config import CELL, NetworkConfig
 
 _TILE = 6, 12  # rows and columns of cells that share a window in the motion search
 _TILES = 1 << 22  # elements of its matches held at once

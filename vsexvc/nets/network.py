@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.color import lab_to_rgb
-from vsexvc.config import CELL, NetworkConfig
-from vsexvc.motion import Motion
+from vsexvc.colour.lab import lab_to_rgb
+from vsexvc.nets.config import CELL, NetworkConfig
+from vsexvc.nets.motion import Motion
 
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead

@@ -1,6 +1,6 @@
 """Models by name: which are known, where downloaded ones lie, and how an archive gets there whole.
 
-The only room that talks to the network. It knows bytes, hashes and folders; what is in a file is weights.py's matter.
+The only room that talks to the network. It knows bytes, hashes and folders; what is in a file is store.py's matter.
 Nothing here imports torch or VapourSynth or writes to stdout; notices go to stderr.
 
 In the cache folder a model NAME has, in the order in which they come into being: `NAME.lock` (held by who downloads),

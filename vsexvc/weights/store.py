@@ -26,10 +26,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vsexvc import models
-from vsexvc.backend import How, apart, prepared
-from vsexvc.config import NetworkConfig
-from vsexvc.network import ColorizationNet
+from vsexvc.backends.prepare import How, apart, prepared
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.weights import catalog
 
 DEFAULT = "exvc-small"
 FORMAT = "1"
@@ -54,13 +54,13 @@ _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias
 
 def folders() -> list[Path]:
     """Where shipped weights lie: inside the installed package, or in the checkout's models/."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     return [here / "models", here.parent / "models"]
 
 
 def installed() -> dict[str, Path]:
     """Names that `load` accepts, with their files: what was downloaded, and what is shipped."""
-    places = [models.cache_folder(), *reversed(folders())]
+    places = [catalog.cache_folder(), *reversed(folders())]
     return {path.stem: path for folder in places for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -84,7 +84,7 @@ def find(model: str | None, auto_download: bool = False) -> Path:
     path = Path(model).expanduser()
     if os.path.exists(path):  # noqa: PTH110 (Path's own raises for a name that is too long)
         return path
-    if model in models.KNOWN and models.KNOWN[model].url is not None:
+    if model in catalog.KNOWN and catalog.KNOWN[model].url is not None:
         if auto_download:
             return download(model)
         raise FileNotFoundError(
@@ -92,7 +92,7 @@ def find(model: str | None, auto_download: bool = False) -> Path:
         )
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"model must be an existing weights file, got {str(model)!r}, which is not there")
-    names = sorted(known.keys() | models.KNOWN.keys())
+    names = sorted(known.keys() | catalog.KNOWN.keys())
     raise ValueError(f"model must be one of {', '.join(names)} or a path, got {model!r}")
 
 
@@ -110,18 +110,18 @@ def download(name: str, sha256: str | None = None) -> Path:
         ValueError: unknown name; another hash than given or recorded; an archive of something else (it is removed).
         OSError: see vsexvc.models.fetch; the cache cannot be written.
     """
-    known = models.KNOWN.get(name)
+    known = catalog.KNOWN.get(name)
     if known is None:
-        raise ValueError(f"download: NAME must be one of {', '.join(sorted(models.KNOWN))}, got {name!r}")
+        raise ValueError(f"download: NAME must be one of {', '.join(sorted(catalog.KNOWN))}, got {name!r}")
     sha256 = None if sha256 is None else sha256.lower()
     if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
         raise ValueError(f"download: sha256 must be 64 digits 0-9a-f, got {sha256!r}")
     if known.url is None:
         return find(name)
-    target = models.file_of(name)
-    with models.cache_for(name):
-        record = models.read_record(target)
-        if target.exists() and record is not None and models.sha256_of(target) == record.sha256:
+    target = catalog.file_of(name)
+    with catalog.cache_for(name):
+        record = catalog.read_record(target)
+        if target.exists() and record is not None and catalog.sha256_of(target) == record.sha256:
             if sha256 not in (None, record.archive_sha256):
                 raise ValueError(
                     f"download {name}: sha256 must be that of the archive it was made of, {record.archive_sha256}, got "
@@ -129,15 +129,15 @@ def download(name: str, sha256: str | None = None) -> Path:
                 )
             return target
         if sha256 is not None:
-            archive, seen = models.fetch(known, sha256)
+            archive, seen = catalog.fetch(known, sha256)
         elif record is not None:
-            archive, seen = models.fetch(
+            archive, seen = catalog.fetch(
                 known, record.archive_sha256, " as at the first download (--sha256 takes another)"
             )
         else:
-            archive, seen = models.fetch(known, known.sha256)
+            archive, seen = catalog.fetch(known, known.sha256)
         if record is None and sha256 is None and known.sha256 is None:
-            models.notice(f"{name}: no hash is published; the archive's is from now on {seen}")
+            catalog.notice(f"{name}: no hash is published; the archive's is from now on {seen}")
         fresh = target.with_name(target.name + ".new")
         try:
             _convert(archive, fresh, known.url, seen)
@@ -145,7 +145,7 @@ def download(name: str, sha256: str | None = None) -> Path:
             archive.unlink()
             raise ValueError(f"{first_line(error)}; the archive is removed") from None
         try:  # the record first: a file without one would never be checked
-            models.write_record(target, models.Record(known.url, seen, models.sha256_of(fresh)))
+            catalog.write_record(target, catalog.Record(known.url, seen, catalog.sha256_of(fresh)))
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)
@@ -172,9 +172,9 @@ def convert(source: Path, target: Path | None = None, half: bool = False) -> Pat
         raise ValueError(f"convert: PATH must be the authors' zip or its unpacked folder, got {str(source)!r}")
     if source.is_dir():
         files = [_in_folder(source, name) for name in _RELEASED.values()]
-        seen = ", ".join(f"{path.name} {models.sha256_of(path)}" for path in files)
+        seen = ", ".join(f"{path.name} {catalog.sha256_of(path)}" for path in files)
     else:
-        seen = models.sha256_of(source)
+        seen = catalog.sha256_of(source)
     _convert(source, target, source.name, seen, half)
     return target
 
@@ -194,7 +194,7 @@ def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half
     partial = path.with_name(path.name + ".part")
     try:
         save_file(tensors, partial, {**metadata, "vsexvc": FORMAT, "config": network.config.to_json()})
-        models.settle(partial, path)
+        catalog.settle(partial, path)
     except SafetensorError as error:
         raise OSError(f"weights file {str(path)!r} cannot be written: {first_line(error)}") from None
     finally:
@@ -244,7 +244,7 @@ def shared(
 
     def ready() -> ColorizationNet:
         network = _load(path).to(device)
-        return network if how is None else prepared(network, how, models.cache_folder() / "engines")
+        return network if how is None else prepared(network, how, catalog.cache_folder() / "engines")
 
     if path.is_dir():  # whose files change without it
         return apart(ready)
@@ -262,7 +262,7 @@ def _load(path: Path) -> ColorizationNet:
     metadata = read_metadata(path)
     config = _config_of(path, metadata)
     content = path.read_bytes()  # safetensors 0.8 leaks a little with each file that it reads itself
-    record = models.read_record(path)
+    record = catalog.read_record(path)
     if record is not None and record.sha256 != (seen := hashlib.sha256(content).hexdigest()):
         raise ValueError(
             f"model {str(path)!r} is damaged: sha256 must be {record.sha256} as when it was downloaded, got {seen}; "

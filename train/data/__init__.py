@@ -1,0 +1,1 @@
+"""Training data: sequences from clips and pictures, augmentation, optical flow, retrieval."""

@@ -1,0 +1,1 @@
+"""Pretrained feature nets: from files, or made by pretraining."""

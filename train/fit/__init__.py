@@ -1,0 +1,1 @@
+"""The training run: steps, losses, discriminator, ablation."""

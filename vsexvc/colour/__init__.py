@@ -1,0 +1,1 @@
+"""Colour arithmetic: CIE Lab, video colour spaces, chroma at full size."""

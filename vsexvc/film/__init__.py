@@ -1,0 +1,1 @@
+"""Whole films: read, plan, render in parts, join, compare."""

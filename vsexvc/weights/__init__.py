@@ -1,0 +1,1 @@
+"""Weights files: known models, the cache and download, loading and saving."""
