@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment (scripts/environment.sh) and runs every check: ruff, mypy, pytest.
-# Arguments go to pytest, and then only pytest runs: scripts/test.sh tests/test_color.py -k lab
+# Arguments go to pytest, and then only pytest runs: scripts/test.sh tests/test_lab.py -k lab
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_evaluate import drawn, write_clips, write_video
 
+from tests.test_protocol import drawn, write_clips, write_video
 from train.data import samples
 from train.fit import ablate, loop
 from train.measure import protocol

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_evaluate import write_clips
 
 from scripts import bench, bench_filter, plain
+from tests.test_protocol import write_clips
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
