@@ -26,6 +26,11 @@ from vsexvc.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+# dB of ab (peak 255) below which more than roundings of fp32 differ. Another order of sums, which each instruction set
+# has of its own, changes a feature by some 1e-6 of its size, and some 30 layers add up to 1e-5. The softmax divides
+# cosines by 0.01: shares change by 1e-3. Colours that span 255 then differ by up to 0.255: 60 dB. The same network in
+# bf16 (roundings of 4e-3 in place of 6e-8) ends at 26 dB.
+ROUNDING = 60.0
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,6 +44,7 @@ def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vsexvc.backends.prepare.BACKENDS", ("torch",))
 
 
+@pytest.mark.numbers
 class TestPlain:
     def test_norm_and_prelu_are_what_their_formulas_say(self) -> None:
         x = torch.randn(1, 3, 5, 7, dtype=torch.float64)
@@ -67,7 +73,7 @@ class TestPlain:
         loop = bench.plain_loop(network, rgb, reference)
         _, ab = loop.step(torch.cat((reference[:, :1] - 50, reference[:, 1:]), dim=1), L)
         assert float(expected.std()) > 0.1
-        assert bench.psnr(ab, expected) > 80.0
+        assert bench.psnr(ab, expected) > ROUNDING
 
 
 class TestGmac:
@@ -166,14 +172,15 @@ def test_correlation_rows(only_torch: None) -> None:
     assert all(row[f"x at {logits}"] > 0.0 for row in rows for logits in ("-200", "0 to -200", "-88 to -102"))
 
 
+@pytest.mark.numbers
 class TestPrecision:
     def test_of_true_clips(self, model: str, tmp_path: Path, only_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        """fp32, prepared, is fp32: nothing to speak of is lost in any frame."""
+        """fp32, prepared, is fp32: only roundings differ, whatever instructions the processor has."""
         monkeypatch.setattr(bench, "FED_BACK", 4)
         clips = write_clips(tmp_path / "clips", 1, 3)
         rows = bench.precision_rows(bench.parsed(["--model", model, "--clips", str(clips)]))
         fp32 = next(row for row in rows if row["backend"] == "torch fp32")
-        assert fp32["frames"] == 4 and fp32["one step, dB of ab"] > 80.0
+        assert fp32["frames"] == 4 and fp32["one step, dB of ab"] > ROUNDING
         assert abs(fp32["fed back, dB to the truth lost"]) < 0.01
 
     def test_of_made_pictures(self, model: str, only_torch: None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from test_spaces import lab_of, picture
 
 from vsexvc.colour import lab
+
+pytestmark = pytest.mark.numbers
 
 
 class TestLab:

@@ -12,6 +12,8 @@ from torch import Tensor
 from vsexvc.nets import motion
 from vsexvc.nets.motion import search, warp
 
+pytestmark = pytest.mark.numbers
+
 
 def embedding(h: int, w: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(1, 5, h, w, generator=torch.Generator().manual_seed(seed)), dim=1)

@@ -16,6 +16,8 @@ from vsexvc.nets.motion import refine, warp
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
 
+pytestmark = pytest.mark.numbers
+
 # Parameter counts of the released files (facts of the release, not of this code).
 RELEASED_PARAMETERS = {"correspondence": (43, 6_917_131), "color": (65, 32_802_370)}
 

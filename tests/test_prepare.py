@@ -86,6 +86,7 @@ def test_precisions_are_those_of_the_hardware(
     assert PRECISIONS_OF(device) == expected
 
 
+@pytest.mark.numbers
 class TestPrepared:
     @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
     def test_single_precision_is_the_same(self, config: dict[str, Any]) -> None:
@@ -201,6 +202,7 @@ class TestFusedCorrelation:
         assert warped.requires_grad
 
 
+@pytest.mark.numbers
 class TestCorrelation:
     @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 2.0)])
     def test_against_the_whole_matrix(self, dtype: torch.dtype, close: float) -> None:

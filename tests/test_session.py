@@ -9,6 +9,8 @@ from test_network import small
 from vsexvc.nets.network import ColorizationNet, Embedding
 from vsexvc.session import Session, network_size, picture_area
 
+pytestmark = pytest.mark.numbers
+
 
 @pytest.mark.parametrize(
     ("width", "height", "size"),

@@ -146,6 +146,7 @@ def test_import_is_silent_and_leaves_no_trace() -> None:
 VALIDATION = sorted((DATA / "val_clips").glob("*.mp4"))
 
 
+@pytest.mark.numbers
 @pytest.mark.skipif(len(VALIDATION) < 20, reason=f"needs the validation clips of {DATA}")
 @pytest.mark.parametrize("propagate", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_on_its_own_frame_the_reference_comes_back(propagate: bool, tmp_path: Path) -> None:

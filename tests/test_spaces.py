@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vsexvc.colour import lab, spaces
 
+pytestmark = pytest.mark.numbers
+
 
 def picture(name: str = "astronaut") -> Tensor:
     """(1, 3, H, W) float32, 0..1."""

@@ -73,6 +73,7 @@ def picture(height: int, width: int, generator: torch.Generator) -> Tensor:
     return lab
 
 
+@pytest.mark.numbers
 class TestStep:
     @pytest.mark.parametrize(
         "size", [(64, 96), (72, 96), pytest.param((216, 384), marks=pytest.mark.slow)], ids=lambda s: f"{s[1]}x{s[0]}"
