@@ -36,7 +36,7 @@ find_python() {
 
 # What the installed package was made from; another answer than the one kept in .venv means: install again.
 stamp() {
-    cat "$ROOT/pyproject.toml" "$ROOT/hatch_build.py" "$ROOT/vsexvc/native/exvc.c" | sha256sum
+    cat "$ROOT/pyproject.toml" "$ROOT/hatch_build.py" "$ROOT"/vsexvc/native/*.[ch] | sha256sum
 }
 
 make_environment() {
