@@ -45,6 +45,7 @@ from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.pump import BLOCK
 from vsexvc.session import Session, State
+from vsexvc.support.errors import first_line
 from vsexvc.weights import store
 
 WARM_UP = 2
@@ -553,7 +554,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             result[what] = SECTIONS[what](options)
         except (ValueError, OSError) as error:
-            sys.exit(f"bench: {store.first_line(error)}")
+            sys.exit(f"bench: {first_line(error)}")
         if not only_json:
             print(f"\n### {what}\n\n{table(result[what])}", flush=True)
     if options.plot:

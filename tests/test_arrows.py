@@ -10,6 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = {
     "vsexvc": [
+        "support.errors",
+        "support.files",
+        "support.progress",
+        "support.threads",
         "nets.config",
         "colour.lab",
         "colour.spaces",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from vsexvc.weights.catalog import settle
+from vsexvc.support.files import settle
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 

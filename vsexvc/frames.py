@@ -1,22 +1,27 @@
-"""What frame properties say of a picture's colours: read, checked, and decided where they say nothing.
+"""VapourSynth frames: their colour properties (tags), and their luma as a tensor.
 
-Numbers are VapourSynth's (ITU-T H.273). What the numbers mean to a pixel is colour/spaces.py's.
+Tags are read, checked, and given a default where a frame does not state them. Numbers are VapourSynth's (ITU-T H.273);
+colour/spaces.py applies them to pixels.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 import vapoursynth as vs
+from torch import Tensor
 
-from vsexvc.colour.spaces import check_space, is_srgb_transfer
-from vsexvc.weights.store import first_line
+from vsexvc.colour.spaces import L_from_luma, check_space, is_srgb_transfer
+from vsexvc.support.errors import first_line
 
 UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
 RGB_LUMA = 1  # the luma of RGB pictures is BT.709's
 _SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
 ERROR = "ExvcError"  # on a frame of `tagged`: why it cannot be used
 HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
+REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")  # properties of coloured frames
 _NOT_FOR_RESIZE = ("_Field", "_FieldBased")
 
 
@@ -37,7 +42,7 @@ class Tags(NamedTuple):
     chroma_location: int
 
 
-def read(frame: vs.VideoFrame) -> Tags:
+def read_tags(frame: vs.VideoFrame) -> Tags:
     """The tags of a frame; defaults as players and zimg have them.
 
     A matrix that is not stated is BT.709 for high definition and ST 170M (BT.601) below; a range that is not stated is
@@ -86,7 +91,7 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
                 raise ValueError(f"must be YUV or RGB: a grey picture has no colours to give, got {f.format.name}")
             if progressive and _number(f, "_FieldBased", 0):
                 raise ValueError(f"must be progressive, got _FieldBased={f.props['_FieldBased']}")
-            tags, error = read(f), None
+            tags, error = read_tags(f), None
         except ValueError as reason:
             tags, error = Tags(RGB_LUMA, UNSPECIFIED, UNSPECIFIED, False, 0), first_line(reason)
         # A frame that zimg cannot read is only there to say so.
@@ -104,3 +109,28 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
         return frame
 
     return clip.std.ModifyFrame(clip, tag)
+
+
+class Lightness:
+    """GRAY16 frames of full range -> L, by a table of 65,536 entries for each transfer that comes along."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = device
+        self._tables: dict[int, Tensor] = {}
+
+    def __call__(self, frame: vs.VideoFrame) -> Tensor:
+        """A copy: L 0..100, (1, 1, H, W) float32. Raises ValueError for the transfer."""
+        transfer = int(frame.props.get("_Transfer", 2))
+        if transfer not in self._tables:
+            luma = torch.arange(65536, dtype=torch.float32) / 65535.0
+            self._tables[transfer] = L_from_luma(luma, transfer).to(self._device)
+        index = torch.from_numpy(np.asarray(frame[0]).astype(np.int32)).to(self._device)
+        return self._tables[transfer].index_select(0, index.flatten()).view(1, 1, *index.shape)
+
+
+def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
+    """GRAY16 of full range of a tagged clip."""
+    if stated.format.color_family == vs.RGB:
+        return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
+    grey = vs.core.std.ShufflePlanes(stated, 0, vs.GRAY)
+    return grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)

@@ -20,9 +20,9 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
-from vsexvc.frames import UNSPECIFIED, Tags, read
-from vsexvc.pump import REPORTED, Lightness, Worker
-from vsexvc.weights.store import first_line
+from vsexvc.frames import REPORTED, UNSPECIFIED, Lightness, Tags, read_tags
+from vsexvc.support.errors import first_line
+from vsexvc.support.threads import TorchThread
 
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
 _FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes
@@ -58,7 +58,7 @@ class Merge:
         self._grey, self._device, self._saturation, self._masked = grey, device, saturation, masked
         self._guided = guided
         # One thread: a second gains nothing here, and takes a core from the network.
-        self._lightness, self._worker = Lightness(device), Worker(1)
+        self._lightness, self._worker = Lightness(device), TorchThread(1)
         self._space = lru_cache(_SPACES)(ColorSpace)
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Merge:
             return {"need": [n] * len(need), "need_clip": need}
         source, small, coloured, *mask = frames
         try:
-            tags = read(source)
+            tags = read_tags(source)
             planes = self._worker(self._within_memory, source, small, coloured, mask, tags)
             frame = source.copy()
             if source.format.color_family == vs.YUV:

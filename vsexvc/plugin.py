@@ -22,13 +22,14 @@ import torch
 import vapoursynth as vs
 
 from vsexvc.backends.prepare import PRECISIONS, How
-from vsexvc.frames import HANDLED, RGB_LUMA, is_handled, tagged
+from vsexvc.frames import HANDLED, REPORTED, RGB_LUMA, is_handled, luma, tagged
 from vsexvc.merge import Merge
-from vsexvc.pump import REPORTED, Pump, Schedule, interrupt
+from vsexvc.pump import Pump, Schedule
 from vsexvc.scenes import measure_cuts
 from vsexvc.session import Session, network_size
+from vsexvc.support.errors import first_line
+from vsexvc.support.threads import interrupt
 from vsexvc.weights import store
-from vsexvc.weights.store import first_line
 
 OUTPUTS = ("color", "similarity", "warped")
 PRESETS = ("", "upstream")
@@ -285,14 +286,6 @@ def _similarity(clip: vs.VideoNode, coloured: vs.VideoNode, format: vs.VideoForm
     )
     reported = full.std.CopyFrameProps(clip).std.CopyFrameProps(coloured, props=list(REPORTED))
     return reported.std.SetFrameProps(_Range=vs.RANGE_FULL)
-
-
-def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
-    """GRAY16 of full range of a tagged clip."""
-    if stated.format.color_family == vs.RGB:
-        return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
-    grey = vs.core.std.ShufflePlanes(stated, 0, vs.GRAY)
-    return grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)
 
 
 def _check_references(ref: Any) -> None:

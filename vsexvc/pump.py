@@ -21,14 +21,11 @@ that brought it.
 
 from __future__ import annotations
 
-import ctypes
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
-from weakref import WeakValueDictionary
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,22 +33,19 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.backends.prepare import apart, download
+from vsexvc.backends.prepare import download
 from vsexvc.colour.lab import rgb_to_lab
-from vsexvc.colour.spaces import L_from_luma
-from vsexvc.frames import ERROR
+from vsexvc.frames import ERROR, REPORTED, Lightness
 from vsexvc.scenes import is_cut
 from vsexvc.session import network_size, picture_area
-from vsexvc.weights.store import first_line
+from vsexvc.support.errors import first_line
+from vsexvc.support.threads import TorchThread
 
 BLOCK = 4  # frames of which the correspondence is computed at once
 
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 64, 64  # how many are kept
-# Frame properties that say what was done.
-REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")
-_TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 _SEARCH = 32  # frames looked at in one go for the cut before
 _LONG_REPLAY = 256  # frames of replay that the user is told about
 
@@ -114,90 +108,6 @@ class _Replay:
     state: Any
 
 
-class Worker:
-    """A thread for all tensors of a filter, whichever thread of VapourSynth asks. Ends with the last of its filters.
-
-    Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
-    OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
-    more than one thread, and the networks of all filters share one worker for each device.
-
-    And frames and tensors that one thread takes from glibc's heap in turn split each other's free blocks until memory
-    grows without end (measured: 1 MB a frame at 432x240), so no frame is made here. What VapourSynth's own frames still
-    do to each other (50 to 150 KB a frame, in scripts without this filter as well) is given back to the system now and
-    then.
-    """
-
-    def __init__(self, threads: int | None = None, device: torch.device | None = None) -> None:
-        """The worker of one filter.
-
-        Args:
-            threads: of torch that it computes with; None: torch's own number.
-            device: its thread is that of all workers for this device with as many threads; None: one of its own.
-        """
-        threads = threads or torch.get_num_threads()
-        pool = None if device is None else _pools.get((str(device), threads))
-        self._pool = pool or ThreadPoolExecutor(1, "vsexvc", _set_threads, (threads,))
-        if device is not None:
-            _pools[str(device), threads] = self._pool
-        self._calls = 0
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
-
-    def __call__[*P, R](self, function: Callable[[*P], R], *arguments: *P) -> R:
-        """The result of the function, or its exception."""
-        self._calls += 1
-        if self._calls % _TRIM == 0:
-            self._pool.submit(self._trim, 0)
-        return self._pool.submit(function, *arguments).result()
-
-
-_pools: WeakValueDictionary[tuple[str, int], ThreadPoolExecutor] = WeakValueDictionary()
-
-
-def _set_threads(threads: int) -> None:
-    """Torch's number of threads for the calling thread alone.
-
-    Torch also keeps the last number set for threads that begin later, which may be another filter's: it is put back.
-    """
-    before = torch.get_num_threads()
-    if threads != before:
-        torch.set_num_threads(threads)
-        apart(torch.set_num_threads, before)
-
-
-class Lightness:
-    """GRAY16 frames of full range -> L, by a table of 65,536 entries for each transfer that comes along."""
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._device = device
-        self._tables: dict[int, Tensor] = {}
-
-    def __call__(self, frame: vs.VideoFrame) -> Tensor:
-        """A copy: L 0..100, (1, 1, H, W) float32. Raises ValueError for the transfer."""
-        transfer = int(frame.props.get("_Transfer", 2))
-        if transfer not in self._tables:
-            luma = torch.arange(65536, dtype=torch.float32) / 65535.0
-            self._tables[transfer] = L_from_luma(luma, transfer).to(self._device)
-        index = torch.from_numpy(np.asarray(frame[0]).astype(np.int32)).to(self._device)
-        return self._tables[transfer].index_select(0, index.flatten()).view(1, 1, *index.shape)
-
-
-class Interrupted(KeyboardInterrupt):
-    """How a request ends that Ctrl-C came into."""
-
-    def __bool__(self) -> bool:
-        """True. VapourSynth asks, in the thread that waits in get_frame, just before it raises this.
-
-        Being Python, the call lets that thread act on the pending SIGINT: its handler raises from here, once. Else it
-        would run while VapourSynth closes its books on the request, which then would be waited for at exit for ever.
-        """
-        return True
-
-
-def interrupt() -> NoReturn:
-    """What exvc.PyFilter calls in place of a step once Ctrl-C came (native/exvc.c)."""
-    raise Interrupted("Colorize: interrupted")
-
-
 class Pump:
     """The step callable of exvc.PyFilter.
 
@@ -229,12 +139,12 @@ class Pump:
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
-            threads, device: see Worker.
+            threads, device: see TorchThread.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
         self._size, self._recurrent, self._halve = size, recurrent, halve
         self._lightness = Lightness()
-        self._worker = Worker(threads, device)  # so nothing below is ever run by two threads at once
+        self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
         self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
         self._cuts[0] = _CUT
         if not schedule.sc:
@@ -422,7 +332,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _frame(output: Output) -> vs.VideoFrame:
-    """In VapourSynth's own threads, so nothing of torch computes here: see Worker."""
+    """In VapourSynth's own threads, so nothing of torch computes here: see TorchThread."""
     output.arrived()
     planes = output.planes.numpy()
     if not np.isfinite(planes).all():

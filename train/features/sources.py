@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vsexvc.colour.lab import lab_to_rgb, uncentred
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import FeatureNet, Features, scaled
-from vsexvc.weights.store import first_line
+from vsexvc.support.errors import first_line
 
 Input = Literal["L", "imagenet", "upstream"]
 _LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them

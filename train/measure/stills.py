@@ -32,7 +32,7 @@ from train.measure import metrics, protocol, tables
 from train.measure.baselines import Clip
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
-from vsexvc.weights import store
+from vsexvc.support.errors import first_line
 
 log = logging.getLogger("train")
 
@@ -100,7 +100,7 @@ def _loaded(net: nn.Module, path: Path) -> nn.Module:
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds; all mean that this is not the file
-        kind, line = type(net).__name__, store.first_line(error)
+        kind, line = type(net).__name__, first_line(error)
         raise ValueError(f"images: {path} must hold torchvision's weights of {kind}: {line}") from None
     return net
 

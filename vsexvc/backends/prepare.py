@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsexvc.nets.network import ColorizationNet, Correlation
+from vsexvc.support.threads import apart
 
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -230,12 +230,6 @@ def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
 def upload(x: Tensor, device: torch.device) -> Tensor:
     """To the device, without waiting for what it computes. x: on the CPU, and not changed afterwards."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-
-
-def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
-    """Its result, from a thread that then ends, and with it what libraries keep for each thread that calls them."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function, *arguments).result()
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from PIL import Image
 from vsexvc.film.plan import check_writable, timecode
 from vsexvc.film.source import Stages, find_scenes, listed, open_references, open_video, picture, silent, with_scenes
 from vsexvc.plugin import colorize
-from vsexvc.weights.catalog import settle
-from vsexvc.weights.store import DEFAULT, first_line
+from vsexvc.support.errors import first_line
+from vsexvc.support.files import settle
+from vsexvc.weights.store import DEFAULT
 
 FRAMES = 8  # shown where none are named
 _BOX, _MAP_BOX, _THUMB_BOX = (960, 720), (480, 360), (320, 240)  # largest sizes of pictures

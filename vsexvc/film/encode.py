@@ -22,8 +22,8 @@ from pathlib import Path
 import av
 import vapoursynth as vs
 
-from vsexvc.frames import read as read_tags
-from vsexvc.weights.store import first_line
+from vsexvc.frames import read_tags
+from vsexvc.support.errors import first_line
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
 _RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to

@@ -22,7 +22,7 @@ import av
 import vapoursynth as vs
 
 from vsexvc.film.encode import Part
-from vsexvc.weights.store import first_line
+from vsexvc.support.errors import first_line
 
 _TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
 _SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "srt", "webm": "webvtt"}

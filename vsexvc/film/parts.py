@@ -38,8 +38,8 @@ from vsexvc import __version__
 from vsexvc.film import source
 from vsexvc.film.encode import Encoding, Part, encode, ffmpeg_version, seen
 from vsexvc.plugin import colorize
-from vsexvc.weights.catalog import read_json, settle, sha256_of, write_json
-from vsexvc.weights.store import first_line
+from vsexvc.support.errors import first_line
+from vsexvc.support.files import read_json, settle, sha256_of, write_json
 
 _OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
 _RETRIES = 3  # of a part whose worker was lost

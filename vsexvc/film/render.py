@@ -29,8 +29,9 @@ from vsexvc.film import plan, source
 from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
 from vsexvc.film.join import Other, Times, check_whole, film_times, join, script_times
 from vsexvc.film.parts import Colours, Folder, Job, Worker, check_ray, coloured, fingerprint, make_by_ray, versions
+from vsexvc.support.errors import first_line
+from vsexvc.support.files import settle
 from vsexvc.weights import store
-from vsexvc.weights.catalog import settle
 
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
@@ -210,7 +211,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         with first.get_frame(0) as frame:
             job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
     except vs.Error as error:
-        raise ValueError(f"frame 0 cannot be read: {store.first_line(error)}") from None
+        raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
     sound = order.sound or (None if order.is_script else order.source)
     other = None if sound is None else Other(sound)
     for text in _rehearse(job, clip, other, order.partial):

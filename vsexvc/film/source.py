@@ -15,12 +15,11 @@ import numpy as np
 import vapoursynth as vs
 from PIL import Image
 
-from vsexvc.frames import ERROR, tagged
-from vsexvc.plugin import luma
+from vsexvc.frames import ERROR, luma, tagged
 from vsexvc.scenes import is_cut, measure_cuts
 from vsexvc.session import network_size
+from vsexvc.support.errors import first_line
 from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
-from vsexvc.weights.store import first_line
 
 PICTURES = (".avif", ".bmp", ".exr", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".tga", ".webp")
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
-import json
 import os
 import re
 import sys
@@ -28,6 +26,9 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import platformdirs
+
+from vsexvc.support.files import read_json, sha256_of, write_json
+from vsexvc.support.progress import notice
 
 CACHE_VARIABLE = "VSEXVC_CACHE"
 _TIMEOUT = 30.0  # seconds without a byte
@@ -120,17 +121,6 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(path: Path, record: Record) -> None:
     write_json(path.with_name(path.name + ".json"), dataclasses.asdict(record))
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def notice(text: str) -> None:
-    """A line to stderr, if there is one: print would turn to stdout, where the clip goes."""
-    if sys.stderr is not None:
-        print(f"vsexvc: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -330,33 +320,3 @@ class _Progress:
 
 def _state_of(part: Path) -> Path:
     return part.with_name(part.name + ".json")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None: no such file. Raises ValueError for one that holds something else than an object."""
-    try:
-        stored = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict):
-        raise ValueError(f"record {str(path)!r} must be JSON, it is damaged; remove it")
-    return stored
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".new")
-    try:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        settle(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def settle(partial: Path, path: Path) -> None:
-    """Gives a written file its name once its bytes are on the disk, whenever the process or the machine dies."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -26,9 +26,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vsexvc.backends.prepare import How, apart, prepared
+from vsexvc.backends.prepare import How, prepared
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
+from vsexvc.support.errors import first_line
+from vsexvc.support.files import settle, sha256_of
+from vsexvc.support.progress import notice
+from vsexvc.support.threads import apart
 from vsexvc.weights import catalog
 
 DEFAULT = "exvc-small"
@@ -121,7 +125,7 @@ def download(name: str, sha256: str | None = None) -> Path:
     target = catalog.file_of(name)
     with catalog.cache_for(name):
         record = catalog.read_record(target)
-        if target.exists() and record is not None and catalog.sha256_of(target) == record.sha256:
+        if target.exists() and record is not None and sha256_of(target) == record.sha256:
             if sha256 not in (None, record.archive_sha256):
                 raise ValueError(
                     f"download {name}: sha256 must be that of the archive it was made of, {record.archive_sha256}, got "
@@ -137,7 +141,7 @@ def download(name: str, sha256: str | None = None) -> Path:
         else:
             archive, seen = catalog.fetch(known, known.sha256)
         if record is None and sha256 is None and known.sha256 is None:
-            catalog.notice(f"{name}: no hash is published; the archive's is from now on {seen}")
+            notice(f"{name}: no hash is published; the archive's is from now on {seen}")
         fresh = target.with_name(target.name + ".new")
         try:
             _convert(archive, fresh, known.url, seen)
@@ -145,7 +149,7 @@ def download(name: str, sha256: str | None = None) -> Path:
             archive.unlink()
             raise ValueError(f"{first_line(error)}; the archive is removed") from None
         try:  # the record first: a file without one would never be checked
-            catalog.write_record(target, catalog.Record(known.url, seen, catalog.sha256_of(fresh)))
+            catalog.write_record(target, catalog.Record(known.url, seen, sha256_of(fresh)))
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)
@@ -172,9 +176,9 @@ def convert(source: Path, target: Path | None = None, half: bool = False) -> Pat
         raise ValueError(f"convert: PATH must be the authors' zip or its unpacked folder, got {str(source)!r}")
     if source.is_dir():
         files = [_in_folder(source, name) for name in _RELEASED.values()]
-        seen = ", ".join(f"{path.name} {catalog.sha256_of(path)}" for path in files)
+        seen = ", ".join(f"{path.name} {sha256_of(path)}" for path in files)
     else:
-        seen = catalog.sha256_of(source)
+        seen = sha256_of(source)
     _convert(source, target, source.name, seen, half)
     return target
 
@@ -194,7 +198,7 @@ def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half
     partial = path.with_name(path.name + ".part")
     try:
         save_file(tensors, partial, {**metadata, "vsexvc": FORMAT, "config": network.config.to_json()})
-        catalog.settle(partial, path)
+        settle(partial, path)
     except SafetensorError as error:
         raise OSError(f"weights file {str(path)!r} cannot be written: {first_line(error)}") from None
     finally:
@@ -443,8 +447,3 @@ def _kind(path: Path) -> str:
         except SafetensorError:
             pass
     return "something else" if start else "an empty file"
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""Small helpers for files, threads and error texts, used by every room."""

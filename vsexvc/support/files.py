@@ -1,0 +1,44 @@
+"""Files that are whole or not there, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None: no such file. Raises ValueError for one that holds something else than an object."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(f"record {str(path)!r} must be JSON, it is damaged; remove it")
+    return stored
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".new")
+    try:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        settle(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Gives a written file its name once its bytes are on the disk, whenever the process or the machine dies."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,86 @@
+"""Threads that compute with torch, and how Ctrl-C ends a request."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+from weakref import WeakValueDictionary
+
+import torch
+
+_TRIM = 64  # calls after which free memory goes back to the system (10 ms)
+
+
+def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
+    """Its result, from a thread that then ends, and with it what libraries keep for each thread that calls them."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments).result()
+
+
+class TorchThread:
+    """A thread for all tensors of a filter, whichever thread of VapourSynth asks. Ends with the last of its filters.
+
+    Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
+    OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
+    more than one thread, and the networks of all filters share one worker for each device.
+
+    And frames and tensors that one thread takes from glibc's heap in turn split each other's free blocks until memory
+    grows without end (measured: 1 MB a frame at 432x240), so no frame is made here. What VapourSynth's own frames still
+    do to each other (50 to 150 KB a frame, in scripts without this filter as well) is given back to the system now and
+    then.
+    """
+
+    def __init__(self, threads: int | None = None, device: torch.device | None = None) -> None:
+        """The worker of one filter.
+
+        Args:
+            threads: of torch that it computes with; None: torch's own number.
+            device: its thread is that of all workers for this device with as many threads; None: one of its own.
+        """
+        threads = threads or torch.get_num_threads()
+        pool = None if device is None else _pools.get((str(device), threads))
+        self._pool = pool or ThreadPoolExecutor(1, "vsexvc", _set_threads, (threads,))
+        if device is not None:
+            _pools[str(device), threads] = self._pool
+        self._calls = 0
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
+
+    def __call__[*P, R](self, function: Callable[[*P], R], *arguments: *P) -> R:
+        """The result of the function, or its exception."""
+        self._calls += 1
+        if self._calls % _TRIM == 0:
+            self._pool.submit(self._trim, 0)
+        return self._pool.submit(function, *arguments).result()
+
+
+_pools: WeakValueDictionary[tuple[str, int], ThreadPoolExecutor] = WeakValueDictionary()
+
+
+def _set_threads(threads: int) -> None:
+    """Torch's number of threads for the calling thread alone.
+
+    Torch also keeps the last number set for threads that begin later, which may be another filter's: it is put back.
+    """
+    before = torch.get_num_threads()
+    if threads != before:
+        torch.set_num_threads(threads)
+        apart(torch.set_num_threads, before)
+
+
+class Interrupted(KeyboardInterrupt):
+    """How a request ends that Ctrl-C came into."""
+
+    def __bool__(self) -> bool:
+        """True. VapourSynth asks, in the thread that waits in get_frame, just before it raises this.
+
+        Being Python, the call lets that thread act on the pending SIGINT: its handler raises from here, once. Else it
+        would run while VapourSynth closes its books on the request, which then would be waited for at exit for ever.
+        """
+        return True
+
+
+def interrupt() -> NoReturn:
+    """What exvc.PyFilter calls in place of a step once Ctrl-C came (native/exvc.c)."""
+    raise Interrupted("Colorize: interrupted")
