@@ -39,7 +39,7 @@ sys.path[0:0] = [] if __package__ else [str(ROOT)]  # `python scripts/bench.py` 
 
 from scripts import plain
 from vsexvc.backends import prepare
-from vsexvc.backends.prepare import How
+from vsexvc.backends.options import BACKENDS, PRECISIONS, ComputeOptions, precisions, unavailable
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
@@ -140,12 +140,12 @@ class Candidate:
 
 def candidates(device: torch.device) -> Iterator[Candidate]:
     has = torch.cpu.get_capabilities()
-    for name in prepare.BACKENDS:
-        if why := prepare.unavailable(name, device):
+    for name in BACKENDS:
+        if why := unavailable(name, device):
             yield Candidate(name, "-", why=why)
             continue
-        for precision in prepare.PRECISIONS:
-            here = precision in prepare.precisions(device)
+        for precision in PRECISIONS:
+            here = precision in precisions(device)
             if device.type != "cpu" or precision != "bf16":
                 yield Candidate(name, precision, why="" if here else f"no {precision} in this {device.type}'s hardware")
             else:
@@ -217,7 +217,7 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
             of = plain_loop(network, lab, lab)
             count("correlate", *count("embed", L))
         else:
-            of = prepare.prepared(network, How("torch", "fp32")) if way else network
+            of = prepare.prepared(network, ComputeOptions("torch", "fp32")) if way else network
             embedding = count("embed", lab)
             count("correlate", *embedding, ab)
             with torch.device("cpu"):  # it has no weights, and asks for a device that computes
@@ -274,7 +274,7 @@ def work_of(net: str, one: Candidate, options: argparse.Namespace) -> tuple[tupl
             clock = Clock(loop, device)
             previous = lab[:1] - lab.new_tensor((50.0, 0.0, 0.0)).view(1, 3, 1, 1)
             return (lambda: loop.step(previous, lab[1:2, :1]), 1), clock
-        fast = prepare.prepared(network.to(device), How(one.backend, one.precision))
+        fast = prepare.prepared(network.to(device), ComputeOptions(one.backend, one.precision))
         session = Session(fast)
         reference = session.reference(lab[:1])
         clock = Clock(fast, device)
@@ -323,7 +323,7 @@ def correlation_rows(options: argparse.Namespace) -> list[Row]:
     ways: dict[str, Callable[..., Any]] = {}
     for one in candidates(options.device):
         if not one.why:
-            ways[one.name] = prepare.prepared(network, How(one.backend, one.precision)).correlation
+            ways[one.name] = prepare.prepared(network, ComputeOptions(one.backend, one.precision)).correlation
     ab = torch.rand(1, 2, height, width, device=options.device) * 60
     colours = F.avg_pool2d(ab, 4).flatten(2)
     theta = torch.zeros(1, 256, h * w, device=options.device)
@@ -361,7 +361,9 @@ def precision_rows(options: argparse.Namespace) -> list[Row]:
     network = store.load(options.model, options.device)
     exact = Session(network)
     ways = {c.name: c for c in candidates(options.device) if not c.why}
-    fast = {name: Session(prepare.prepared(network, How(c.backend, c.precision))) for name, c in ways.items()}
+    fast = {
+        name: Session(prepare.prepared(network, ComputeOptions(c.backend, c.precision))) for name, c in ways.items()
+    }
     found: dict[str, list[float]] = {name: [] for name in fast}
     lost: dict[str, list[tuple[float, float]]] = {name: [] for name in fast}
     for lab, rgb in clips_of(options):

@@ -41,7 +41,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others take long to compile."""
-    monkeypatch.setattr("vsexvc.backends.prepare.BACKENDS", ("torch",))
+    monkeypatch.setattr("scripts.bench.BACKENDS", ("torch",))
 
 
 @pytest.mark.numbers

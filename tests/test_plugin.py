@@ -20,7 +20,7 @@ from skimage import color as skcolor
 from torch import Tensor
 
 import vsexvc
-from vsexvc.backends.prepare import How
+from vsexvc.backends.options import ComputeOptions
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.plugin import build
@@ -357,7 +357,9 @@ class TestRefused:
         """What the weights' room is told, and what it answers, in the filter's own words."""
         asked = []
 
-        def shared(model: str | None, device: torch.device, how: How, *, auto_download: bool) -> ColorizationNet:
+        def shared(
+            model: str | None, device: torch.device, how: ComputeOptions, *, auto_download: bool
+        ) -> ColorizationNet:
             asked.append((model, str(device), auto_download))
             raise OSError("model 'known' is not there: run `the command`\nand more")
 
@@ -386,20 +388,22 @@ class TestWhole:
     @pytest.mark.parametrize(
         ("arguments", "how"),
         [
-            ({}, How()),
-            ({"preset": "upstream"}, How(precision="fp32")),
-            ({"preset": "upstream", "precision": "bf16"}, How(precision="bf16")),
-            ({"backend": "openvino", "precision": "fp32", "threads": 2}, How("openvino", "fp32", 2)),
-            ({"trt": True}, How("tensorrt")),
+            ({}, ComputeOptions()),
+            ({"preset": "upstream"}, ComputeOptions(precision="fp32")),
+            ({"preset": "upstream", "precision": "bf16"}, ComputeOptions(precision="bf16")),
+            ({"backend": "openvino", "precision": "fp32", "threads": 2}, ComputeOptions("openvino", "fp32", 2)),
+            ({"trt": True}, ComputeOptions("tensorrt")),
         ],
         ids=str,
     )
     def test_how_the_network_is_computed(
-        self, arguments: dict[str, Any], how: How, monkeypatch: pytest.MonkeyPatch
+        self, arguments: dict[str, Any], how: ComputeOptions, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = []
 
-        def shared(model: str | None, device: torch.device, how: How, *, auto_download: bool) -> ColorizationNet:
+        def shared(
+            model: str | None, device: torch.device, how: ComputeOptions, *, auto_download: bool
+        ) -> ColorizationNet:
             asked.append(how)
             raise ValueError("enough")
 

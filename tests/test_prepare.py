@@ -16,14 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsexvc.backends import prepare
-from vsexvc.backends.prepare import ByShape, FusedCorrelation, How, download, prepared, upload
+from vsexvc.backends.cuda import FusedCorrelation, tensorrt_engine
+from vsexvc.backends.options import ComputeOptions, precisions, unavailable
+from vsexvc.backends.prepare import prepared
+from vsexvc.backends.shapes import ByShape
+from vsexvc.backends.torch import folded
+from vsexvc.backends.transfer import download, upload
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet, Correlation
 from vsexvc.session import Session
 from vsexvc.weights import store
 
 CPU = torch.device("cpu")
-PRECISIONS_OF = prepare.precisions  # before the fixture below
+PRECISIONS_OF = precisions  # before the fixture below
 
 
 @pytest.fixture(autouse=True)
@@ -92,19 +97,19 @@ class TestPrepared:
     def test_single_precision_is_the_same(self, config: dict[str, Any]) -> None:
         """Layout and folded upsampling change the order of sums; random weights, matching and two steps spread that."""
         net = network(**config)
-        assert psnr(colours(prepared(net, How(precision="fp32"))), colours(net)) > 55
+        assert psnr(colours(prepared(net, ComputeOptions(precision="fp32"))), colours(net)) > 55
 
     def test_the_network_itself_stays_as_it_is(self) -> None:
         net = network()
         before = copy.deepcopy(net.state_dict())
-        prepared(net, How(precision="bf16"))
+        prepared(net, ComputeOptions(precision="bf16"))
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
         assert net.color.conv8_1[1].weight.dtype == torch.float32 and net.correlation.dtype == torch.float32
 
     def test_shipped_weights_in_bf16(self) -> None:
         """What their colours may differ by in one step: 45 dB at the least."""
         net = store.load()
-        fast = prepared(net, How(precision="bf16"))
+        fast = prepared(net, ComputeOptions(precision="bf16"))
         L, lab = film(96, 160)
         plain, quick = Session(net), Session(fast)
         one = plain.correspond(L, plain.reference(lab))
@@ -113,7 +118,7 @@ class TestPrepared:
         assert psnr(plain.step(state, one[1])[1], quick.step(state, other[1])[1]) > 45
 
     def test_a_frame_does_not_hang_on_its_batch(self) -> None:
-        session, (L, lab) = Session(prepared(network(), How(precision="bf16"))), film(64, 64)
+        session, (L, lab) = Session(prepared(network(), ComputeOptions(precision="bf16"))), film(64, 64)
         reference = session.reference(lab)
         whole, turned = session.correspond(L, reference), session.correspond(L.flip(0), reference)
         assert all(torch.equal(a.padded, b.padded) for a, b in zip(whole, reversed(turned), strict=True))
@@ -121,20 +126,20 @@ class TestPrepared:
     @pytest.mark.parametrize(
         ("how", "text"),
         [
-            (How("onnx"), "backend must be one of torch, openvino, tensorrt, got 'onnx'"),
-            (How("tensorrt"), "backend tensorrt needs an NVIDIA GPU, not cpu"),
-            (How(precision="fp16"), "precision must be one of bf16, fp32 on this cpu, got 'fp16'"),
+            (ComputeOptions("onnx"), "backend must be one of torch, openvino, tensorrt, got 'onnx'"),
+            (ComputeOptions("tensorrt"), "backend tensorrt needs an NVIDIA GPU, not cpu"),
+            (ComputeOptions(precision="fp16"), "precision must be one of bf16, fp32 on this cpu, got 'fp16'"),
         ],
     )
-    def test_what_is_not_there_is_refused(self, how: How, text: str) -> None:
+    def test_what_is_not_there_is_refused(self, how: ComputeOptions, text: str) -> None:
         with pytest.raises(ValueError, match=f"^{text}$"):
             prepared(network(), how)
 
     def test_a_backend_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ValueError, match=r'^backend openvino is not installed: pip install "vsexvc\[openvino\]"$'):
-            prepared(network(), How("openvino"))
-        assert "the release made for torch" in prepare.unavailable("tensorrt", "cuda")
+            prepared(network(), ComputeOptions("openvino"))
+        assert "the release made for torch" in unavailable("tensorrt", "cuda")
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -143,7 +148,7 @@ def test_openvino(config: dict[str, Any], precision: str, least: float) -> None:
     """In single precision as torch; random weights spread what bf16 rounds off (shipped ones: see scripts/bench.py)."""
     pytest.importorskip("openvino")
     net = network(**config)
-    fast = prepared(net, How("openvino", precision, threads=1))
+    fast = prepared(net, ComputeOptions("openvino", precision, threads=1))
     assert psnr(colours(fast), colours(net)) > least
     assert torch.equal(colours(fast), colours(fast))
     assert psnr(colours(fast, 80, 64), colours(net, 80, 64)) > least  # another size of the same network
@@ -154,8 +159,8 @@ def test_openvino_leaves_signals_alone() -> None:
     pytest.importorskip("openvino")
     text = (
         "import gc, os, signal, torch\n"
-        "from test_prepare import How, colours, network, prepared\n"
-        "nets = [prepared(network(), How('openvino', 'fp32', 1)) for _ in range(3)]\n"
+        "from test_prepare import ComputeOptions, colours, network, prepared\n"
+        "nets = [prepared(network(), ComputeOptions('openvino', 'fp32', 1)) for _ in range(3)]\n"
         "for net in nets: colours(net, 32, 32)\n"
         "del net\n"
         "while nets: del nets[0]; gc.collect()\n"
@@ -174,7 +179,7 @@ def test_folded_upsampling_is_exact() -> None:
     convolution = nn.Conv2d(5, 3, 3, padding=1).double()
     x = torch.randn(2, 5, 7, 10).double()
     twice = convolution(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert torch.allclose(prepare._folded(convolution)(x), twice, atol=1e-12)
+    assert torch.allclose(folded(convolution)(x), twice, atol=1e-12)
 
 
 class TestFusedCorrelation:
@@ -263,11 +268,11 @@ def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPa
     x, part = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 4, 3).requires_grad_(False)
     cache = tmp_path / "engines"
     for _ in range(2):
-        run = prepare._tensorrt(part, (x,), dtype=torch.float16, cache=cache)
+        run = tensorrt_engine(part, (x,), dtype=torch.float16, cache=cache)
         assert torch.allclose(run(x), part(x), atol=1e-6)
     assert len(asked) == 1 and asked[0]["enabled_precisions"] == {torch.float32, torch.float16}
     part.weight.mul_(2)
-    assert torch.allclose(prepare._tensorrt(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
+    assert torch.allclose(tensorrt_engine(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
     assert len(asked) == 2 and len(list(cache.iterdir())) == 2
 
 
@@ -287,7 +292,7 @@ class TestGpu:
     def test_single_precision(self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         """Graphs, fused correlation and streams together, called again and again."""
         net = network(**config)
-        fast = prepared(copy.deepcopy(net).cuda(), How(precision="fp32"))
+        fast = prepared(copy.deepcopy(net).cuda(), ComputeOptions(precision="fp32"))
         expected = colours(net)
         for _ in range(3):
             assert psnr(colours(fast).cpu(), expected) > 60
@@ -296,7 +301,7 @@ class TestGpu:
         monkeypatch.setattr(prepare, "precisions", lambda device: ("fp16", "fp32", "bf16"))
         net = store.load()
         for precision in ("fp16", "bf16"):
-            fast = prepared(copy.deepcopy(net).cuda(), How(precision=precision))
+            fast = prepared(copy.deepcopy(net).cuda(), ComputeOptions(precision=precision))
             assert psnr(colours(fast, 96, 160).cpu(), colours(net, 96, 160)) > 40
 
     def test_downloads_are_whole(self) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 import vsexvc
 from scripts import plain
 from vsexvc import plugin
-from vsexvc.backends.prepare import How, prepared
+from vsexvc.backends.options import ComputeOptions
+from vsexvc.backends.prepare import prepared
 from vsexvc.plugin import build
 from vsexvc.pump import Schedule
 from vsexvc.session import Correspondence, Reference, Session, State
@@ -264,7 +265,7 @@ class TestPreset:
             format=vs.YUV444PS,
         )  # fmt: skip
         found = lab_of(out, 1)[1:]
-        exact = prepared(store.load(model), How(precision="fp32"))
+        exact = prepared(store.load(model), ComputeOptions(precision="fp32"))
         session, (lab, L) = Session(exact, borders=False), seen
         reference = session.reference(lab)
         first, second = session.correspond(L, reference)[:2]

@@ -73,7 +73,7 @@ def _check(args: argparse.Namespace, report: _Report) -> int:
 
 def _render(args: argparse.Namespace, report: _Report) -> int:
     from vsexvc.film.encode import Encoding
-    from vsexvc.film.parts import Colours
+    from vsexvc.film.job import Colours
     from vsexvc.film.render import Order, render
 
     def given(*names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 import vapoursynth as vs
 
-from vsexvc.backends.prepare import PRECISIONS, How
+from vsexvc.backends.options import PRECISIONS, ComputeOptions
 from vsexvc.frames import HANDLED, REPORTED, RGB_LUMA, is_handled, luma, tagged
 from vsexvc.merge import Merge
 from vsexvc.pump import Pump, Schedule
@@ -396,7 +396,7 @@ def _device(name: str | None, index: int) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _how(backend: str, precision: str | None, trt: bool, threads: int | None) -> How:
+def _how(backend: str, precision: str | None, trt: bool, threads: int | None) -> ComputeOptions:
     if backend not in BACKENDS:
         _fail("backend", " or ".join(map(repr, BACKENDS)), repr(backend))
     if trt and backend != "torch":
@@ -405,7 +405,7 @@ def _how(backend: str, precision: str | None, trt: bool, threads: int | None) ->
         _fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
     if threads is not None:
         threads = _check_range("threads", _integer("threads", threads), 1, 1024)
-    return How("tensorrt" if trt else backend, precision, threads)
+    return ComputeOptions("tensorrt" if trt else backend, precision, threads)
 
 
 def _fail(argument: str, accepted: str, seen: Any) -> NoReturn:

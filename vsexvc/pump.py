@@ -33,7 +33,7 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.backends.prepare import download
+from vsexvc.backends.transfer import download
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.frames import ERROR, REPORTED, Lightness
 from vsexvc.scenes import is_cut

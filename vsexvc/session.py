@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc.backends.prepare import upload
+from vsexvc.backends.transfer import upload
 from vsexvc.colour.lab import centred
 from vsexvc.nets.config import CELL
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding

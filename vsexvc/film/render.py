@@ -24,11 +24,14 @@ from typing import Any
 import torch
 import vapoursynth as vs
 
-from vsexvc.backends.prepare import precisions
+from vsexvc.backends.options import precisions
 from vsexvc.film import plan, source
+from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
+from vsexvc.film.folder import Folder
+from vsexvc.film.job import Colours, Job, fingerprint, versions
 from vsexvc.film.join import Other, Times, check_whole, film_times, join, script_times
-from vsexvc.film.parts import Colours, Folder, Job, Worker, check_ray, coloured, fingerprint, make_by_ray, versions
+from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
@@ -144,7 +147,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
     if order.workers is not None or order.ray is not None:
         make_by_ray(job, todo, order.workers, order.ray, made)
         return
-    worker = Worker(job)
+    worker = PartMaker(job)
     for number in todo:
         worker.make(number, lambda more: report("progress", stage="rendering", done=done + more, of=total))
         made(number, "here")

@@ -26,7 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vsexvc.backends.prepare import How, prepared
+from vsexvc.backends.options import ComputeOptions
+from vsexvc.backends.prepare import prepared
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.support.errors import first_line
@@ -52,7 +53,7 @@ _KINDS = {  # a key that no other file has
 }
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Networks in use, so that the filters of a process share them: gone with the last of them.
-_in_use: WeakValueDictionary[tuple[str, int, int, str, How | None], ColorizationNet] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[str, int, int, str, ComputeOptions | None], ColorizationNet] = WeakValueDictionary()
 _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
 
 
@@ -239,7 +240,7 @@ def load(
 def shared(
     model: str | None = None,
     device: str | torch.device = "cpu",
-    how: How | None = None,
+    how: ComputeOptions | None = None,
     *,
     auto_download: bool = False,
 ) -> ColorizationNet:

@@ -1,0 +1,98 @@
+"""Parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsexvc.backends.shapes import Part
+from vsexvc.nets.network import Correlation
+
+_WARM_UP = 3  # calls of a part before it is captured
+_FUSED_VALUES = 16  # columns that the fused correlation wants at least
+
+
+class FusedCorrelation(Correlation):
+    """The correlation as attention in one kernel, for GPUs: the matrix stays on the chip, its maximum comes along."""
+
+    def __init__(self, temperature: float, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__(temperature, dtype)
+        from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+        self._attend: Part = torch.compile(
+            partial(flex_attention, return_aux=AuxRequest(max_scores=True)), dynamic=False
+        )
+
+    def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
+        """See Correlation."""
+        if torch.is_grad_enabled():
+            return super().forward(theta, phi, colours, sparing)
+        count = colours.shape[1]
+        values = F.pad(colours, (0, 0, 0, max(0, _FUSED_VALUES - count)))
+        # One head for each frame, so that all may share the keys of one reference: (1, B, positions, channels).
+        query, key, value = (
+            x.transpose(1, 2).to(self.dtype).contiguous().expand(len(theta), -1, -1)[None] for x in (theta, phi, values)
+        )
+        warped, found = self._attend(query, key, value, scale=1.0 / self.temperature)
+        return warped[0, :, :, :count].transpose(1, 2).float(), found.max_scores[0][:, None] * self.temperature
+
+
+def cuda_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> Part:
+    """All kernels of a part launched as one. Inputs are copied to where the graph reads."""
+    held = tuple(x.clone() for x in inputs)
+    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries choose and allocate in the first calls, which a capture forbids
+        for _ in range(_WARM_UP):
+            part(*held)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = part(*held)
+
+    def run(*inputs: Tensor) -> Tensor:
+        for target, x in zip(held, inputs, strict=True):
+            target.copy_(x)
+        graph.replay()
+        copied: Tensor = result.clone()
+        return copied
+
+    return run
+
+
+def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, dtype: torch.dtype, cache: Path | None) -> Part:
+    """An engine for one shape, from the cache folder if it has been built before for this GPU and these versions."""
+    import torch_tensorrt
+
+    example = tuple(x.detach().clone() for x in inputs)
+    path = None if cache is None else cache / f"{_name_of_engine(part, example, torch_tensorrt.__version__)}.ep"
+    if path is not None and path.exists():
+        loaded: Part = torch.export.load(path).module()
+        return loaded
+    with torch.inference_mode(False), torch.no_grad():
+        program = torch.export.export(part, example)
+        engine: Any = torch_tensorrt.dynamo.compile(
+            program, inputs=example, enabled_precisions={torch.float32, dtype}, min_block_size=1
+        )
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial_path = path.with_suffix(".part")
+            torch_tensorrt.save(engine, str(partial_path), inputs=list(example))
+            partial_path.replace(path)
+    built: Part = engine
+    return built
+
+
+def _name_of_engine(part: nn.Module, inputs: tuple[Tensor, ...], version: str) -> str:
+    """Of all that an engine depends on."""
+    digest = hashlib.sha256(f"{type(part).__name__} {torch.__version__} {version}".encode())
+    digest.update(f"{torch.cuda.get_device_name()} {[(x.dtype, tuple(x.shape)) for x in inputs]}".encode())
+    for name, tensor in part.state_dict().items():
+        digest.update(f"{name} {tensor.dtype}".encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

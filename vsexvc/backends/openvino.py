@@ -1,0 +1,59 @@
+"""A part of a network as an OpenVINO model, for CPUs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vsexvc.backends.shapes import Part
+from vsexvc.support.threads import apart
+
+_SENDER = "openvino_telemetry"  # sends statistics from a process of its own as soon as openvino is imported
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers."""
+    handler, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(handler)  # or the first message would set logging up for the whole process
+    sender = sys.modules.get(_SENDER)
+    sys.modules[_SENDER] = None  # type: ignore[assignment]  # as where it is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(handler)
+        del sys.modules[_SENDER]
+        if sender is not None:
+            sys.modules[_SENDER] = sender
+
+
+def openvino_model(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:
+    example = tuple(x.detach().clone() for x in inputs)
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        # Exported: what openvino.convert_model traces is never freed.
+        decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
+        front_end = FrontEndManager().load_by_framework("pytorch")
+        model = front_end.convert(front_end.load(decoder))
+    # It leaves its thread a stack for signals, which may go before the thread does.
+    compiled = apart(openvino.Core().compile_model, model, "CPU", hints)
+    request = compiled.create_infer_request()
+
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = request.infer([x.contiguous().numpy() for x in inputs], share_inputs=True, share_outputs=True)
+        results = tuple(torch.from_numpy(found[i].copy()) for i in range(len(compiled.outputs)))
+        return results if len(results) > 1 else results[0]
+
+    return run

@@ -1,0 +1,59 @@
+"""What a network can be computed with: backends and precisions, and what a machine has of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BACKENDS = ("torch", "openvino", "tensorrt")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precisions(device: str | torch.device) -> tuple[str, ...]:
+    """Those that a device computes in hardware, the one that is taken unless told otherwise first.
+
+    A CPU: bf16 with AMX or AVX512-bf16. CUDA: bf16, whose range VGG's activations never leave, from compute capability
+    8.0 on; fp16 from 7.0 on.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
+            return "bf16", "fp32", "fp16"
+        return ("fp16", "fp32") if capability >= (7, 0) else ("fp32",)
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return ("bf16", "fp32") if has.get("amx_bf16") or has.get("avx512_bf16") else ("fp32",)
+
+
+def unavailable(backend: str, device: str | torch.device) -> str:
+    """Why a backend cannot be used on a device, as half a sentence; "" where it can."""
+    kind = torch.device(device).type
+    if backend == "openvino":
+        if kind != "cpu":
+            return f"computes on the CPU, not on {kind}"
+        if importlib.util.find_spec("openvino") is None:
+            return 'is not installed: pip install "vsexvc[openvino]"'
+    if backend == "tensorrt":
+        if kind != "cuda":
+            return f"needs an NVIDIA GPU, not {kind}"
+        if importlib.util.find_spec("torch_tensorrt") is None:
+            return f"is not installed: pip install torch-tensorrt, the release made for torch {torch.__version__}"
+    return ""
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """What a network is prepared for.
+
+    Attributes:
+        backend: one of BACKENDS.
+        precision: one of PRECISIONS; None: the first of `precisions`.
+        threads: of OpenVINO; None: torch's number. Torch's own is for the thread that calls to set.
+    """
+
+    backend: str = "torch"
+    precision: str | None = None
+    threads: int | None = None

@@ -1,0 +1,32 @@
+"""Parts of a network that are compiled or captured once for each shape of their inputs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Part = Callable[..., Any]
+_SHAPES = 4  # shapes for which a part is kept ready
+
+
+class ByShape(nn.Module):
+    """A part that is made ready for each shape of its inputs when that comes, by `build`; the last few are kept."""
+
+    def __init__(self, part: nn.Module, build: Callable[[nn.Module, tuple[Tensor, ...]], Part]) -> None:
+        super().__init__()
+        self.part, self._build = part, build
+        self._ready: OrderedDict[tuple[torch.Size, ...], Part] = OrderedDict()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """As the part itself. Inputs: tensors only."""
+        shapes = tuple(x.shape for x in inputs)
+        if shapes not in self._ready:
+            while len(self._ready) >= _SHAPES:
+                self._ready.popitem(last=False)
+            self._ready[shapes] = self._build(self.part, inputs)
+        self._ready.move_to_end(shapes)
+        return self._ready[shapes](*inputs)

@@ -1,0 +1,30 @@
+"""Tensors between the host's memory and a device, without waiting for what the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """A float32 copy in the host's memory, and what to call before it is read.
+
+    From a GPU it comes on a stream beside the one that computes, which may be given its next work meanwhile.
+    """
+    if not x.is_cuda:
+        return x.to("cpu", torch.float32, copy=True), lambda: None
+    host = torch.empty(x.shape, pin_memory=True)
+    side: torch.cuda.Stream = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    with torch.cuda.stream(side):
+        host.copy_(x, non_blocking=True)
+        x.record_stream(side)
+        done = side.record_event()
+    return host, done.synchronize
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for what it computes. x: on the CPU, and not changed afterwards."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -1,0 +1,125 @@
+"""Parts made by many processes or machines: Ray."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, redirect_stdout
+from functools import lru_cache
+from typing import Any
+
+from vsexvc.film.job import Job
+from vsexvc.film.parts import PartMaker
+from vsexvc.support.errors import first_line
+
+_RETRIES = 3  # of a part whose worker was lost
+_WRONG = "--ray must be the address of a cluster, got {!r}"
+_HOST = re.compile(r"([^/:]+):(\d+)")
+_STORE = 80 << 20  # bytes of shared memory for Ray, which has next to nothing to keep there
+
+
+_maker = lru_cache(maxsize=1)(PartMaker)  # a process of Ray makes one part after the other
+
+
+def _make_part(job: Job, number: int) -> str:
+    """A task. Returns who did it."""
+    _maker(job).make(number)
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def check_ray(address: str | None) -> None:
+    """Raises ValueError where there is no Ray here, or nobody at the address: before the film is read."""
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]")
+    if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
+        try:
+            socket.create_connection((host[1], int(host[2])), timeout=10).close()
+        except OSError as error:
+            raise ValueError(f"{_WRONG.format(address)}: {first_line(error)}") from None
+
+
+def _connect(address: str | None, options: dict[str, Any]) -> None:
+    """To a cluster, or None: starts Ray on this machine. options: of ray.init."""
+    import ray
+
+    try:
+        ray.init(address="local" if address is None else address, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = " ".join(str(error).split())  # of other versions it says which in further lines
+        if address is None:
+            raise ValueError(f"--workers: Ray does not start: {why}") from None
+        # Ray does not say then that it was sent away for want of a token.
+        hint = " (does it ask for a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are needed on each machine)"
+        raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
+
+
+def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
+    """Says what is waited for where no machine can take a task; raises ValueError where none can come."""
+    import ray
+
+    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # which has no types
+    found = [machine["Resources"] for machine in list_machines() if machine["Alive"]]
+    if any(has.get("CPU", 0) >= threads and has.get("GPU", 0) >= gpus for has in found):
+        return
+    if workers is not None:
+        raise ValueError("--device cuda: Ray finds no GPU on this machine")
+    needed = f"--threads {threads}{' and --device cuda' * gpus}"
+    print(f"--ray: the cluster has no machine for a worker with {needed}; waiting for one")
+
+
+def make_by_ray(
+    job: Job, numbers: Iterable[int], workers: int | None, address: str | None, made: Callable[[int, str], None]
+) -> None:
+    """Makes parts as tasks of Ray, which begins them again elsewhere when their worker is lost.
+
+    Args:
+        job: of the parts.
+        numbers: which ones.
+        workers: processes on this machine.
+        address: in place of them, that of a cluster.
+        made: told the number of a part that is there, and who made it.
+
+    Raises:
+        ValueError: Ray does not start, the cluster cannot be joined (check_ray comes before); a part was given up.
+        OSError, ValueError: as PartMaker.make.
+    """
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "RAY_NUM_REDIS_GET_RETRIES": "2",
+    }  # the first would tell its makers of us
+    if workers is not None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # no port is open to other machines, on Linux too
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))  # where it says that a worker was lost
+        if workers is not None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vsexvc-", ignore_cleanup_errors=True))
+            options |= {"num_cpus": workers * job.threads, "object_store_memory": _STORE, "include_dashboard": False}
+            options["_temp_dir"] = folder
+        _connect(address, options)
+        stack.callback(ray.shutdown)
+        gpus = int(job.model is not None and job.colours.device == "cuda")
+        _check_machines(job.threads, gpus, workers)
+        make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_RETRIES)(_make_part)
+        shared = ray.put(job)
+        waiting = {make.remote(shared, number): number for number in numbers}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            number = waiting.pop(done)
+            try:
+                made(number, ray.get(done))
+            except ray.exceptions.RayTaskError as error:
+                cause, where = error.cause, "" if address is None else f"{error.ip}: "
+                kind = type(cause) if isinstance(cause, OSError) else ValueError
+                raise kind(where + first_line(cause)) from None
+            except ray.exceptions.RayError as error:
+                raise ValueError(f"part {number} was given up: {first_line(error)}") from None

@@ -1,0 +1,106 @@
+"""The working folder of a render.
+
+It holds `manifest.json` (what was asked for, and the scenes that were found), `NNNNNN.mkv` with `NNNNNN.json` (a
+finished part and what is in it), `index/` (bestsource's) and `lock` (held by the process that renders). A file has its
+name only when it is whole; NNNNNN is the part's number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vsexvc.film.encode import Part
+from vsexvc.support.files import read_json, settle, sha256_of, write_json
+
+_OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
+
+
+class Folder:
+    """The working folder, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.index = path, path / "index"
+
+    def __enter__(self) -> Self:
+        """Raises ValueError where another process holds it, or other files are in it."""
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (entry.name for entry in self.path.iterdir()):
+                if not _OURS.fullmatch(name):
+                    raise ValueError(f"--work must be an empty folder or an earlier run's, {self.path} holds {name!r}")
+            self._lock = (self.path / "lock").open("a")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise ValueError(f"--work: another process renders in {self.path}, wait for it") from None
+            if os.fstat(self._lock.fileno()).st_nlink:  # else the process before has just removed it
+                break
+            self._lock.close()
+        for left in self.path.glob("*.part"):
+            left.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == ["lock"]:  # nothing was begun
+            self.remove()
+        self._lock.close()
+
+    def manifest(self) -> dict[str, Any]:
+        """What was begun here; empty where nothing was. Raises ValueError where that cannot be told."""
+        path = self.path / "manifest.json"
+        stored = read_json(path)
+        if stored is None:
+            return {}
+        if not (isinstance(stored.get("asked"), dict) and isinstance(stored.get("firsts"), list)):
+            raise ValueError(f"record {str(path)!r} must be a manifest, it is damaged; remove it")
+        return stored
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        write_json(self.path / "manifest.json", manifest)
+
+    def file(self, number: int) -> Path:
+        return self.path / f"{number:06}.mkv"
+
+    def read(self, number: int) -> Part | None:
+        """What is in a part, as its record says; None where no such record can be read."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            stored = json.loads(self.file(number).with_suffix(".json").read_bytes())
+            durations = tuple((int(a), int(b)) for a, b in stored["durations"])
+            return Part(tuple(map(int, stored["order"])), str(stored["sha256"]), durations)
+        return None
+
+    def has(self, number: int, frames: int) -> bool:
+        """Whether a part is there, whole and undamaged."""
+        part, file = self.read(number), self.file(number)
+        if part is None or len(part.order) != frames or not file.is_file():
+            return False
+        return sha256_of(file) == part.sha256
+
+    def keep(self, number: int, partial: Path, part: Part) -> None:
+        """Makes a written file the part of that number."""
+        write_json(self.file(number).with_suffix(".json"), dataclasses.asdict(part))
+        settle(partial, self.file(number))
+
+    def clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+    def remove(self) -> None:
+        self.clear()
+        (self.path / "lock").unlink()
+        self.path.rmdir()
