@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import jensenshannon
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from train.measure import metrics
@@ -30,6 +32,43 @@ def test_psnr(pair):
 
 def test_psnr_of_far_values_does_not_wrap_around():
     assert metrics.psnr(flat((0, 0, 0)), flat((255, 255, 255))) == pytest.approx(0.0)
+
+
+def test_delta_e_of_two_pictures(pair):
+    result, truth = pair
+    expected = deltaE_ciede2000(rgb2lab(truth), rgb2lab(result))
+    mean, high = metrics.delta_e(result, truth)
+    assert mean == pytest.approx(expected.mean(), abs=5e-3)
+    assert high == pytest.approx(np.percentile(expected, 90), abs=5e-3)
+    assert metrics.delta_e(result, result) == (0.0, 0.0)
+
+
+def test_ciede2000_of_published_pairs():
+    """Some of the pairs of Sharma, Wu and Dalal 2005, table 1."""
+    pairs = [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0),
+        ((50, 0, 0), (50, -1, 2), 2.3669),
+        ((50, 2.5, 0), (50, 0, -2.5), 4.3065),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((50, 2.5, 0), (61, -5, 29), 22.8977),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ]
+    one, other, expected = (torch.tensor(values, dtype=torch.float64) for values in zip(*pairs, strict=True))
+    found = metrics.ciede2000(one.T, other.T)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(metrics.ciede2000(other.T, one.T), expected, atol=1e-4, rtol=0)
+
+
+def test_ciede2000_against_scikit_image():
+    rng = np.random.default_rng(4)
+    one, other = (np.stack([rng.uniform(0, 100, 5000), *rng.uniform(-110, 110, (2, 5000))]) for _ in range(2))
+    one[1:, :50] = 0  # grey against colour, colour against grey, grey against grey
+    other[1:, 25:75] = 0
+    near = one + rng.normal(0, 2, one.shape)
+    for colours in (other, near):
+        found = metrics.ciede2000(torch.from_numpy(one), torch.from_numpy(colours)).numpy()
+        np.testing.assert_allclose(found, deltaE_ciede2000(one.T, colours.T), atol=1e-6)
 
 
 def test_ssim(pair):
