@@ -1,6 +1,5 @@
 """train/measure/protocol.py, baselines.py and tables.py: on clips that the tests draw and a session that they act."""
 
-import argparse
 import json
 import math
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ class ActedCorrespondence:
 
 class ActedSession:
     def __init__(self, network):
-        self.seen = network.seen
+        self.network, self.seen = network, network.seen
 
     def reference(self, lab):
         assert lab.shape[:2] == (1, 3)
@@ -104,12 +103,6 @@ def acted(monkeypatch) -> ActedNetwork:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return write_clips(tmp_path / "clips", count=3, frames=4)
-
-
-def arguments(*given: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    protocol.add_arguments(parser)
-    return parser.parse_args([str(g) for g in given])
 
 
 # --- protocol --------------------------------------------------------------------------------------------------------
@@ -334,53 +327,7 @@ def test_run_with_the_real_session(folder):
     assert all(5 < value < 60 for value in found.values())
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
-
-
-def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, folder, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    monkeypatch.setattr(protocol.weights, "load", lambda model, device: acted)
-    protocol.main(arguments(folder, "--out", out, "--frames", 3))
-    printed = capsys.readouterr().out
-    rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow"]
-    rows += ["nearest neighbour, raw features", "warped colour", "model", "model, previous zeroed"]
-    document = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    found = document["folders"][0]
-    assert list(found["rows"]) == rows
-    assert found["clips"] == ["0.avi", "1.avi", "2.avi"]
-    assert [len(v) for v in found["psnr_by_frame"].values()] == [2] * len(rows)
-    assert 0 <= found["foreign"]["nearer"] <= 1
-    assert document["settings"]["frames"] == 3
-    for row in rows:
-        assert f"| {row} " in printed
-    assert (out / "evaluation.md").read_text().strip() == printed.strip()
-    assert cv2.imread(str(out / "psnr_clips.png")).shape == (540, 960, 3)
-    assert cv2.imread(str(out / "sheets" / "clips" / "0.png")).shape == (6 * 216, 2 * 384, 3)
-    assert cv2.imread(str(out / "sheets" / "clips" / "0_foreign.png")).shape == (4 * 216, 2 * 384, 3)
-    assert cv2.imread(str(out / "overview_clips.png")).shape == (3 * 144, 6 * 256, 3)
-
-    monkeypatch.setattr(protocol, "BASELINES", {"grey": pytest.fail})
-    protocol.main(arguments(folder, "--out", out, "--frames", 3))
-    assert capsys.readouterr().out == printed
-
-
-def test_main_without_a_network_writes_nothing_unasked(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    protocol.main(arguments(folder, "--baselines-only", "--limit", 1, "--frames", 2))
-    printed = capsys.readouterr().out
-    assert "| optical flow " in printed
-    assert "model" not in printed
-    assert [p.name for p in tmp_path.iterdir()] == ["clips"]
-
-
-def test_main_names_what_it_cannot_use(folder, tmp_path):
-    with pytest.raises(OSError, match=r"missing\.safetensors"):
-        protocol.main(arguments(folder, "--model", tmp_path / "missing.safetensors"))
-    with pytest.raises(ValueError, match=r"--device .*'abacus'"):
-        protocol.main(arguments(folder, "--device", "abacus"))
-    for given in (("--frames", 1), ("--limit", 0)):
-        with pytest.raises(SystemExit):
-            arguments(folder, *given)
+# --- what is written ------------------------------------------------------------------------------------------------
 
 
 def test_brief_leaves_out_two_rows_and_takes_the_baselines_from_elsewhere(acted, folder, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 from train.data import samples
 from train.features import pretrain
 from train.fit import ablate, loop
-from train.measure import protocol, stills
+from train.measure import evaluate, stills
 from vsexvc.nets.config import NetworkConfig
 
 _RENAMED = {"images": "image_share"}  # options of a sample whose names the run's own options have
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add(commands.add_parser("features", help="pretrain a feature net"), pretrain.PretrainOptions)
     _add_fit(commands.add_parser("fit", help="train a network from folders of clips and pictures"))
-    protocol.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
+    evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
     stills.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
     ablation = commands.add_parser("ablate", help="Table 5: the same run without each of the losses")
     _add_fit(ablation)
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         if args.command == "evaluate":
-            protocol.main(args)
+            evaluate.main(args)
         elif args.command == "images":
             stills.main(args)
         elif args.command == "features":

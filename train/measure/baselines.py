@@ -45,8 +45,8 @@ class Clip:
         return [flow.between(previous, current) for previous, current in pairwise(L)]
 
 
-def clip_paths(folder: Path, limit: int | None = None) -> list[Path]:
-    """The video files below a folder by name, the first `limit` of them.
+def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[Path]:
+    """Lists the video files below a folder by name: every such one, of these the first `limit`.
 
     Raises:
         OSError: no such folder. ValueError: no clip in it.
@@ -56,7 +56,7 @@ def clip_paths(folder: Path, limit: int | None = None) -> list[Path]:
         raise ValueError(
             f"evaluate: {folder} must hold clips ({', '.join(sorted(samples.VIDEO_SUFFIXES))}), it has none"
         )
-    return paths[:limit]
+    return paths[::every][:limit]
 
 
 def read_clip(path: Path, frames: int = FRAMES) -> Clip:

@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from train import commit
 from train.measure import metrics, tables
 from train.measure.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc.colour.lab import centred, lab_to_rgb
@@ -319,6 +317,7 @@ def evaluate_folder(
     *,
     frames: int = FRAMES,
     limit: int | None = None,
+    every: int = 1,
     out: Path | None = None,
     cache: Path | None = None,
     brief: bool = False,
@@ -330,6 +329,7 @@ def evaluate_folder(
         folder: holds the clips.
         frames: of each clip at most.
         limit: only the first clips by name.
+        every: only every such clip by name.
         out: folder for the plot and the contact sheets; None: none is written.
         cache: folder of the baselines' figures, which are taken from there when they were made before from the same
             clips; None: "baselines" in `out`.
@@ -338,7 +338,7 @@ def evaluate_folder(
     Raises:
         ValueError: no clips. OSError: a clip cannot be read, a file not written.
     """
-    paths = clip_paths(folder, limit)
+    paths = clip_paths(folder, limit, every)
     cache = out / "baselines" if cache is None and out is not None else cache
     result = Evaluation(folder.name)
     overview: dict[str, list[tables.Picture]] = {}
@@ -408,40 +408,7 @@ def _write_sheet(
         tables.write_png(out / "sheets" / folder.name / f"{name}.png", tables.sheet(rows, columns))
 
 
-# --- command line ----------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `python -m train evaluate`."""
-    parser.add_argument("folders", nargs="+", type=Path, metavar="CLIPS_FOLDER", help="folder of true colour clips")
-    parser.add_argument("--model", help="name or path of the weights (default: those that are shipped)")
-    parser.add_argument("--baselines-only", action="store_true", help="no network, only what learns nothing")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--frames", type=at_least(2), default=FRAMES, help="of each clip (default: %(default)s)")
-    parser.add_argument("--limit", type=at_least(1), metavar="N", help="only the first N clips of each folder")
-    parser.add_argument("--out", type=Path, help="folder for tables, plots, contact sheets and the baselines' figures")
-
-
-def main(args: argparse.Namespace) -> None:
-    """Evaluates each folder, prints its table and writes into args.out.
-
-    Raises:
-        ValueError, OSError: one line on what cannot be read, used or written.
-    """
-    network = None if args.baselines_only else load_network(args.model, args.device)
-    found = []
-    for folder in args.folders:
-        found.append(evaluate_folder(network, folder, frames=args.frames, limit=args.limit, out=args.out))
-        print(f"\n{found[-1].as_markdown()}\n", flush=True)
-    if args.out is not None:
-        settings: dict[str, Any] = {
-            name: value if isinstance(value, int | None) else str(value) for name, value in vars(args).items()
-        }
-        settings["folders"] = [str(folder) for folder in args.folders]
-        versions = {"commit": commit(), "torch": torch.__version__, "opencv": cv2.__version__}
-        document = {"settings": settings, "versions": versions, "folders": [e.as_json() for e in found]}
-        tables.write_json(args.out / "evaluation.json", document)
-        (args.out / "evaluation.md").write_text("\n\n".join(e.as_markdown() for e in found) + "\n")
+# --- arguments --------------------------------------------------------------------------------------------------------
 
 
 def load_network(model: str | None, device: str) -> ColorizationNet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,30 @@ _COLOURS = (
 )  # fmt: skip
 _THUMBNAIL = (256, 144)  # columns, rows
 _ROWS_OF_A_PAGE = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """One measure's figures, for people and for evaluation.json.
+
+    Attributes:
+        title: what was measured, and on what.
+        header, rows: as `table` takes them.
+        document: the same figures and their parts, to be written as JSON.
+        notes: sentences that go below.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    document: Mapping[str, object]
+    notes: Sequence[str] = field(default=())
+
+    def as_markdown(self) -> str:
+        return "\n\n".join([f"### {self.title}", table(self.header, self.rows), *self.notes])
+
+    def as_json(self) -> Mapping[str, object]:
+        return self.document
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,7 +80,7 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
 

@@ -1,0 +1,217 @@
+"""Keypoints: where the correspondence finds the same part of another thing of the same class.
+
+For all ordered pairs of a class, each keypoint's best match; PCK at alpha is the share that lies within alpha times the
+larger side of the box around the target's keypoints. Every picture goes in at the network's size with its own aspect,
+as in the filter, and answers are the centres of its cells.
+
+Axes: h and w the network's grid, N = h * w positions by rows, K keypoints.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train.data import samples
+from train.measure.tables import Table
+from vsexvc.colour.lab import centred, rgb_to_lab
+from vsexvc.nets.config import CELL
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding
+from vsexvc.session import network_size
+
+KEYPOINTS = "keypoints.csv"
+ALPHAS = (0.05, 0.1, 0.2)
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class Matcher[Description](Protocol):
+    """A correspondence between pictures: each is described once, then matched with many."""
+
+    def describe(self, lab: Tensor) -> Description:
+        """Describes a picture. lab: (1, 3, H, W) float32, L 0..100, sides multiples of MULTIPLE."""
+        ...
+
+    def match(self, frame: Description, reference: Description, positions: Tensor) -> Tensor:
+        """Returns the reference's best position for each of the frame's `positions`: (K,) int64, 0..N-1, both."""
+        ...
+
+
+class NetworkMatcher:
+    """The network's own correspondence: the largest of the logits whose softmax makes the warped colour.
+
+    What the logits are made of stands here and nowhere else.
+    """
+
+    def __init__(self, network: ColorizationNet) -> None:
+        self.network = network
+
+    @torch.inference_mode()
+    def describe(self, lab: Tensor) -> Embedding:
+        lab = centred(lab.to(next(self.network.parameters()).device))
+        theta, phi = self.network.embed(lab)
+        if self.network.config.features_input == "upstream":  # whose references are seen in colour
+            phi = self.network.embed(lab, is_reference=True).phi
+        return Embedding(theta, phi)
+
+    @torch.inference_mode()
+    def match(self, frame: Embedding, reference: Embedding, positions: Tensor) -> Tensor:
+        theta, phi = frame.theta[0].flatten(1), reference.phi[0].flatten(1)
+        return (theta[:, positions].T @ phi).argmax(1).cpu()
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A picture and its keypoints.
+
+    Attributes:
+        path: of the picture.
+        places: the point's name -> x, y in pixels of the file.
+    """
+
+    path: Path
+    places: dict[str, tuple[float, float]]
+
+    @property
+    def side(self) -> float:
+        """The larger side of the box around the keypoints, in pixels of the file."""
+        return float(np.ptp(np.array(list(self.places.values())), axis=0).max())
+
+
+def read_keypoints(folder: Path) -> dict[str, list[Marked]]:
+    """Reads keypoints.csv (file, class, point, x, y in pixels of the file): the pictures of each class, by name.
+
+    Raises:
+        OSError: no keypoints.csv. ValueError: columns are missing.
+    """
+    classes: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    with (folder / KEYPOINTS).open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                places = classes.setdefault(row["class"], {}).setdefault(row["file"], {})
+                places[row["point"]] = float(row["x"]), float(row["y"])
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"keypoints: {folder / KEYPOINTS} must have columns file, class, point, x, y, got {row}"
+                ) from None
+    return {
+        name: [Marked(folder / picture, pictures[picture]) for picture in sorted(pictures)]
+        for name, pictures in sorted(classes.items())
+    }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a picture of width x height pixels lies on h x w cells."""
+
+    width: int
+    height: int
+    h: int
+    w: int
+
+    def position(self, x: float, y: float) -> int:
+        """The cell that holds the pixel at x, y; the nearest one where it lies outside the picture."""
+        column = min(max(int(x / self.width * self.w), 0), self.w - 1)
+        row = min(max(int(y / self.height * self.h), 0), self.h - 1)
+        return row * self.w + column
+
+    def place(self, position: int) -> tuple[float, float]:
+        """The centre of a cell, x and y in pixels."""
+        row, column = divmod(position, self.w)
+        return (column + 0.5) * self.width / self.w, (row + 0.5) * self.height / self.h
+
+
+def read_picture(path: Path) -> tuple[Tensor, Grid]:
+    """Reads a picture at the network's size: lab (1, 3, H, W) float32, L 0..100. Raises OSError."""
+    rgb = samples.read_image(path)
+    height, width = rgb.shape[:2]
+    H, W = (max(1, round(side / MULTIPLE)) * MULTIPLE for side in network_size(width, height))
+    small = cv2.resize(rgb, (W, H), interpolation=cv2.INTER_AREA)
+    lab = rgb_to_lab(torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255.0)
+    return lab, Grid(width, height, H // CELL, W // CELL)
+
+
+# --- the measure -----------------------------------------------------------------------------------------------------
+
+
+def errors[D](matcher: Matcher[D], pictures: Sequence[Marked]) -> dict[str, list[float]]:
+    """Matches every ordered pair of pictures of one class.
+
+    Returns:
+        The distance of each answer from the target's keypoint, over the larger side of the box around the target's
+        keypoints: "network", and "same place", which answers with the same share of width and height.
+    """
+    grids, described = [], []
+    for picture in pictures:
+        lab, grid = read_picture(picture.path)
+        grids.append(grid)
+        described.append(matcher.describe(lab))
+    found: dict[str, list[float]] = {"network": [], "same place": []}
+    for i, k in permutations(range(len(pictures)), 2):
+        source, target, side = pictures[i].places, pictures[k].places, pictures[k].side
+        names = [name for name in source if name in target]
+        positions = torch.tensor([grids[i].position(*source[name]) for name in names], dtype=torch.int64)
+        answers = matcher.match(described[i], described[k], positions)
+        for name, answer in zip(names, answers.tolist(), strict=True):
+            (x, y), (true_x, true_y) = source[name], target[name]
+            same = x * grids[k].width / grids[i].width, y * grids[k].height / grids[i].height
+            for row, place in (("network", grids[k].place(answer)), ("same place", same)):
+                found[row].append(float(np.hypot(place[0] - true_x, place[1] - true_y) / side))
+    return found
+
+
+def pck(distances: Sequence[float]) -> list[float]:
+    """The share within each of ALPHAS, 0..1; nan without any."""
+    return [float(np.mean(np.array(distances) <= alpha)) if distances else float("nan") for alpha in ALPHAS]
+
+
+def measure[D](matcher: Matcher[D], folder: Path, *, every: int = 1, limit: int | None = None) -> Table:
+    """PCK of each class, and the mean over the classes.
+
+    Args:
+        matcher: NetworkMatcher(network), or another correspondence.
+        folder: holds the pictures and keypoints.csv.
+        every: only every such picture of a class.
+        limit: of these only the first.
+
+    Raises:
+        OSError: a picture cannot be read. ValueError: no class has two pictures.
+    """
+    classes = {name: pictures[::every][:limit] for name, pictures in read_keypoints(folder).items()}
+    classes = {name: pictures for name, pictures in classes.items() if len(pictures) > 1}
+    if not classes:
+        raise ValueError(f"keypoints: {folder} must have two pictures of a class, it has none")
+    found = {
+        name: errors(matcher, of_class) for name, of_class in tqdm(classes.items(), desc="keypoints", disable=None)
+    }
+    figures = {name: {row: pck(distances) for row, distances in rows.items()} for name, rows in found.items()}
+    figures["mean"] = {
+        row: np.mean([of_class[row] for of_class in figures.values()], axis=0).tolist()
+        for row in ("network", "same place")
+    }
+    header = ("class", *(f"{row}, PCK {alpha:g}" for row in ("network", "same place") for alpha in ALPHAS))
+    rows = [
+        [name, *(f"{100 * value:.1f}" for row in of_class.values() for value in row)]
+        for name, of_class in figures.items()
+    ]
+    pictures = {name: len(of_class) for name, of_class in classes.items()}
+    return Table(
+        title=f"Keypoints: {folder.name}, {sum(pictures.values())} pictures, PCK in %",
+        header=header,
+        rows=rows,
+        document={"folder": folder.name, "alphas": list(ALPHAS), "pictures": pictures, "pck": figures},
+    )
