@@ -23,7 +23,7 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
-from vsexvc.plugin import build
+from vsexvc.graph import build
 from vsexvc.pump import BLOCK, Schedule
 from vsexvc.scenes import measure_cuts
 from vsexvc.session import network_size

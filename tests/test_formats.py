@@ -20,7 +20,7 @@ import vapoursynth as vs
 from skimage import color as skcolor
 from torch import Tensor
 
-from vsexvc.plugin import build
+from vsexvc.graph import build
 from vsexvc.pump import Schedule
 
 core = vs.core

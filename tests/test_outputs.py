@@ -14,7 +14,7 @@ import vapoursynth as vs
 from test_plugin import HEIGHT, LENGTH, WIDTH, constant, moving, planes, props, same
 
 import vsexvc
-from vsexvc.plugin import build
+from vsexvc.graph import build
 from vsexvc.pump import BLOCK, Schedule
 from vsexvc.weights.store import DEFAULT
 

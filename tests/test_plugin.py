@@ -21,9 +21,9 @@ from torch import Tensor
 
 import vsexvc
 from vsexvc.backends.options import ComputeOptions
+from vsexvc.graph import build
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
-from vsexvc.plugin import build
 from vsexvc.pump import Schedule
 from vsexvc.weights import store
 

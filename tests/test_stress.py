@@ -37,6 +37,8 @@ from skimage import color as skcolor
 from torch import Tensor
 
 from vsexvc import plugin
+from vsexvc.frames import REPORTED
+from vsexvc.graph import build
 from vsexvc.pump import Schedule
 
 core = vs.core
@@ -243,7 +245,7 @@ def looked_up(colours: list[Colours]) -> Callable[..., Any]:
         frame = core.create_video_frame(vs.YUV444PS, SMALL_WIDTH, SMALL_HEIGHT)
         for plane in (0, 1):
             np.copyto(np.asarray(frame[plane + 1]), ab[0, plane].numpy())
-        for name, value in zip(plugin.REPORTED, (index, similarity, segment), strict=True):
+        for name, value in zip(REPORTED, (index, similarity, segment), strict=True):
             frame.props[name] = value
         return {"frame": frame}
 
@@ -277,7 +279,7 @@ def truth(net: ChaoticNet, frames: Codes, starts: list[int], plan: Any) -> list[
 
 
 def instance(clip: vs.VideoNode, ref: vs.VideoNode, net: ChaoticNet, schedule: Schedule) -> vs.VideoNode:
-    return plugin.build(clip, ref, NetSession(net), schedule, SMALL_HEIGHT, torch.device("cpu"))
+    return build(clip, ref, NetSession(net), schedule, SMALL_HEIGHT, torch.device("cpu"))
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -24,11 +24,13 @@ from scripts import plain
 from vsexvc import plugin
 from vsexvc.backends.options import ComputeOptions
 from vsexvc.backends.prepare import prepared
-from vsexvc.plugin import build
+from vsexvc.graph import build
+from vsexvc.presets import PRESETS
 from vsexvc.pump import Schedule
 from vsexvc.session import Correspondence, Reference, Session, State
 from vsexvc.weights import store
 
+CPU, UPSTREAM = torch.device("cpu"), PRESETS["upstream"]
 core = vs.core
 Array = np.ndarray[Any, Any]
 Released = tuple[Path, dict[str, dict[str, Tensor]]]
@@ -189,7 +191,7 @@ def middle_grey(format: int, length: int = 1, width: int = 768, height: int = 43
 
 def graph(clip: vs.VideoNode, session: Any, ref: vs.VideoNode | None = None, **options: Any) -> vs.VideoNode:
     ref = moving(vs.RGB24, 1, 768, 432) if ref is None else ref
-    return build(clip, ref, session, Schedule(clip.num_frames), 216, torch.device("cpu"), upstream=True, **options)
+    return build(clip, ref, session, Schedule(clip.num_frames), 216, CPU, preset=UPSTREAM, **options)
 
 
 class TestPreset:
@@ -301,7 +303,13 @@ class TestPreset:
         session = GivenSession(random_ab())
         refs = core.std.Splice([moving(f, 1) for f in (vs.RGB24, vs.YUV420P10, vs.RGBS)], mismatch=True)
         out = build(
-            middle_grey(vs.GRAY8, 3), refs, session, Schedule(3, 3, (0, 1, 2)), 216, torch.device("cpu"), upstream=True
+            middle_grey(vs.GRAY8, 3),
+            refs,
+            session,
+            Schedule(3, 3, (0, 1, 2)),
+            216,
+            torch.device("cpu"),
+            preset=PRESETS["upstream"],
         )
         for n in range(3):
             out.get_frame(n).close()

@@ -1,0 +1,140 @@
+"""Check the arguments of Colorize: what is accepted, and the error that says so."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import torch
+import vapoursynth as vs
+
+from vsexvc.backends.options import PRECISIONS, ComputeOptions
+from vsexvc.frames import HANDLED, is_handled
+
+BACKENDS = ("torch", "openvino")
+
+
+def check_references(ref: Any) -> None:
+    if not isinstance(ref, vs.VideoNode):
+        fail("ref", "a vapoursynth.VideoNode", type(ref).__name__)
+    if ref.format is not None and ref.format.color_family == vs.GRAY:
+        fail("ref", "YUV or RGB: a grey picture has no colours to give", ref.format.name)
+    if ref.format is not None:
+        _check_samples("ref", ref.format)
+
+
+def check_mask(mask: Any, clip: vs.VideoNode) -> None:
+    check_clip("mask", mask)
+    if mask.format.color_family != vs.GRAY:
+        fail("mask", "GRAY", mask.format.name)
+    if (mask.width, mask.height) != (clip.width, clip.height):
+        fail("mask", f"of the clip's size, {clip.width}x{clip.height}", f"{mask.width}x{mask.height}")
+
+
+def check_format(size: tuple[int, int], own: vs.VideoFormat, format: int | None, output: str) -> vs.VideoFormat:
+    """What the result is to have. size: its width and height; own: the clip's format."""
+    depth = own.sample_type, own.bits_per_sample
+    if format is None:
+        if output == "similarity":
+            return vs.core.query_video_format(vs.GRAY, *depth)
+        return vs.core.query_video_format(vs.YUV, *depth, 0, 0) if own.color_family == vs.GRAY else own
+    accepted = (vs.GRAY,) if output == "similarity" else (vs.YUV, vs.RGB)
+    words = f"the number of a {' or '.join(vs.ColorFamily(family).name for family in accepted)} format"
+    try:
+        target = vs.core.get_video_format(integer("format", format))
+    except (vs.Error, OverflowError):
+        fail("format", words, format)
+    if target.color_family not in accepted:
+        fail("format", words, format if target.color_family == vs.UNDEFINED else target.name)
+    _check_samples("format", target)
+    width, height = size
+    if width % (1 << target.subsampling_w) or height % (1 << target.subsampling_h):
+        fail("format", f"one that a size of {width}x{height} can be subsampled to", target.name)
+    return target
+
+
+def check_clip(name: str, clip: Any) -> None:
+    if not isinstance(clip, vs.VideoNode):
+        fail(name, "a vapoursynth.VideoNode", type(clip).__name__)
+    if clip.format is None or clip.format.color_family == vs.UNDEFINED:
+        fail(name, "of constant format", "a clip of variable format")
+    if not clip.width or not clip.height:
+        fail(name, "of constant size", "a clip of variable size")
+    if not clip.num_frames:
+        fail(name, "a clip of at least one frame", "one of none")
+    _check_samples(name, clip.format)
+
+
+def _check_samples(name: str, format: vs.VideoFormat) -> None:
+    if not is_handled(format):
+        fail(name, HANDLED, format.name)
+
+
+def check_range[N: float](name: str, value: N, lowest: float, highest: float) -> N:
+    if not lowest <= value <= highest:
+        fail(name, f"{lowest}..{highest}", value)
+    return value
+
+
+def integer(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        fail(name, "an integer", repr(value))
+
+
+def number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        fail(name, "a number", repr(value))
+
+
+def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
+    if ref_frames is None:
+        return (0,) if count == 1 else None
+    given = ref_frames if isinstance(ref_frames, Iterable) else (ref_frames,)
+    starts = tuple(integer("ref_frames", frame) for frame in given)
+    if len(starts) != count:
+        fail("ref_frames", f"as many as ref has frames, {count}", len(starts))
+    for frame in starts:
+        if not 0 <= frame < num_frames:
+            fail("ref_frames", f"frame numbers of clip, 0..{num_frames - 1}", frame)
+    if any(a >= b for a, b in pairwise(starts)):
+        fail("ref_frames", "ascending", list(starts))
+    return starts
+
+
+def check_device(name: str | None, index: int) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        fail("device", "'cpu' or 'cuda'", repr(name))
+    if index < 0:
+        fail("device_index", "0 or above", index)
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        fail("device", "'cpu': there is no CUDA device that torch can use", repr(name))
+    if index >= count:
+        fail("device_index", f"0..{count - 1}: that is how many CUDA devices there are", index)
+    return torch.device("cuda", index)
+
+
+def check_computation(backend: str, precision: str | None, trt: bool, threads: int | None) -> ComputeOptions:
+    if backend not in BACKENDS:
+        fail("backend", " or ".join(map(repr, BACKENDS)), repr(backend))
+    if trt and backend != "torch":
+        fail("trt", "False with another backend than 'torch'", trt)
+    if precision is not None and precision not in PRECISIONS:
+        fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
+    if threads is not None:
+        threads = check_range("threads", integer("threads", threads), 1, 1024)
+    return ComputeOptions("tensorrt" if trt else backend, precision, threads)
+
+
+def fail(argument: str, accepted: str, seen: Any) -> NoReturn:
+    raise vs.Error(f"Colorize: {argument} must be {accepted}, got {seen}")

@@ -1,0 +1,173 @@
+"""Build the filter's graph from arguments that are checked.
+
+clip -> luma at the network's size, with measures for cuts -.
+ref  -> RGBS -----------------------------------------------+-> exvc.PyFilter(Pump) -> similarity, a, b -.
+clip (in the output's format) ---------------------------------------------------------------------------+
+mask (where there is one) -------------------------------------------------------------------------------+
+                                                                   exvc.PyFilter(Merge): clip's frames, new U, V
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import vapoursynth as vs
+
+from vsexvc.arguments import (
+    check_format,
+)
+from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
+from vsexvc.merge import Merge
+from vsexvc.presets import PRESETS, Preset
+from vsexvc.pump import Pump, Schedule
+from vsexvc.scenes import measure_cuts
+from vsexvc.session import network_size
+from vsexvc.support.threads import interrupt
+
+_SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
+
+
+def build(
+    clip: vs.VideoNode,
+    ref: vs.VideoNode,
+    session: Any,
+    schedule: Schedule,
+    size: int,
+    device: torch.device,
+    *,
+    saturation: float = 1.0,
+    mask: vs.VideoNode | None = None,
+    output: str = "color",
+    format: vs.VideoFormat | None = None,
+    preset: Preset = PRESETS[""],
+    threads: int | None = None,
+) -> vs.VideoNode:
+    """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
+    stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
+    if preset.size is not None:
+        stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
+        mask = mask if mask is None else _fitted(mask.std.RemoveFrameProps(), preset.size)
+        # Its own tags again, but for a matrix that was told from its size.
+        clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
+    format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
+    height, width = network_size(clip.width, clip.height, size)
+    if preset.size is not None:
+        small = luma(stated)
+    else:
+        small = luma(stated, width, height)
+        # The pump brings each reference to a size of its own aspect, but for propagation.
+        fixed = (width, height) if schedule.propagate else ()
+        ref = ref.resize.Bicubic(*fixed, **_SRGB)
+    pump = Pump(
+        session,
+        schedule,
+        max(16, 2 * vs.core.num_threads),
+        lambda text: vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text),
+        size=None if schedule.propagate or preset.size is not None else size,
+        recurrent=output == "color",
+        halve=preset.size is not None,
+        threads=threads,
+        device=device,
+    )
+    coloured = vs.core.exvc.PyFilter(
+        clips=[measure_cuts(small) if schedule.sc else small, ref],
+        step=pump,
+        interrupt=interrupt,
+        format=vs.YUV444PS,
+        width=width,
+        height=height,
+    )
+    if output == "similarity":
+        return _similarity(clip, coloured, format)
+    is_grey, masked = clip.format.color_family == vs.GRAY, mask is not None
+    merge = Merge(is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
+    return _merged(merge, clip, stated, [small, coloured], mask, format)
+
+
+def _merged(
+    merge: Merge,
+    clip: vs.VideoNode,
+    stated: vs.VideoNode,
+    colours: list[vs.VideoNode],
+    mask: vs.VideoNode | None,
+    format: vs.VideoFormat,
+) -> vs.VideoNode:
+    """The clip with new colours in that format. stated: its tagged form; colours: the small luma and its colours."""
+    core = vs.core
+    # YUV and GRAY become RGB only when they are coloured: their own luma has to stay.
+    made = format
+    if format.color_family == vs.RGB and clip.format.color_family != vs.RGB:
+        made = core.query_video_format(vs.YUV, format.sample_type, format.bits_per_sample, 0, 0)
+    source = clip if clip.format.id == made.id else _converted(clip, stated, made, keeps_colours=mask is not None)
+    # PyFilter asks for clips[0] by itself, and drops it where more is needed: one that costs nothing.
+    pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
+    inputs = [pacer, source, *colours]
+    result = core.exvc.PyFilter(
+        clips=inputs if mask is None else [*inputs, _weight(mask, clip.num_frames)],
+        step=merge,
+        interrupt=interrupt,
+        format=made.id,
+        width=clip.width,
+        height=clip.height,
+    )
+    if made.id == format.id:
+        return result
+    plain = result.std.RemoveFrameProps("_Field")  # zimg refuses some, and it means nothing here
+    return plain.resize.Bicubic(format=format.id).std.CopyFrameProps(clip, props=["_Field"])
+
+
+def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat, keeps_colours: bool) -> vs.VideoNode:
+    """The clip in another format, from its tagged form; its U and V only where they are needed, else neutral."""
+    core = vs.core
+    if clip.format.color_family == vs.RGB:
+        if format.color_family == vs.RGB:
+            return stated.resize.Bicubic(format=format.id).std.CopyFrameProps(clip)
+        made = stated.resize.Bicubic(format=format.id, matrix=RGB_LUMA, range=vs.RANGE_LIMITED)
+        return made.std.CopyFrameProps(clip).std.SetFrameProps(_Matrix=RGB_LUMA, _Range=vs.RANGE_LIMITED)
+    if keeps_colours and clip.format.color_family == vs.YUV:
+        return stated.resize.Bicubic(format=format.id).std.CopyFrameProps(clip)
+    depth = core.query_video_format(vs.GRAY, format.sample_type, format.bits_per_sample)
+    luma = core.std.ShufflePlanes(stated, 0, vs.GRAY)
+    luma = luma if luma.format.id == depth.id else luma.resize.Bicubic(format=depth.id)
+    neutral = luma.std.BlankClip(
+        width=clip.width >> format.subsampling_w,
+        height=clip.height >> format.subsampling_h,
+        color=0.0 if format.sample_type == vs.FLOAT else 1 << (format.bits_per_sample - 1),
+        keep=True,
+    )
+    return core.std.ShufflePlanes([luma, neutral, neutral], [0, 0, 0], vs.YUV).std.CopyFrameProps(clip)
+
+
+def _fitted(clip: vs.VideoNode, size: tuple[int, int], **options: int) -> vs.VideoNode:
+    """The middle of a clip of constant size, cut to the shape of `size` (width, height) and brought to it."""
+    width, height = size
+    scale = min(clip.width / width, clip.height / height)
+    w, h = width * scale, height * scale
+    return clip.resize.Bilinear(
+        width,
+        height,
+        src_left=(clip.width - w) / 2,
+        src_top=(clip.height - h) / 2,
+        src_width=w,
+        src_height=h,
+        **options,
+    )
+
+
+def _weight(mask: vs.VideoNode, num_frames: int) -> vs.VideoNode:
+    """The mask as GRAY16 of full range, as long as the clip."""
+    if mask.num_frames < num_frames:
+        mask += mask[-1:] * (num_frames - mask.num_frames)
+    plain = mask.std.RemoveFrameProps().std.SetFrameProps(_Range=vs.RANGE_FULL)
+    return plain.resize.Bicubic(format=vs.GRAY16, range=vs.RANGE_FULL)
+
+
+def _similarity(clip: vs.VideoNode, coloured: vs.VideoNode, format: vs.VideoFormat) -> vs.VideoNode:
+    """The map at the clip's size, with the clip's frame properties and the pump's."""
+    small = vs.core.std.ShufflePlanes(coloured, 0, vs.GRAY).std.Expr("x 0 max 1 min")
+    full = small.std.SetFrameProps(_Range=vs.RANGE_FULL).resize.Bilinear(
+        clip.width, clip.height, format=format.id, range=vs.RANGE_FULL
+    )
+    reported = full.std.CopyFrameProps(clip).std.CopyFrameProps(coloured, props=list(REPORTED))
+    return reported.std.SetFrameProps(_Range=vs.RANGE_FULL)

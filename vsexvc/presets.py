@@ -1,0 +1,32 @@
+"""Presets: what is done around the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How pictures reach the network, and how its colours reach the picture.
+
+    Attributes:
+        size: width and height to which clip, references and mask are brought, cut to that shape; the result has it
+            too, and Lab is halved for the network. None: each picture keeps its own size and shape.
+        gain: factor on a and b, beside `saturation`.
+        precision: of the network where the caller names none; None: the device's first.
+        borders: black borders take no part; False: they are picture.
+        guided: colours are enlarged along the edges of luma; False: bilinearly.
+    """
+
+    size: tuple[int, int] | None = None
+    gain: float = 1.0
+    precision: str | None = None
+    borders: bool = True
+    guided: bool = True
+
+
+PRESETS = {
+    "": Preset(),
+    # The authors' own script: its pictures have twice the size of the network's.
+    "upstream": Preset(size=(768, 432), gain=1.25, precision="fp32", borders=False, guided=False),
+}
