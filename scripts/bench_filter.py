@@ -22,7 +22,8 @@ import torch
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.colour.spaces import ColorSpace
+from vsexvc.colour.upsample import Grid, subsample, upsample_ab
 from vsexvc.graph import build
 from vsexvc.pump import BLOCK, Schedule
 from vsexvc.scenes import measure_cuts

@@ -16,6 +16,7 @@ ORDER = {
         "support.threads",
         "nets.config",
         "colour.lab",
+        "colour.upsample",
         "colour.spaces",
         "nets.motion",
         "nets.network",
@@ -52,8 +53,9 @@ ORDER = {
     "train": [
         "data.flow",
         "data.augment",
-        "data.samples",
+        "data.files",
         "data.retrieval",
+        "data.samples",
         "features.sources",
         "running",
         "features.pretrain",
@@ -75,7 +77,6 @@ ORDER = {
         "__main__",
     ],
 }
-CIRCLES = {"train.data.samples": {"train.data.retrieval"}}  # for a type only
 FILMS = ORDER["vsexvc"].index("frames")  # from here on VapourSynth may be imported
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -112,5 +113,5 @@ def test_arrows(name: str) -> None:
         assert not tops & {"train", "cv2"}
         if order.index(inner) < FILMS:
             assert "vapoursynth" not in tops
-    later = {f"{top}.{module}" for module in order[order.index(inner) :]} - CIRCLES.get(name, set())
+    later = {f"{top}.{module}" for module in order[order.index(inner) :]}
     assert not names & later

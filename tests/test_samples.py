@@ -11,11 +11,12 @@ import torch
 from skimage.color import rgb2lab
 
 from train.data import augment, flow, samples
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, cached, find, tone
 
 SHIFT = (3, 2)  # pixels per frame that the content of `panning` moves to the left and up
 
 
-def colourful(rows: int, columns: int, seed: int = 0) -> samples.Picture:
+def colourful(rows: int, columns: int, seed: int = 0) -> Picture:
     noise = np.random.default_rng(seed).integers(0, 256, (rows, columns, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), 3.0)
     return ((smooth - smooth.min()) / (smooth.max() - smooth.min()) * 255).astype(np.uint8)
@@ -44,7 +45,7 @@ def plain(**changes: object) -> samples.DataOptions:
     return samples.DataOptions(**(fields | changes))  # type: ignore[arg-type]
 
 
-def write_video(path: Path, frames: list[samples.Picture]) -> None:
+def write_video(path: Path, frames: list[Picture]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 24, frames[0].shape[1::-1])
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -108,7 +109,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        samples.cached(tmp_path / "a.npy", fails)
+        cached(tmp_path / "a.npy", fails)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +141,7 @@ def test_windows_lie_in_the_picture_and_change_its_shape_little() -> None:
 def test_tone_is_mean_lightness_and_chroma() -> None:
     picture = np.repeat(np.repeat(colourful(9, 16), 12, 0), 12, 1)
     lab = rgb2lab(picture)
-    L, chroma = samples.tone(picture[None])
+    L, chroma = tone(picture[None])
     assert pytest.approx(lab[..., 0].mean(), abs=0.5) == L
     assert chroma == pytest.approx(np.hypot(lab[..., 1], lab[..., 2]).mean(), abs=0.5)
 
@@ -154,7 +155,7 @@ def test_dark_faded_and_unreadable_clips_are_named_left_out_and_counted(
     for name, frames in contents.items():
         write_video(tmp_path / f"{name}.avi", frames)
     (tmp_path / "broken.avi").write_bytes(b"no video")
-    paths = samples.find([tmp_path], samples.VIDEO_SUFFIXES)
+    paths = find([tmp_path], VIDEO_SUFFIXES)
     for _ in range(2):  # the second time all is in the cache
         caplog.clear()
         kept = samples.cached_clips(paths, tmp_path / "cache")
@@ -171,7 +172,7 @@ def test_bad_pictures_are_named_once_left_out_and_counted(tmp_path: Path, caplog
     cv2.imwrite(str(tmp_path / "faded.png"), np.repeat(good[..., :1], 3, -1))
     cv2.imwrite(str(tmp_path / "dark.png"), good // 12)
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    images = samples.find([tmp_path], samples.IMAGE_SUFFIXES)
+    images = find([tmp_path], IMAGE_SUFFIXES)
     sequences = samples.Sequences([], images, plain(size=(32, 48)), seed=0, count=30)
     for index in range(30):
         assert sequences[index]["lab"][:, 1:].abs().mean() > 4
@@ -216,7 +217,7 @@ def test_a_foreign_reference_comes_by_retrieval_as_often_as_wanted(panning: Path
     cv2.imwrite(str(tmp_path / "b.png"), np.full((80, 120, 3), (40, 160, 90), np.uint8))
     for n in range(4):
         cv2.imwrite(str(tmp_path / f"c{n}.png"), colourful(80, 120, n))
-    images = samples.find([tmp_path], samples.IMAGE_SUFFIXES)
+    images = find([tmp_path], IMAGE_SUFFIXES)
 
     def share(retrieved: float) -> float:
         options = plain(size=(32, 56), foreign=1.0, images=0.0, retrieved=retrieved)
@@ -297,7 +298,7 @@ def test_samples_have_the_promised_shapes_and_ranges(panning: Path) -> None:
 
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(OSError, match="no such folder: /nowhere"):
-        samples.find([Path("/nowhere")], samples.IMAGE_SUFFIXES)
+        find([Path("/nowhere")], IMAGE_SUFFIXES)
 
 
 def test_colours_of_a_sequence_change_alike_and_keep_luma() -> None:

@@ -14,6 +14,7 @@ from skimage import data
 from torch import Tensor
 
 from vsexvc.colour import lab, spaces
+from vsexvc.colour.upsample import Grid, subsample, upsample_ab
 
 pytestmark = pytest.mark.numbers
 
@@ -212,9 +213,9 @@ class TestChroma:
         space = spaces.ColorSpace()
         L = space.lightness(luma)
         small = F.interpolate(torch.cat((L, lab_of(rgb)[:, 1:]), 1), size=(17, 14), mode="area")
-        whole = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
-        monkeypatch.setattr(spaces, "_BAND", 7 * 50)
-        banded = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
+        whole = space.chroma(luma, L, upsample_ab(small[:, 1:], small[:, :1], L))
+        monkeypatch.setattr("vsexvc.colour.upsample._BAND", 7 * 50)
+        banded = space.chroma(luma, L, upsample_ab(small[:, 1:], small[:, :1], L))
         assert torch.allclose(banded, whole, atol=1e-6)
 
 
@@ -246,25 +247,25 @@ class TestUpsample:
         """The issue's figure: on a card with coloured edges at most 0.7 of bilinear's RMSE."""
         rgb = card() if name == "card" else picture(name)
         _, L, small = shrunk(rgb, 5)
-        guided = spaces.upsample_ab(small[:, 1:], small[:, :1], L)
+        guided = upsample_ab(small[:, 1:], small[:, :1], L)
         bilinear = F.interpolate(small[:, 1:], size=L.shape[2:], mode="bilinear")
         error, base = (float((x - lab_of(rgb)[:, 1:]).square().mean().sqrt()) for x in (guided, bilinear))
         print(f"upsample_ab, {name}: RMSE {error:.2f}, bilinear {base:.2f}: {error / base:.2f} of it")
         assert error <= most * base
 
-    @pytest.mark.parametrize("grid", [spaces.Grid(2, 2, 0), spaces.Grid(2, 1, 0), spaces.Grid(2, 2, 5)])
+    @pytest.mark.parametrize("grid", [Grid(2, 2, 0), Grid(2, 1, 0), Grid(2, 2, 5)])
     @pytest.mark.parametrize("name", ["card", "coffee", "astronaut"])
-    def test_at_the_samples_of_chroma(self, name: str, grid: spaces.Grid) -> None:
+    def test_at_the_samples_of_chroma(self, name: str, grid: Grid) -> None:
         """Working where chroma is sampled is as near to the truth as making U and V at full size first."""
         rgb = card() if name == "card" else picture(name)
         luma, L, small = shrunk(rgb, 5)
-        truth = spaces.subsample(true_chroma(rgb, 0.2126, 0.0722)[1], grid)
+        truth = subsample(true_chroma(rgb, 0.2126, 0.0722)[1], grid)
         space = spaces.ColorSpace()
-        full = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L))
-        luma = spaces.subsample(luma, grid)
+        full = space.chroma(luma, L, upsample_ab(small[:, 1:], small[:, :1], L))
+        luma = subsample(luma, grid)
         L = space.lightness(luma)
-        there = space.chroma(luma, L, spaces.upsample_ab(small[:, 1:], small[:, :1], L, grid))
-        full = spaces.subsample(full, grid)
+        there = space.chroma(luma, L, upsample_ab(small[:, 1:], small[:, :1], L, grid))
+        full = subsample(full, grid)
         print(f"{name}, {grid}: {psnr(there, truth):.2f} dB, full size {psnr(full, truth):.2f} dB")
         assert psnr(there, full) > psnr(full, truth) + 5.0
         assert psnr(there, truth) > psnr(full, truth) - 1.0
@@ -274,22 +275,22 @@ class TestUpsample:
     def test_position(self, factors: tuple[int, int], location: int) -> None:
         """A ramp at the network's size comes out as the ramp at the samples of chroma, but for the borders."""
         rows, columns = torch.meshgrid(torch.arange(32.0) + 0.5, torch.arange(48.0) + 0.5, indexing="ij")
-        grid = spaces.Grid(*factors, location)
+        grid = Grid(*factors, location)
         ramp = torch.stack((rows, columns))[None]
         large = F.interpolate(ramp, scale_factor=4.0, mode="bilinear")
-        expected = spaces.subsample(large, grid)
+        expected = subsample(large, grid)
         L = torch.full((1, 1, *expected.shape[2:]), 50.0)
-        found = spaces.upsample_ab(ramp, torch.full((1, 1, 32, 48), 50.0), L, grid)
+        found = upsample_ab(ramp, torch.full((1, 1, 32, 48), 50.0), L, grid)
         assert torch.allclose(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-4)
 
     def test_same_size_is_identity(self) -> None:
         pixels = lab.rgb_to_lab(picture("chelsea")[:, :, :40, :60])
-        assert torch.allclose(spaces.upsample_ab(pixels[:, 1:], pixels[:, :1], pixels[:, :1]), pixels[:, 1:], atol=1e-3)
+        assert torch.allclose(upsample_ab(pixels[:, 1:], pixels[:, :1], pixels[:, :1]), pixels[:, 1:], atol=1e-3)
 
     @pytest.mark.parametrize("size", [(97, 131), (16, 24), (5, 3), (1, 1)])
     def test_flat_L_is_bilinear(self, size: tuple[int, int]) -> None:
         ab = torch.randn(1, 2, 16, 24, generator=torch.Generator().manual_seed(0)) * 30.0
-        flat = spaces.upsample_ab(ab, torch.full((1, 1, 16, 24), 40.0), torch.full((1, 1, *size), 40.0))
+        flat = upsample_ab(ab, torch.full((1, 1, 16, 24), 40.0), torch.full((1, 1, *size), 40.0))
         assert torch.allclose(flat, F.interpolate(ab, size=size, mode="bilinear"), atol=1e-3)
 
 
@@ -308,7 +309,7 @@ class TestSubsample:
 
         blank = vs.core.std.BlankClip(format=vs.YUV444PS, width=32, height=32, length=1)
         half = blank.std.ModifyFrame(blank, fill).resize.Bicubic(format=vs.YUV420PS, chromaloc=location)
-        found = spaces.subsample(ramp, spaces.Grid(2, 2, location))
+        found = subsample(ramp, Grid(2, 2, location))
         with half.get_frame(0) as f:
             for plane in (1, 2):
                 expected = torch.from_numpy(np.array(f[plane]))
@@ -317,14 +318,14 @@ class TestSubsample:
     def test_left_by_hand(self) -> None:
         row = torch.tensor([4.0, 8.0, 0.0, 4.0]).view(1, 1, 1, 4)
         # (1 2 1) / 4 around columns 0 and 2, the border repeated
-        assert spaces.subsample(row, spaces.Grid(2, 1, 0)).flatten().tolist() == [(4 + 8 + 8) / 4, (8 + 0 + 4) / 4]
+        assert subsample(row, Grid(2, 1, 0)).flatten().tolist() == [(4 + 8 + 8) / 4, (8 + 0 + 4) / 4]
 
     @pytest.mark.parametrize(("w", "h"), [(1, 1), (2, 1), (1, 2), (4, 1), (4, 4)])
     def test_sizes_and_constants(self, w: int, h: int) -> None:
-        found = spaces.subsample(torch.full((1, 2, 8, 12), 0.3), spaces.Grid(w, h, 0))
+        found = subsample(torch.full((1, 2, 8, 12), 0.3), Grid(w, h, 0))
         assert found.shape == (1, 2, 8 // h, 12 // w)
         assert torch.allclose(found, torch.tensor(0.3))
 
     def test_unknown_location_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"^_ChromaLocation must be 0..5, got 6$"):
-            spaces.subsample(torch.zeros(1, 1, 4, 4), spaces.Grid(2, 2, 6))
+            subsample(torch.zeros(1, 1, 4, 4), Grid(2, 2, 6))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
-from vsexvc.colour.spaces import ColorSpace, Grid, subsample, upsample_ab
+from vsexvc.colour.spaces import ColorSpace
+from vsexvc.colour.upsample import Grid, subsample, upsample_ab
 from vsexvc.frames import REPORTED, UNSPECIFIED, Lightness, Tags, read_tags
 from vsexvc.support.errors import first_line
 from vsexvc.support.threads import TorchThread

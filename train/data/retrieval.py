@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from train.data import samples
+from train.data.files import UnreadableError, appearing, identity, read_image
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.network import ColorizationNet, feature_input
 
@@ -75,7 +75,7 @@ def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDAr
     weights = hashlib.sha256(f"{SIZE}".encode())
     for name, tensor in network.features.state_dict().items():
         weights.update(name.encode() + tensor.cpu().float().numpy().tobytes())
-    keys = [samples.identity(path, weights.hexdigest()) for path in files]
+    keys = [identity(path, weights.hexdigest()) for path in files]
     known = _read(cache)
     missing = [n for n, key in enumerate(keys) if key not in known]
     was_training = network.training
@@ -94,7 +94,7 @@ def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDAr
     descriptors = np.stack([known[key] for key in keys])
     if missing:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with samples.appearing(cache) as file:
+        with appearing(cache) as file:
             np.savez(file, keys=np.array(keys), descriptors=descriptors)
     return descriptors
 
@@ -117,8 +117,8 @@ def _views(path: Path) -> Iterator[NDArray[np.uint8]]:
             clip = np.load(path, mmap_mode="r")
             frames = [clip[len(clip) * n // 6] for n in (1, 3, 5)]
         else:
-            frames = [samples.read_image(path)]
-    except samples.UnreadableError as error:
+            frames = [read_image(path)]
+    except UnreadableError as error:
         log.warning("left out: %s", error)
         return
     for frame in frames:

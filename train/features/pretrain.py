@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from train import commit, running
 from train.data import augment, samples
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find, read_image
 from train.features.sources import Input
 from vsexvc.colour.lab import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
@@ -98,7 +99,7 @@ class Views(Dataset[dict[str, Tensor]]):
             while True:
                 chosen = int(rng.integers(len(self.images)))
                 try:
-                    picture, label = samples.read_image(self.images[chosen]), self.labels[chosen]
+                    picture, label = read_image(self.images[chosen]), self.labels[chosen]
                     break
                 except OSError as error:
                     log.warning("skipped: %s", error)
@@ -122,7 +123,7 @@ class Views(Dataset[dict[str, Tensor]]):
 
 
 def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:
-    images = samples.find(folders, samples.IMAGE_SUFFIXES)
+    images = find(folders, IMAGE_SUFFIXES)
     names: dict[Path, str] = {}
     for folder in folders:
         for table in (folder / "images.csv", folder.parent / "images.csv"):
@@ -176,7 +177,7 @@ def pretrain(options: PretrainOptions) -> Path:
         torch.set_num_threads(o.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(o.seed)
-    clips = samples.cached_clips(samples.find(list(o.clips), samples.VIDEO_SUFFIXES), o.out / "cache")
+    clips = samples.cached_clips(find(list(o.clips), VIDEO_SUFFIXES), o.out / "cache")
     views = Views(clips, list(o.images), o.size, o.seed)
     log.info("%d clips, %d images, %d classes", len(views.clips), len(views.images), len(views.classes))
     config = NetworkConfig(width=o.width, features_input=o.input)

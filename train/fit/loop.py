@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from train import commit, running
 from train.data import samples
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find
 from train.data.retrieval import Retrieval
 from train.features import sources
 from train.fit import losses
@@ -347,8 +348,8 @@ class _Run:
 
     def _batches(self) -> Any:
         o = self.options
-        clips = samples.cached_clips(samples.find(list(o.clips), samples.VIDEO_SUFFIXES), o.out / "cache", self.sample)
-        images = samples.find(list(o.images), samples.IMAGE_SUFFIXES)
+        clips = samples.cached_clips(find(list(o.clips), VIDEO_SUFFIXES), o.out / "cache", self.sample)
+        images = find(list(o.images), IMAGE_SUFFIXES)
         retrieval = None
         if o.retrieve_by:
             retrieval = Retrieval(store.load(o.retrieve_by), images, clips, o.out / "cache")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import samples
+from train.data.files import read_image
 from train.measure.baselines import HEIGHT, WIDTH, Clip
 from train.measure.protocol import warped_colour
 from vsexvc.session import Reference, Session
@@ -27,7 +27,7 @@ def stretched(path: Path) -> tuple[Clip, tuple[int, int]]:
     Raises:
         OSError: the file cannot be read.
     """
-    picture = samples.read_image(path)
+    picture = read_image(path)
     small = cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     return Clip(path, np.asarray(small, np.uint8)[None]), (picture.shape[0], picture.shape[1])
 

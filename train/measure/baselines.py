@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.data import flow, samples
+from train.data import files, flow
 from vsexvc.colour.lab import rgb_to_lab
 
 WIDTH, HEIGHT, FRAMES = 384, 216, 40
@@ -51,17 +51,15 @@ def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[P
     Raises:
         OSError: no such folder. ValueError: no clip in it.
     """
-    paths = samples.find([folder], samples.VIDEO_SUFFIXES)
+    paths = files.find([folder], files.VIDEO_SUFFIXES)
     if not paths:
-        raise ValueError(
-            f"evaluate: {folder} must hold clips ({', '.join(sorted(samples.VIDEO_SUFFIXES))}), it has none"
-        )
+        raise ValueError(f"evaluate: {folder} must hold clips ({', '.join(sorted(files.VIDEO_SUFFIXES))}), it has none")
     return paths[::every][:limit]
 
 
 def read_clip(path: Path, frames: int = FRAMES) -> Clip:
     """The first frames of a clip, stretched by area. Raises OSError if there are fewer than two."""
-    rgb = samples.read_clip(path, (HEIGHT, WIDTH), frames)
+    rgb = files.read_clip(path, (HEIGHT, WIDTH), frames)
     if len(rgb) < 2:
         raise OSError(f"evaluate: {path} must have at least 2 frames, {len(rgb)} could be read")
     return Clip(path, rgb)

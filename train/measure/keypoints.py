@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train.data import samples
+from train.data.files import read_image
 from train.measure.tables import Table
 from vsexvc.colour.lab import centred, rgb_to_lab
 from vsexvc.nets.config import CELL
@@ -137,7 +137,7 @@ class Grid:
 
 def read_picture(path: Path) -> tuple[Tensor, Grid]:
     """Reads a picture at the network's size: lab (1, 3, H, W) float32, L 0..100. Raises OSError."""
-    rgb = samples.read_image(path)
+    rgb = read_image(path)
     height, width = rgb.shape[:2]
     H, W = (max(1, round(side / MULTIPLE)) * MULTIPLE for side in network_size(width, height))
     small = cv2.resize(rgb, (W, H), interpolation=cv2.INTER_AREA)

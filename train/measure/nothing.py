@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train.data import samples
+from train.data.files import IMAGE_SUFFIXES, find, read_image
 from train.measure import metrics
 from train.measure.alone import colour_alone, stretched
 from train.measure.baselines import HEIGHT, WIDTH, Clip, read_clip
@@ -40,10 +40,10 @@ def least_colourful(folder: Path, count: int = PHOTOGRAPHS) -> list[Path]:
     Raises:
         OSError: a picture cannot be read. ValueError: no pictures.
     """
-    paths = samples.find([folder], samples.IMAGE_SUFFIXES)
+    paths = find([folder], IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"nothing: {folder} must hold pictures, it has none")
-    return sorted(paths, key=lambda path: (metrics.colourfulness(samples.read_image(path)), path.name))[:count]
+    return sorted(paths, key=lambda path: (metrics.colourfulness(read_image(path)), path.name))[:count]
 
 
 def measure(network: ColorizationNet, clips: Sequence[Path], name: str, photographs: Sequence[Path]) -> Table:

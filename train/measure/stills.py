@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from train import commit
-from train.data import samples
+from train.data.files import IMAGE_SUFFIXES, find, read_image
 from train.data.retrieval import Retrieval
 from train.measure import metrics, protocol, tables
 from train.measure.baselines import Clip
@@ -269,7 +269,7 @@ def measure(
             result.skipped.append(f"left out: {name} has no reference")
             continue
         try:
-            picture, reference = samples.read_image(path), samples.read_image(chosen)
+            picture, reference = read_image(path), read_image(chosen)
         except OSError as error:
             result.skipped.append(f"left out: {error}")
             continue
@@ -340,9 +340,9 @@ def main(args: argparse.Namespace) -> None:
     network = protocol.load_network(args.model, args.device)
     judges = read_judges(args.classifier, args.inception, args.device)
     synsets = [] if args.synsets is None else [line.split()[0] for line in args.synsets.read_text().splitlines()]
-    pictures = samples.find([args.folder], samples.IMAGE_SUFFIXES)
+    pictures = find([args.folder], IMAGE_SUFFIXES)
     root = args.references or args.folder
-    references = samples.find([root], samples.IMAGE_SUFFIXES)
+    references = find([root], IMAGE_SUFFIXES)
     if not pictures or not references:
         raise ValueError(f"images: {args.folder if not pictures else root} must hold pictures, it has none")
     if args.limit is not None:
