@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsexvc.film import compare, source
+from vsexvc.film.references import open_references
 from vsexvc.plugin import colorize
 
 NAMES = ["a.png", "</script><b>&amp; a long name that goes on and on.png", "ü.png"]
@@ -81,7 +82,7 @@ def test_the_figures_are_the_filters(model: str, tmp_path: Path) -> None:
     assert [reference["name"] for reference in content["references"]] == ["0.png", "1.png"]
     clip = source.open_video(tmp_path / "film.mkv", index)
     for i, path in enumerate(paths):
-        coloured = colorize(clip, source.open_references([path], index), **options)
+        coloured = colorize(clip, open_references([path], index), **options)
         for row in content["rows"]:
             similarity = coloured.get_frame(row["frame"]).props["ExvcSimilarity"]
             assert row["cells"][i]["similarity"] == pytest.approx(similarity, abs=1e-6)

@@ -10,10 +10,10 @@ import film
 import numpy as np
 import pytest
 import vapoursynth as vs
-from PIL import Image
 
 from vsexvc.film import source
 from vsexvc.film.encode import find_ffmpeg
+from vsexvc.film.references import open_references
 from vsexvc.plugin import colorize
 
 core = vs.core
@@ -23,12 +23,10 @@ FIRSTS = [0, 20, 29]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """film.mkv in scenes of LENGTHS, and pictures of three kinds."""
+    """film.mkv in scenes of LENGTHS, and a picture."""
     root = tmp_path_factory.mktemp("source")
     film.make_film(root / "film.mkv", LENGTHS, sound=0)
     film.make_png(root / "b.png", 0)
-    Image.fromarray(film.picture(1, 60, 40)).save(root / "a.jpg")
-    Image.fromarray(film.picture(2)).convert("L").save(root / "grey.png")
     return root
 
 
@@ -40,7 +38,7 @@ def test_scenes_are_those_of_the_filter(folder: Path, model: str, tmp_path: Path
     assert [scene.stop for scene in scenes] == [20, 29, 60]
     assert [scene.seconds for scene in scenes] == pytest.approx([first / film.RATE for first in FIRSTS], abs=1e-3)
     assert told == [("finding scenes", done, 60) for done in range(1, 61)]
-    coloured = colorize(clip, source.open_references([folder / "b.png"], tmp_path), model=model, size=64, device="cpu")
+    coloured = colorize(clip, open_references([folder / "b.png"], tmp_path), model=model, size=64, device="cpu")
     starts = [frame.props["ExvcSceneStart"] for frame in coloured.frames(close=True)]
     assert sorted(set(starts)) == FIRSTS and starts == [max(f for f in FIRSTS if f <= n) for n in range(60)]
 
@@ -61,7 +59,7 @@ def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, thre
 
     blank = core.std.BlankClip(format=vs.GRAY8, width=310, height=250, length=16)
     clip = source.with_scenes(blank.std.ModifyFrame(blank, draw), [5, 7])
-    ref = source.open_references([folder / "b.png"], tmp_path)
+    ref = open_references([folder / "b.png"], tmp_path)
     for given in (threshold, None):
         coloured = colorize(clip, ref, model=model, size=64, device="cpu", sc_threshold=given)
         starts = {int(frame.props["ExvcSceneStart"]) for frame in coloured.frames(close=True)}
@@ -106,42 +104,13 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         source.default_cache()
 
 
-def test_references(folder: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "2.PNG").write_bytes((folder / "b.png").read_bytes())
-    (pictures / "1.jpg").write_bytes((folder / "a.jpg").read_bytes())
-    (pictures / "notes.txt").write_text("none of them")
-    assert source.listed([pictures, folder / "b.png"]) == [pictures / "1.jpg", pictures / "2.PNG", folder / "b.png"]
-    film.make_film(tmp_path / "clip.mkv", (3,), sound=0, codec=["-c:v", "ffv1", "-pix_fmt", "yuv420p"])
-    paths = [pictures, tmp_path / "clip.mkv"]
-    frames = list(source.open_references(paths, tmp_path / "index").frames(close=False))
-    sizes = [(frame.width, frame.height, frame.format.name) for frame in frames]
-    assert sizes == [(60, 40, "YUV420P8"), (96, 64, "RGB24"), *[(96, 64, "YUV420P8")] * 3]
-    assert np.array_equal(np.dstack([np.asarray(plane) for plane in frames[1]]), film.picture(0))
-    assert source.open_references(paths, tmp_path / "index", stills=True).num_frames == 3
-
-
-def test_a_thousand_references_hold_no_files(folder: Path, tmp_path: Path) -> None:
-    clip = source.open_references([folder / "b.png"] * 200, tmp_path)
-    assert clip.get_frame(199).width == film.WIDTH
-    assert len(list(Path(f"/proc/{os.getpid()}/fd").iterdir())) < 150
-
-
 def test_what_cannot_be_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.mkv"
     broken.write_bytes((folder / "film.mkv").read_bytes()[:300])
-    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"film '.*none\.mkv' must be a file, there is none"):
         source.open_video(tmp_path / "none.mkv", tmp_path)
     with pytest.raises(ValueError, match=r"film '.*broken\.mkv' cannot be read: "):
         source.open_video(broken, tmp_path)
-    with pytest.raises(ValueError, match=r"reference '.*grey\.png' must have colours, this one is grey \(Gray8\)"):
-        source.open_references([folder / "b.png", folder / "grey.png"], tmp_path)
-    with pytest.raises(ValueError, match=r"reference '.*empty' must be a picture, a clip or a folder of pictures"):
-        source.open_references([tmp_path / "empty"], tmp_path)
-    with pytest.raises(ValueError, match="one or more pictures or clips, got none"):
-        source.open_references([], tmp_path)
     monkeypatch.setattr(source.vs, "core", object())
     with pytest.raises(ValueError, match=r"pip install vsexvc\[video\]"):
         source.open_video(folder / "film.mkv", tmp_path)
@@ -155,8 +124,6 @@ def test_what_bestsource_takes_for_a_film(folder: Path, tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     with pytest.raises(ValueError, match=r"film '.*notes\.txt' must be a film or a picture, this is text"):
         source.open_video(tmp_path / "notes.txt", tmp_path / "index")
-    with pytest.raises(ValueError, match=r"reference '.*notes\.txt' must be a film or a picture, this is text"):
-        source.open_references([tmp_path / "notes.txt"], tmp_path / "index", stills=True)
     with pytest.raises(ValueError, match=r"film '.*tone\.mp3' must be a film or a picture, this is sound with a cover"):
         source.open_video(tmp_path / "tone.mp3", tmp_path / "index")
 

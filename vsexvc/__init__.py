@@ -1,15 +1,17 @@
 """vsexvc: exemplar-based video colorization for VapourSynth.
 
-`from vsexvc import colorize` is `core.exvc.Colorize`, typed. Importing this package loads nothing else: no torch, no
-VapourSynth, no side effects; `colorize` is fetched from vsexvc.plugin when it is first asked for.
+`from vsexvc import colorize` is `core.exvc.Colorize`, typed; `references` reads its references from files. Importing
+this package loads nothing else: no torch, no VapourSynth, no side effects; both are fetched when they are first asked
+for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vsexvc.film.references import references
     from vsexvc.plugin import colorize
 
-__all__ = ["__version__", "colorize"]
+__all__ = ["__version__", "colorize", "references"]
 __version__ = "0.1.0"
 
 
@@ -18,4 +20,10 @@ def __getattr__(name: str) -> Any:
         from vsexvc.plugin import colorize
 
         return colorize
+    if name == "references":
+        try:
+            from vsexvc.film.references import references
+        except ModuleNotFoundError as error:
+            raise ImportError(f"references: {error.name} is not installed: pip install vsexvc[video]") from None
+        return references
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

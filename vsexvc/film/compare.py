@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsexvc.film.plan import check_writable, timecode
-from vsexvc.film.source import Stages, find_scenes, listed, open_references, open_video, picture, silent, with_scenes
+from vsexvc.film.references import listed, open_references
+from vsexvc.film.source import Stages, find_scenes, open_video, picture, silent, with_scenes
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle

@@ -23,6 +23,7 @@ from vsexvc.film import source
 from vsexvc.film.encode import Part, encode, seen
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job, fingerprint, versions
+from vsexvc.film.references import open_references
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import sha256_of
@@ -42,7 +43,7 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
         return _script_output(job.source)
     index = Folder(job.folder).index
     clip = source.with_scenes(source.open_video(job.source, index), job.firsts)
-    references = source.open_references(job.references, index, job.stills)
+    references = open_references(job.references, index, job.stills)
     colours = job.colours
     if device is not None:  # which may not have the precision
         colours = dataclasses.replace(colours, device=device, precision=None)

@@ -32,6 +32,7 @@ from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, versions
 from vsexvc.film.join import Other, Times, check_whole, film_times, join, script_times
 from vsexvc.film.parts import PartMaker, coloured
+from vsexvc.film.references import at_scenes, listed, numbers_of
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
@@ -202,6 +203,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         if (gap := check_whole(order.source, film_times(order.source, folder.index))) is not None:
             report("note", text=f"{order.source.name}: {gap}")
         first = film[:1]
+        if scheme is None:
+            numbers_of(job.references, film.num_frames)
         format = int(suited_format(film, order.encoding.pix_fmt))
         job = dataclasses.replace(job, colours=dataclasses.replace(job.colours, format=format))
         clip = coloured(job, "cpu" if order.workers or order.ray else None)
@@ -226,6 +229,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     else:
         firsts = manifest.get("firsts") or _scenes(order, scheme, film, report)
         parts = parts_of(firsts, clip.num_frames)
+        if scheme is None and job.ref_frames is not None:
+            job = dataclasses.replace(job, ref_frames=at_scenes(job.ref_frames, firsts))
     folder.begin({"asked": asked, "firsts": firsts})
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
     return job, Fraction(clip.fps) if clip.fps else None, other
@@ -249,7 +254,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     status = job.source.stat()
     asked["input"] = [str(job.source), status.st_size, status.st_mtime_ns]
     model = store.find(order.model).absolute()
-    references = source.listed(order.references) if scheme is None else scheme.references
+    references = listed(order.references) if scheme is None else scheme.references
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # One for all workers, whatever machine each is on.
     is_elsewhere = device == "cuda" and not torch.cuda.is_available()
@@ -257,7 +262,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     job = dataclasses.replace(
         job,
         references=tuple(path.absolute() for path in references),
-        ref_frames=None if scheme is None else scheme.ref_frames,
+        ref_frames=numbers_of(references) if scheme is None else scheme.ref_frames,
         model=model,
         weights=fingerprint(model),
         colours=dataclasses.replace(order.colours, device=device, precision=precision),

@@ -1,4 +1,4 @@
-"""The film and its references as VapourSynth clips: opened, cut into scenes, looked at.
+"""The film as a VapourSynth clip: opened, cut into scenes, looked at.
 
 Everything is read through bestsource, whose index goes where it is told to, never beside the source. What may not
 enter: colouring (plugin.py), files that are written, and what the pictures are for (plan.py, compare.py, render.py).
@@ -20,8 +20,6 @@ from vsexvc.scenes import is_cut, measure_cuts
 from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
 from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
-
-PICTURES = (".avif", ".bmp", ".exr", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".tga", ".webp")
 
 Progress = Callable[[int, int], None]  # told how much is done, of how much
 Stages = Callable[[str], Progress]  # what is done, in a few words -> who is told how far it is
@@ -64,54 +62,10 @@ def open_video(path: Path, cache: Path) -> vs.VideoNode:
         ValueError: bestsource is missing, or cannot read the file, or takes for a film what is none; the film changes
             its size or format on the way.
     """
-    clip = _open("film", path, cache)
+    clip = open_any("film", path, cache)
     if not clip.width or not clip.height or clip.format is None:
         raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
     return clip
-
-
-def open_references(paths: Sequence[Path], cache: Path, stills: bool = False) -> vs.VideoNode:
-    """The pictures and all frames of the clips, one after the other, each in its own size and format.
-
-    Args:
-        paths: pictures, clips, and folders of pictures (in the order of their names).
-        cache: see open_video.
-        stills: of a clip only the first frame.
-
-    Raises:
-        OSError, ValueError: see open_video; a grey picture; a folder without pictures.
-    """
-    clips = []
-    for path in listed(paths):
-        clip = _open("reference", path, cache)
-        if clip.format is not None and clip.format.color_family == vs.GRAY:
-            raise ValueError(f"reference {str(path)!r} must have colours, this one is grey ({clip.format.name})")
-        clips.append(_still(clip[:1], path, cache) if stills or clip.num_frames == 1 else clip)
-    return vs.core.std.Splice(clips, mismatch=True)
-
-
-def _still(clip: vs.VideoNode, path: Path, cache: Path) -> vs.VideoNode:
-    """The clip, one frame, but opened anew when it is asked for.
-
-    Bestsource holds a file handle and the picture as long as it lives, and a film may have a thousand references.
-    """
-    return clip.std.BlankClip(length=1, keep=True).std.FrameEval(lambda n: _open("reference", path, cache)[:1])
-
-
-def listed(paths: Sequence[Path]) -> list[Path]:
-    """The files, with those of folders in their place. Raises ValueError for a folder without pictures."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
-        if not inside:
-            raise ValueError(f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, it has none")
-        found += inside
-    if not found:
-        raise ValueError("references must be one or more pictures or clips, got none")
-    return found
 
 
 def find_scenes(
@@ -202,8 +156,8 @@ def _positive(frame: vs.VideoFrame, name: str) -> int:
     return value if isinstance(value, int) and value > 0 else 1
 
 
-def _open(what: str, path: Path, cache: Path) -> vs.VideoNode:
-    """what: how errors call it."""
+def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
+    """A film or a picture, whatever its sizes and formats. what: how errors call it; else see open_video."""
     if not hasattr(vs.core, "bs"):
         raise ValueError(
             "films are read by the VapourSynth plugin bestsource, which is missing: pip install vsexvc[video]"

@@ -1,0 +1,164 @@
+"""references.py: what a folder holds, numbers in names, and pictures as they come to the filter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import film
+import numpy as np
+import pytest
+import vapoursynth as vs
+from PIL import Image
+
+import vsexvc
+from vsexvc.film.encode import find_ffmpeg
+from vsexvc.film.references import at_scenes, listed, numbers_of, open_references
+
+core = vs.core
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """refs/: two pictures, and what is none."""
+    root = tmp_path / "refs"
+    root.mkdir()
+    Image.fromarray(film.picture(1, 60, 40)).save(root / "1.jpg", quality=95)
+    film.make_png(root / "2.PNG", 0)
+    (root / "notes.txt").write_text("none of them")
+    (root / "._2.PNG").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    (root / ".hidden.png").write_bytes((root / "2.PNG").read_bytes())
+    return root
+
+
+def clip_of(path: Path, frames: int = 3) -> Path:
+    """A clip in colour."""
+    source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24", "-frames:v", str(frames)]
+    codec = ["-c:v", "ffv1", "-pix_fmt", "yuv420p"]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", "-y", *source, *codec, str(path)], check=True)
+    return path
+
+
+def array(frame: vs.VideoFrame) -> np.ndarray:
+    return np.dstack([np.asarray(plane) for plane in frame])
+
+
+def test_folders_pictures_and_clips(folder: Path, tmp_path: Path) -> None:
+    clip = clip_of(tmp_path / "clip.mkv")
+    assert listed([folder, clip]) == [folder / "1.jpg", folder / "2.PNG", clip]
+    frames = list(open_references([folder, clip], tmp_path / "index").frames(close=False))
+    sizes = [(frame.width, frame.height, frame.format.name) for frame in frames]
+    assert sizes == [(60, 40, "RGB24"), (96, 64, "RGB24"), *[(96, 64, "YUV420P8")] * 3]
+    assert np.array_equal(array(frames[1]), film.picture(0))
+    assert open_references([folder, clip], tmp_path / "index", stills=True).num_frames == 3
+
+
+def test_a_thousand_references_hold_no_files(folder: Path, tmp_path: Path) -> None:
+    clip = open_references([folder / "2.PNG"] * 200, tmp_path)
+    assert clip.get_frame(199).width == film.WIDTH
+    assert len(list(Path(f"/proc/{os.getpid()}/fd").iterdir())) < 150
+
+
+def test_what_a_picture_states_goes_along(tmp_path: Path) -> None:
+    """Alpha as `_Alpha`, full range; colours that are stated by numbers as their tags."""
+    alpha = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))
+    Image.fromarray(np.dstack([film.picture(0), alpha])).save(tmp_path / "a.png")
+    frame = open_references([tmp_path / "a.png"], tmp_path).get_frame(0)
+    assert np.array_equal(array(frame), film.picture(0))
+    assert np.array_equal(np.asarray(frame.props["_Alpha"][0]), alpha)
+    assert (frame.props["_Primaries"], frame.props["_Transfer"]) == (vs.PRIMARIES_BT709, vs.TRANSFER_IEC_61966_2_1)
+
+
+def test_a_picture_that_changes(folder: Path, tmp_path: Path) -> None:
+    """It is read when it is asked for: another picture of the same size is taken, one of another size is not."""
+    clip = open_references([folder / "2.PNG"], tmp_path)
+    film.make_png(folder / "2.PNG", 5)
+    assert np.array_equal(array(clip.get_frame(0)), film.picture(5))
+    open_changed = open_references([folder / "2.PNG"], tmp_path)
+    film.make_png(folder / "2.PNG", 5, 48, 48)
+    with pytest.raises(vs.Error, match=r"reference '.*2\.PNG' changed while it was used"):
+        open_changed.get_frame(0)
+
+
+def test_what_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("none of them\n" * 99)
+    Image.fromarray(film.picture(2)).convert("L").save(tmp_path / "grey.png")
+    film.make_film(tmp_path / "grey.mkv", (3,), sound=0, codec=["-c:v", "ffv1", "-pix_fmt", "yuv420p"])
+    for paths, message in (
+        (["grey.png"], r"reference '.*grey\.png' must have colours, this one is grey \(L\)"),
+        (["grey.mkv"], r"reference '.*grey\.mkv' must have colours, its first frame is grey"),
+        (["empty"], r"reference '.*empty' must be a picture, a clip or a folder of pictures, it has none"),
+        ([], "references must be one or more pictures or clips, got none"),
+        (["notes.txt"], r"reference '.*notes\.txt' must be a film or a picture, this is text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_references([tmp_path / path for path in paths], tmp_path / "index", stills=True)
+    with pytest.raises(FileNotFoundError, match=r"reference '.*none\.png' must be a file, there is none"):
+        open_references([tmp_path / "none.png"], tmp_path / "index")
+
+
+def paths(*names: str) -> list[Path]:
+    return [Path(name) for name in names]
+
+
+def test_numbers() -> None:
+    """In the order of frames, whatever the spelling, the kind and the number of digits."""
+    files = paths("b/ref_1000000.png", "a/REF_000020.JPG", "ref_000003.tif")
+    assert listed(files) == files[::-1]
+    assert numbers_of(listed(files)) == (3, 20, 1000000)
+    for other in (["a.png", "b.png"], ["ref_12.png"], ["ref_000001.mkv"], ["my_ref_000001.png"]):
+        assert numbers_of(paths(*other)) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["ref_000000.png", "b.png"],
+            r"reference 'b\.png' must be named by its frame as others are \(ref_",
+        ),
+        (
+            ["ref_000007.jpg", "ref_000007.png"],
+            r"reference 'ref_000007\.png' must have a number of its own, ",
+        ),
+        (
+            ["ref_000007.jpg", "ref_000040.png"],
+            r"reference 'ref_000040\.png' must be named by .* 0\.\.39",
+        ),
+    ],
+)
+def test_numbers_that_cannot_be(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        numbers_of(paths(*names), 40)
+
+
+def test_a_scene_takes_its_first_reference_from_its_beginning() -> None:
+    assert at_scenes([3, 20, 25, 60, 61], [0, 18, 40, 50]) == (0, 18, 25, 50, 61)
+    assert at_scenes([30], [0]) == (0,)
+
+
+class TestScripts:
+    def test_numbered_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "refs").mkdir()
+        for seed, number in enumerate((4, 11)):
+            film.make_png(tmp_path / "refs" / f"ref_{number:06}.png", seed)
+        film_clip = core.std.BlankClip(format=vs.GRAY8, width=96, height=64, length=20)
+        ref, frames = vsexvc.references(tmp_path / "refs", film_clip)
+        assert (ref.num_frames, frames) == (2, [4, 11])
+        assert np.array_equal(array(ref.get_frame(1)), film.picture(1))
+        with pytest.raises(ValueError, match=r"ref_000011\.png' must be named by a frame of the film, 0\.\.9"):
+            vsexvc.references(str(tmp_path / "refs"), film_clip[:10])
+
+    def test_other_names(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "cache"))
+        ref, frames = vsexvc.references([folder / "2.PNG", str(folder / "1.jpg")])
+        assert frames is None and [ref.get_frame(n).width for n in (0, 1)] == [96, 60]
+
+    def test_without_pillow(self) -> None:
+        code = "import sys; sys.modules['PIL'] = None; import vsexvc; vsexvc.references"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stderr.endswith("ImportError: references: PIL is not installed: pip install vsexvc[video]\n")

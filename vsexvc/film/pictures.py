@@ -1,0 +1,184 @@
+"""Still pictures as they are meant to be seen, read by Pillow: upright, in sRGB, and where they are transparent.
+
+What may not enter: VapourSynth, and what the pictures are for (references.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from vsexvc.support.errors import first_line
+
+# Pillow's names of the formats that it is trusted with. TGA has no signature: only its suffix tells it.
+_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DDS",
+    "GIF",
+    "HEIF",
+    "JPEG",
+    "JPEG2000",
+    "JXL",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "PSD",
+    "QOI",
+    "SGI",
+    "TIFF",
+    "WEBP",
+)
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}  # modules, and what registers them
+_GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_LEAST_COLOUR = 6  # difference of R, G and B, 0..255, up to which a surface is grey: lossy files are not exact
+_SURFACES = 64  # on the shorter side of the picture that is looked at for colours
+_RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
+_UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
+_HEAD = 1 << 16  # bytes of a file in which its tags are looked for
+
+
+@dataclass(frozen=True)
+class Still:
+    """A picture.
+
+    Attributes:
+        rgb: (H, W, 3), in sRGB where primaries and transfer do not say otherwise.
+        alpha: (H, W), 0 transparent .. 255 opaque; None: all of it is opaque.
+        primaries, transfer: numbers of ITU-T H.273 that the file states in place of a profile.
+    """
+
+    rgb: NDArray[np.uint8]
+    alpha: NDArray[np.uint8] | None
+    primaries: int = _BT709
+    transfer: int = _SRGB
+
+
+def read(path: Path) -> Still | None:
+    """Reads a picture; None for a file that is none of Pillow's, by its content and by its name, as a film is.
+
+    Args:
+        path: of the file. Its EXIF orientation is applied, its colour profile is converted to sRGB.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged or cut off, holds several pictures, or its colour profile cannot be used; the picture
+            is grey, or transparent everywhere.
+    """
+    what = f"reference {str(path)!r}"
+    try:
+        image, count = _loaded(path)
+    except UnidentifiedImageError:
+        if Image.registered_extensions().get(path.suffix.lower()) in _FORMATS:
+            raise ValueError(f"{what} cannot be read: it is damaged, or no picture") from None
+        return None
+    except Exception as error:  # decoders raise whatever they come upon
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{what} cannot be read: {first_line(error)}") from None
+    if count > 1:
+        raise ValueError(f"{what} must be one picture, this file holds {count}: save the one that is meant")
+    if image.mode in _GREY_MODES:
+        raise ValueError(f"{what} must have colours, this one is grey ({image.mode})")
+    profile = image.info.get("icc_profile")
+    colour, alpha = _parts(image)
+    rgb = np.asarray(_in_srgb(what, colour, profile))
+    if alpha is not None and alpha.min() == 255:
+        alpha = None
+    if alpha is not None and alpha.max() < 128:
+        raise ValueError(f"{what} must show something, this one is transparent everywhere")
+    if is_grey(rgb, alpha):
+        raise ValueError(f"{what} must have colours, this one is grey ({image.mode})")
+    return Still(rgb, alpha) if profile else Still(rgb, alpha, *_stated(path))
+
+
+def _loaded(path: Path) -> tuple[Image.Image, int]:
+    """The picture, upright, and how many the file holds. Raises whatever Pillow does."""
+    _register()
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]
+    with Image.open(path, formats=[*known, "TGA"] if path.suffix.lower() == ".tga" else known) as image:
+        count = _pictures(image)
+        image.load()
+        return ImageOps.exif_transpose(image), count
+
+
+def _register() -> None:
+    """Lets Pillow know of HEIF and JPEG XL where their packages are installed."""
+    for module, opener in _PLUGINS.items():
+        with suppress(ImportError):
+            plugin = importlib.import_module(module)
+            if opener:
+                getattr(plugin, opener)()
+
+
+def _pictures(image: Image.Image) -> int:
+    """How many there are that one may have meant: no thumbnail of a TIFF, no depth map of a telephone's JPEG."""
+    count = getattr(image, "n_frames", 1)
+    if image.format != "TIFF":
+        return 1 if image.format in ("MPO", "PSD") else count
+    reduced = 0
+    for number in range(1, count):
+        image.seek(number)
+        reduced += image.tag_v2.get(254, 0) & 1  # type: ignore[attr-defined] # NewSubfileType
+    image.seek(0)
+    return count - reduced
+
+
+def _parts(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
+    """Its colours, and its alpha where it has one."""
+    if image.mode in ("P", "PA", "RGBa") or "transparency" in image.info:
+        has_alpha = image.mode != "P" or "transparency" in image.info
+        image = image.convert("RGBA" if has_alpha else "RGB")
+    if image.mode != "RGBA":
+        return image, None
+    return image.convert("RGB"), np.asarray(image.getchannel("A"))
+
+
+def _in_srgb(what: str, image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture in RGB. Raises ValueError where its profile is not one for pictures of this kind."""
+    if profile is None and image.mode != "LAB":
+        return image.convert("RGB")
+    try:
+        source = ImageCms.createProfile("LAB") if profile is None else ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, renderingIntent=_RELATIVE, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise ValueError(
+            f"{what} must have a colour profile for {image.mode}, its own cannot be used ({first_line(error)}): "
+            "save it in sRGB"
+        ) from None
+    assert converted is not None
+    return converted
+
+
+def _stated(path: Path) -> tuple[int, int]:
+    """Primaries and transfer that an AVIF, HEIF or PNG states without a profile."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    for name, width in ((b"colrnclx", 2), (b"cICP", 1)):
+        place = head.find(name)
+        if place >= 0:
+            start = place + len(name)
+            primaries, transfer = (int.from_bytes(head[start + i * width :][:width], "big") for i in (0, 1))
+            return (
+                _BT709 if primaries == _UNSPECIFIED else primaries,
+                _SRGB if transfer == _UNSPECIFIED else transfer,
+            )
+    return _BT709, _SRGB
+
+
+def is_grey(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None = None) -> bool:
+    """Whether no surface of a picture has a colour. rgb, alpha: see Still."""
+    shown = rgb if alpha is None else np.where(alpha[..., None] < 128, np.uint8(0), rgb)
+    image = Image.fromarray(shown)
+    small = np.asarray(image.reduce(max(1, min(image.size) // _SURFACES))).astype(int)
+    return bool((small.max(-1) - small.min(-1)).max() <= _LEAST_COLOUR)

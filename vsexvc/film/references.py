@@ -1,0 +1,203 @@
+"""References: the pictures and clips that give colours, as one VapourSynth clip; numbered where their names say so.
+
+    ref_000412.png    holds from frame 412 of the film
+
+Pictures are read by pictures.py, clips and what Pillow has no reader for by bestsource. What may not enter: which scene
+takes which reference (plan.py, plugin.py).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vapoursynth as vs
+
+from vsexvc.film import pictures
+from vsexvc.film.source import default_cache, open_any, picture
+
+# What is taken from a folder.
+SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".exr",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".jxl",
+    ".png",
+    ".ppm",
+    ".qoi",
+    ".tga",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+_LOOK = (320, 240)  # the largest size in which a frame is looked at for colours
+_NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture that says its frame
+
+
+def references(
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]], clip: vs.VideoNode | None = None
+) -> tuple[vs.VideoNode, list[int] | None]:
+    """Reads references for a script: `ref, frames = references("folder")`, for `Colorize(clip, ref, frames)`.
+
+    Args:
+        paths: a picture, a clip, a folder of pictures, or several of them. Pictures come upright and in sRGB; what is
+            transparent in them gives no colours (frame property `_Alpha`).
+        clip: the film; numbers in the names are checked to be frames of it.
+
+    Returns:
+        The reference clip, each frame in its own size, and the frames of the film from which they hold, where the files
+        are named by them (ref_000412.png); else None.
+
+    Raises:
+        OSError, ValueError: see open_references and numbers_of.
+    """
+    several = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    files = listed([Path(path) for path in several])
+    numbers = numbers_of(files, None if clip is None else clip.num_frames)
+    return open_references(files, default_cache()), None if numbers is None else list(numbers)
+
+
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """The files, with those of folders in their place, by their names; by their numbers where they carry some.
+
+    Hidden files are skipped, those that macOS puts beside others among them.
+
+    Raises:
+        ValueError: a folder without pictures; no path.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.iterdir() if _is_picture(file))
+        if not inside:
+            raise ValueError(f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, it has none")
+        found += inside
+    if not found:
+        raise ValueError("references must be one or more pictures or clips, got none")
+    return sorted(found, key=lambda path: _number(path) or 0) if all(map(_is_numbered, found)) else found
+
+
+def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[int, ...] | None:
+    """The frames that names as ref_000412.png carry, ascending; None where no name carries one.
+
+    Args:
+        files: in the order of `listed`.
+        num_frames: of the film.
+
+    Raises:
+        ValueError: one name carries a number and another does not, two carry the same; a number beyond the film.
+    """
+    numbers = [_number(file) for file in files]
+    if all(number is None for number in numbers):
+        return None
+    known: list[int] = []
+    for file, number in zip(files, numbers, strict=True):
+        if number is None:
+            raise ValueError(
+                f"reference {str(file)!r} must be named by its frame as others are (ref_000412.png), or none of them"
+            )
+        if num_frames is not None and number >= num_frames:
+            raise ValueError(f"reference {str(file)!r} must be named by a frame of the film, 0..{num_frames - 1}")
+        known.append(number)
+    for (file, number), (other, same) in pairwise(zip(files, known, strict=True)):
+        if number == same:
+            raise ValueError(f"reference {str(other)!r} must have a number of its own, {file.name} has it too")
+    return tuple(known)
+
+
+def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
+    """The frames from which numbered references hold: the first one of a scene from that scene's first frame.
+
+    Args:
+        numbers: of numbers_of.
+        firsts: first frames of the scenes, from 0.
+    """
+    held: list[int] = []
+    for number in numbers:
+        first = firsts[bisect_right(firsts, number) - 1]
+        held.append(first if not held or held[-1] < first else number)
+    return tuple(held)
+
+
+def open_references(paths: Sequence[Path], cache: Path, stills: bool = False) -> vs.VideoNode:
+    """The pictures and all frames of the clips, one after the other, each in its own size and format.
+
+    Args:
+        paths: pictures, clips, and folders of pictures (see `listed`).
+        cache: see source.open_video.
+        stills: of a clip only the first frame.
+
+    Raises:
+        OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures.
+    """
+    clips = [_opened(path, cache, stills) for path in listed(paths)]
+    return vs.core.std.Splice(clips, mismatch=True)
+
+
+def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
+    if not path.is_file():
+        raise FileNotFoundError(f"reference {str(path)!r} must be a file, there is none")
+    still = pictures.read(path)
+    if still is not None:
+        return _shown(path, still)
+    clip = open_any("reference", path, cache)
+    if clip.format is not None and clip.format.color_family == vs.GRAY:
+        raise ValueError(f"reference {str(path)!r} must have colours, this one is grey ({clip.format.name})")
+    if not stills and clip.num_frames > 1:
+        return clip
+    if pictures.is_grey(np.asarray(picture(clip, 0, _LOOK))):
+        raise ValueError(f"reference {str(path)!r} must have colours, its first frame is grey")
+    # Bestsource holds a file handle and the picture as long as it lives, and a film may have a thousand references.
+    blank = clip[:1].std.BlankClip(length=1, keep=True)
+    return blank.std.FrameEval(lambda n: open_any("reference", path, cache)[:1])
+
+
+def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
+    """A picture as a clip of one frame, which is read anew when it is asked for. still: it, as it is now."""
+    height, width, _ = still.rgb.shape
+    blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, keep=True)
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        now = pictures.read(path)
+        if now is None or now.rgb.shape != (height, width, 3):
+            raise ValueError(f"reference {str(path)!r} changed while it was used")
+        frame = f.copy()
+        for plane in range(3):
+            np.copyto(np.asarray(frame[plane]), now.rgb[..., plane])
+        frame.props["_Primaries"], frame.props["_Transfer"] = now.primaries, now.transfer
+        if now.alpha is not None:
+            alpha = vs.core.create_video_frame(vs.GRAY8, width, height)
+            np.copyto(np.asarray(alpha[0]), now.alpha)
+            alpha.props["_Range"] = vs.RANGE_FULL
+            props: Any = frame.props
+            props["_Alpha"] = alpha
+        return frame
+
+    return blank.std.ModifyFrame(blank, draw)
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _number(file: Path) -> int | None:
+    match = _NUMBERED.fullmatch(file.stem)
+    return int(match[1]) if match and file.suffix.lower() in SUFFIXES else None
+
+
+def _is_numbered(file: Path) -> bool:
+    return _number(file) is not None
