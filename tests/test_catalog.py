@@ -17,7 +17,8 @@ from urllib.request import Request
 import pytest
 
 from vsexvc.weights import catalog
-from vsexvc.weights.catalog import DownloadError, Known
+from vsexvc.weights.catalog import Known
+from vsexvc.weights.transfer import DownloadError, _Redirects
 
 CONTENT = bytes(n * n % 251 for n in range(1_500_000))
 
@@ -237,7 +238,7 @@ def test_no_network(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_silent_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_TIMEOUT", 0.05)
+    monkeypatch.setattr("vsexvc.weights.transfer._TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         known = Known("x", "", "", "", f"http://127.0.0.1:{silent.getsockname()[1]}/x.zip")
         with catalog.cache_for("x"), pytest.raises(DownloadError, match=r"cannot be reached: .*timed out"):
@@ -297,7 +298,7 @@ def test_a_read_only_cache(server: Server, cache: Path, monkeypatch: pytest.Monk
 def test_more_than_any_model_is_refused(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
-    monkeypatch.setattr(catalog, "_LARGEST", 1_000_000)
+    monkeypatch.setattr("vsexvc.weights.transfer._LARGEST", 1_000_000)
     server.length = length
     fails(server, "at most 1000000 bytes" if length is None else "more than the 1000000 bytes allowed")
     assert not (cache / "x.zip.part").exists()
@@ -308,7 +309,7 @@ def test_redirects_stay_on_https(server: Server) -> None:
     ends_well(server)
     assert len(server.asked) == 2
     with pytest.raises(URLError, match="which is not https"):
-        catalog._Redirects().redirect_request(Request("https://a/x"), None, 302, "", {}, "http://a/x")
+        _Redirects().redirect_request(Request("https://a/x"), None, 302, "", {}, "http://a/x")
 
 
 def test_two_downloads_at_once_are_one(server: Server) -> None:

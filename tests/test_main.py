@@ -30,7 +30,7 @@ SMALL = NetworkConfig(width=0.0625, temperature=1e-10)
 def devc(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     """The server has the archive of `devc`, of a small network in the released layout."""
     monkeypatch.setitem(catalog.KNOWN, "devc", dataclasses.replace(catalog.KNOWN["devc"], url=server.url))
-    monkeypatch.setattr(store, "_RELEASED_CONFIG", SMALL)
+    monkeypatch.setattr("vsexvc.weights.released.RELEASED_CONFIG", SMALL)
     server.content = small_archive(tmp_path / "small.zip", 0)
     return server
 

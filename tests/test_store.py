@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.weights import catalog, store
+from vsexvc.weights.identify import check
 
 
 @pytest.fixture(autouse=True)
@@ -172,8 +173,8 @@ def test_a_released_file_cannot_run_code(tmp_path: Path, old: bool) -> None:
     for path in (folder, packed):
         with pytest.raises(ValueError, match="damaged or not a plain state dict"):
             store.load(str(path))
-        assert not store.check(str(path))[0]
-    assert not store.check(str(tmp_path / "evil.pth"))[0]
+        assert not check(str(path))[0]
+    assert not check(str(tmp_path / "evil.pth"))[0]
     with pytest.raises(ValueError, match="damaged or not a plain state dict"):
         store.convert(packed)
     assert not made.exists() and not packed.with_suffix(".safetensors").exists()
@@ -220,7 +221,7 @@ class TestUntrustedArchives:
         self.refused(tmp_path / "a.zip", "'vgg19_conv.pth', which is a link")
 
     def test_members_that_are_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store, "_LARGEST", 10_000_000)
+        monkeypatch.setattr("vsexvc.weights.released._LARGEST", 10_000_000)
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("vgg19_conv.pth", bytes(10_000_001))
         self.refused(tmp_path / "a.zip", r"vgg19_conv.pth' must have at most 10000000 bytes, it has 10000001")
@@ -235,7 +236,7 @@ class TestUntrustedArchives:
         self.refused(tmp_path / "a.zip", "is damaged: Bad CRC-32")
 
     def test_torch_files_that_unpack_to_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store, "_LARGEST", 10_000_000)
+        monkeypatch.setattr("vsexvc.weights.released._LARGEST", 10_000_000)
         inner = io.BytesIO()
         with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("archive/data/0", bytes(10_000_001))
@@ -318,11 +319,11 @@ def test_a_downloaded_file_is_checked_whenever_it_is_loaded(cache: Path) -> None
 
 class TestCheck:
     def test_ours(self, model: str) -> None:
-        loads, lines = store.check(model)
+        loads, lines = check(model)
         assert loads and lines[0] == f"{model}: weights of vsexvc" and json.loads(lines[1].split(":", 1)[1])["width"]
 
     def test_the_authors(self, archive: Path) -> None:
-        loads, lines = store.check(str(archive))
+        loads, lines = check(str(archive))
         assert loads and "a zip archive of 5 files" in lines[0] and '"temperature": 1e-10' in lines[1]
         # 6,917,131 + 32,802,370 + 20,024,384, less conv5_3 and conv5_4 of 512 (9 x 512 + 1) each
         assert lines[-1] == f"loads: {59_743_885 - 2 * 512 * (9 * 512 + 1)} parameters"
@@ -340,20 +341,20 @@ class TestCheck:
     )
     def test_single_torch_files(self, tmp_path: Path, state: dict[str, Tensor], kind: str, old: bool) -> None:
         (tmp_path / "a.pth").write_bytes(pth(state, old))
-        loads, lines = store.check(str(tmp_path / "a.pth"))
+        loads, lines = check(str(tmp_path / "a.pth"))
         assert not loads and lines[1].startswith("would not load: model")
         assert re.search(kind, lines[0])
 
     def test_anything_else(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("<html>not found</html>")
-        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: something else")
+        assert check(str(tmp_path / "a"))[1][0].endswith("a: something else")
         (tmp_path / "a").write_bytes(b"")
-        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: an empty file")
+        assert check(str(tmp_path / "a"))[1][0].endswith("a: an empty file")
         save_file({"x": torch.zeros(1)}, tmp_path / "a")
-        assert store.check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
-        assert not store.check(str(tmp_path))[0]
+        assert check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
+        assert not check(str(tmp_path))[0]
         with pytest.raises(OSError, match="not there"):
-            store.check(str(tmp_path / "b.pth"))
+            check(str(tmp_path / "b.pth"))
 
 
 def test_a_released_folder_without_a_file_says_which(tmp_path: Path) -> None:

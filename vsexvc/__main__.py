@@ -64,9 +64,9 @@ def _convert(args: argparse.Namespace, report: _Report) -> int:
 
 
 def _check(args: argparse.Namespace, report: _Report) -> int:
-    from vsexvc.weights import store
+    from vsexvc.weights import identify
 
-    loads, lines = store.check(args.path)
+    loads, lines = identify.check(args.path)
     print("\n".join(lines))
     return 0 if loads else 1
 

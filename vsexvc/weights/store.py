@@ -9,22 +9,15 @@ unpacks nothing to disk.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import pickle
-import stat
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
-from torch import Tensor
 
 from vsexvc.backends.options import ComputeOptions
 from vsexvc.backends.prepare import prepared
@@ -35,26 +28,18 @@ from vsexvc.support.files import settle, sha256_of
 from vsexvc.support.progress import notice
 from vsexvc.support.threads import apart
 from vsexvc.weights import catalog
+from vsexvc.weights.fill import filled
+from vsexvc.weights.released import (
+    RELEASED,
+    in_folder,
+    is_archive,
+    load_released,
+)
 
 DEFAULT = "exvc-small"
 FORMAT = "1"
-_RELEASED = {"features": "vgg19_conv", "correspondence": "nonlocal_net", "color": "colornet"}
-_RELEASED_CONFIG = NetworkConfig(temperature=1e-10)  # in effect the arg max: what their inference runs with
-_LARGEST = 300 << 20  # bytes of one released file, unpacked: twice the largest, the colour net's
-_ZIP, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\n"  # how torch's files begin, since 1.6 and before
-_LARGEST_FOREIGN = 1 << 30  # of a file that is only looked at; torchvision's VGG19 has 575 MB
-_PART_OF_RELEASE = "one file of the authors' release ({}): a model is their archive, or the folder with all of them"
-_KINDS = {  # a key that no other file has
-    "conv10_ab.weight": _PART_OF_RELEASE.format("colornet"),
-    "theta.weight": _PART_OF_RELEASE.format("nonlocal_net"),
-    "conv5_4.weight": _PART_OF_RELEASE.format("vgg19_conv or vgg19_gray"),
-    "attention.gamma": _PART_OF_RELEASE.format("discriminator"),
-    "features.0.weight": "torchvision's VGG19: a feature net to train with (train fit --loss-features), not a model",
-}
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Networks in use, so that the filters of a process share them: gone with the last of them.
 _in_use: WeakValueDictionary[tuple[str, int, int, str, ComputeOptions | None], ColorizationNet] = WeakValueDictionary()
-_UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
 
 
 def folders() -> list[Path]:
@@ -173,10 +158,10 @@ def convert(source: Path, target: Path | None = None, half: bool = False) -> Pat
     target = source.with_name(source.name.removesuffix(".zip") + ".safetensors") if target is None else target
     if target.suffix != ".safetensors":
         raise ValueError(f"convert: OUT must end in .safetensors, got {str(target)!r}")
-    if not source.is_dir() and not _is_archive(source):
+    if not source.is_dir() and not is_archive(source):
         raise ValueError(f"convert: PATH must be the authors' zip or its unpacked folder, got {str(source)!r}")
     if source.is_dir():
-        files = [_in_folder(source, name) for name in _RELEASED.values()]
+        files = [in_folder(source, name) for name in RELEASED.values()]
         seen = ", ".join(f"{path.name} {sha256_of(path)}" for path in files)
     else:
         seen = sha256_of(source)
@@ -234,7 +219,7 @@ def load(
         ValueError: unknown name; damaged file; a tensor that is missing, unknown, of another shape or not of floats.
         OSError: no such file, or unreadable; not downloaded, or the download failed.
     """
-    return _load(find(model, auto_download)).to(device)
+    return load_file(find(model, auto_download)).to(device)
 
 
 def shared(
@@ -248,7 +233,7 @@ def shared(
     path = find(model, auto_download)
 
     def ready() -> ColorizationNet:
-        network = _load(path).to(device)
+        network = load_file(path).to(device)
         return network if how is None else prepared(network, how, catalog.cache_folder() / "engines")
 
     if path.is_dir():  # whose files change without it
@@ -261,8 +246,8 @@ def shared(
     return network
 
 
-def _load(path: Path) -> ColorizationNet:
-    if path.is_dir() or _is_archive(path):
+def load_file(path: Path) -> ColorizationNet:
+    if path.is_dir() or is_archive(path):
         return load_released(path)
     metadata = read_metadata(path)
     config = _config_of(path, metadata)
@@ -277,7 +262,7 @@ def _load(path: Path) -> ColorizationNet:
         tensors = load_tensors(content)
     except SafetensorError as error:
         raise ValueError(f"model {str(path)!r} is damaged: {error}") from None
-    return _filled(ColorizationNet(config), tensors, str(path))
+    return filled(ColorizationNet(config), tensors, str(path))
 
 
 def _config_of(path: Path, metadata: Mapping[str, str]) -> NetworkConfig:
@@ -285,166 +270,3 @@ def _config_of(path: Path, metadata: Mapping[str, str]) -> NetworkConfig:
         return NetworkConfig.from_json(metadata.get("config", ""))
     except ValueError as error:
         raise ValueError(f"model {str(path)!r} must state a valid configuration: {first_line(error)}") from None
-
-
-def load_released(source: Path) -> ColorizationNet:
-    """The authors' checkpoint: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in a folder or their zip archive.
-
-    Two levels below it at most. With the temperature that they use for inference, in effect the arg max.
-
-    Raises ValueError for wrong keys, shapes or kinds of numbers and for an archive that is not to be trusted, OSError
-    where a file of a folder is missing.
-    """
-    tensors: dict[str, Tensor] = {}
-    for part, (label, content) in zip(_RELEASED, _released_files(source), strict=True):
-        state = _state_dict(content, label, _LARGEST)
-        tensors |= {f"{part}.{k}": v for k, v in state.items() if part != "features" or k not in _UNUSED_VGG}
-    return _filled(ColorizationNet(_RELEASED_CONFIG), tensors, str(source))
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == _ZIP
-
-
-def _in_folder(folder: Path, name: str) -> Path:
-    paths = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{name}*.pth"))
-    if not paths:
-        raise FileNotFoundError(f"model folder {str(folder)!r} must hold {name}*.pth, which is not there")
-    return paths[-1]
-
-
-def _released_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """What an error calls it, and the content, of each of _RELEASED in turn."""
-    if source.is_dir():
-        for path in (_in_folder(source, name) for name in _RELEASED.values()):
-            _check_size(path.stat().st_size, str(path), _LARGEST)
-            yield str(path), path.read_bytes()
-        return
-    with _opened_archive(source) as archive:
-        for name in _RELEASED.values():
-            members = sorted(m.filename for m in archive.infolist() if _is_released(m.filename, name))
-            if not members:
-                raise ValueError(f"model archive {str(source)!r} must hold {name}*.pth, which is not there")
-            size = archive.getinfo(members[-1]).file_size
-            with archive.open(members[-1]) as file:  # read(): up to 2 GB of a member that is longer than it says
-                content = file.read(size)
-            yield f"{source}/{members[-1]}", content
-
-
-def _is_released(member: str, name: str) -> bool:
-    path = PurePosixPath(member)
-    return path.match(f"{name}*.pth") and len(path.parts) <= 3
-
-
-@contextmanager
-def _opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive to read members of, in memory.
-
-    Nothing is unpacked to disk; an archive that would write outside of its folder if something did is refused all the
-    same. Raises ValueError for that, for members that are too large, and for damage found then or while reading.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = member.filename
-                if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
-                    raise ValueError(f"model archive {str(path)!r} holds {name!r}, which points outside of it")
-                if stat.S_ISLNK(member.external_attr >> 16):
-                    raise ValueError(f"model archive {str(path)!r} holds {name!r}, which is a link")
-                if any(_is_released(name, wanted) for wanted in _RELEASED.values()):
-                    _check_size(member.file_size, f"{path}/{name}", _LARGEST)
-            yield archive
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: encrypted, or packed in a way that zipfile does not know
-        raise ValueError(f"model archive {str(path)!r} is damaged: {first_line(error)}") from None
-
-
-def _check_size(size: int, label: str, largest: int) -> None:
-    if size > largest:
-        raise ValueError(f"model {label!r} must have at most {largest} bytes, it has {size}")
-
-
-def _state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
-    if content.startswith(_ZIP):  # torch's own files are archives too, that its reader would unpack at any size
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                _check_size(sum(member.file_size for member in archive.infolist()), label, largest)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"model {label!r} is damaged: {first_line(error)}") from None
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose text advises to run what is in the file
-        raise ValueError(f"model {label!r} is damaged or not a plain state dict: it holds more than tensors") from None
-    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
-        raise ValueError(f"model {label!r} is damaged or not a plain state dict: {first_line(error)}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"model {label!r} must be a state dict of tensors, got {type(state).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def _filled(network: ColorizationNet, tensors: Mapping[str, Tensor], source: str) -> ColorizationNet:
-    wanted = network.state_dict()
-    for key in sorted(wanted.keys() | tensors.keys()):
-        if key not in tensors:
-            raise ValueError(f"model {source!r} must hold {key} {tuple(wanted[key].shape)}, which is missing")
-        if key not in wanted:
-            raise ValueError(f"model {source!r} holds {key}, which its configuration does not know")
-        tensor = tensors[key]
-        if tensor.shape != wanted[key].shape:
-            raise ValueError(
-                f"model {source!r} must hold {key} as {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}"
-            )
-        if tensor.dtype not in _FLOATING or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _FLOATING)
-            seen = " ".join((str(tensor.dtype), str(tensor.layout), tensor.device.type)).replace("torch.", "")
-            raise ValueError(f"model {source!r} must hold {key} as one of {kinds}, got {seen}")
-        if not torch.isfinite(tensor.float()).all():
-            raise ValueError(f"model {source!r} is damaged: {key} holds values that are not finite")
-    network.load_state_dict(dict(tensors), strict=True)
-    return network.eval().requires_grad_(False)
-
-
-def check(model: str) -> tuple[bool, list[str]]:
-    """Whether a model would load, and what the file is, in lines for people.
-
-    Args:
-        model: as for `find`, whose errors it raises; or any other file.
-    """
-    path = find(model)
-    try:
-        kind = _kind(path)
-    except (ValueError, OSError) as error:
-        return False, [f"would not load: {first_line(error)}"]
-    try:
-        network = _load(path)
-    except (ValueError, OSError) as error:
-        return False, [f"{path}: {kind}", f"would not load: {first_line(error)}"]
-    metadata = {} if path.is_dir() or _is_archive(path) else read_metadata(path)
-    facts = [f"  {key}: {value}" for key, value in sorted(metadata.items()) if key not in ("vsexvc", "config")]
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return True, [f"{path}: {kind}", f"  config: {network.config.to_json()}", *facts, f"loads: {parameters} parameters"]
-
-
-def _kind(path: Path) -> str:
-    """What a file or folder looks like, by its first bytes and its keys."""
-    if path.is_dir():
-        return "a folder, for the authors' unpacked files"
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[:4] == _ZIP:
-        with _opened_archive(path) as archive:
-            names = archive.namelist()
-        if not any(name.endswith("/data.pkl") for name in names):
-            return f"a zip archive of {len(names)} files"
-    if start[:4] in (_ZIP, _OLD_PICKLE):
-        _check_size(path.stat().st_size, str(path), _LARGEST_FOREIGN)
-        state = _state_dict(path.read_bytes(), str(path), _LARGEST_FOREIGN)
-        return next((kind for key, kind in _KINDS.items() if key in state), f"a torch file of {len(state)} tensors")
-    if start[8:9] == b"{":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return "weights of vsexvc" if "vsexvc" in (file.metadata() or {}) else "safetensors of something else"
-        except SafetensorError:
-            pass
-    return "something else" if start else "an empty file"
