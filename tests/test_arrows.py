@@ -48,6 +48,7 @@ ORDER = {
         "film.plan",
         "film.compare",
         "film.encode",
+        "film.times",
         "film.join",
         "film.job",
         "film.folder",

@@ -135,6 +135,28 @@ def test_a_name_that_is_no_unicode(folder: Path, tmp_path: Path) -> None:
         source.open_video(odd, tmp_path / "index")
 
 
+@pytest.mark.parametrize("container", ["mkv", "mp4", "mov"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "mpeg4"])
+def test_the_aspect_that_a_container_states(tmp_path: Path, container: str, codec: str) -> None:
+    """The codec says square pixels, the container 16:9, which players follow. A rotated film has it rotated."""
+    made, film_path, rotated = (tmp_path / f"{name}.{container}" for name in ("made", "film", "rotated"))
+    film.make_film(made, (3,), sound=0, codec=["-c:v", codec, "-pix_fmt", "yuv420p"], filters="setsar=1")
+    run = [find_ffmpeg(), "-loglevel", "error"]
+    subprocess.run([*run, "-i", str(made), "-c", "copy", "-aspect", "16:9", str(film_path)], check=True)
+    clip = source.open_video(film_path, tmp_path / "index")
+    props = clip.get_frame(2).props
+    assert props["_SARNum"] / props["_SARDen"] == pytest.approx(16 / 9 / (film.WIDTH / film.HEIGHT), rel=0.02)
+    assert source.picture(clip, 0, (4000, 4000)).size == pytest.approx((film.HEIGHT * 16 / 9, film.HEIGHT), abs=2)
+    if (
+        container != "mkv"
+        and "-display_rotation" in subprocess.run([*run, "-h", "full"], capture_output=True, text=True).stdout
+    ):
+        rotate = [*run, "-display_rotation", "90", "-i", str(film_path), "-c", "copy", str(rotated)]
+        subprocess.run(rotate, check=True)
+        shown = source.picture(source.open_video(rotated, tmp_path / "index"), 0, (4000, 4000))
+        assert shown.width / shown.height == pytest.approx(9 / 16, rel=0.02)
+
+
 def test_a_film_that_changes_its_size(tmp_path: Path) -> None:
     for name, size in (("a.ts", (96, 64)), ("b.ts", (64, 96))):
         film.make_film(tmp_path / name, (8,), size=size, sound=0, codec=["-c:v", "mpeg2video", "-pix_fmt", "yuv420p"])

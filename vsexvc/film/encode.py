@@ -34,6 +34,9 @@ FORMATS = {
     for name, subsampling in _SUBSAMPLINGS.items()
     for bits in ((8,) if name in ("411", "410") else (8, 10, 12) if name == "440" else (8, 9, 10, 12, 14, 16))
 }  # ffmpeg's names of formats that VapourSynth has too: bits, subsampling_w, subsampling_h
+_FILTERS = ("-vf", "-filter", "-filter:v", "-filter:v:0")
+_GRAPHS = ("-filter_complex", "-lavfi")
+_INPUT_LABEL = re.compile(r"\[0(:v(:0)?)?\]")
 _GREY = {"gray" if bits == 8 else f"gray{bits}le": bits for bits in (8, 10, 12, 14, 16)}
 
 
@@ -164,9 +167,35 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
         "chroma_sample_location": str(stated.chroma_location + 1),
     }
     shape = [first.props.get(prop, 0) for prop in ("_SARNum", "_SARDen")]
-    filters = [f"setsar={shape[0]}/{shape[1]}"] if all(isinstance(n, int) and n > 0 for n in shape) else []
+    filters = ["-vf", f"setsar={shape[0]}/{shape[1]}"] if all(isinstance(n, int) and n > 0 for n in shape) else []
     told = [word for key, value in options.items() for word in (f"-{key}", value)]
-    return (*told, "-i", "-", *(word for text in filters for word in ("-vf", text)))
+    return (*told, "-i", "-", *filters)
+
+
+def _merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Returns both with one filter graph, because of several `-vf` ffmpeg takes only the last.
+
+    Args:
+        arguments: of `input_arguments`.
+        wanted: of `Encoding.arguments`. Filters among them come after ours.
+    """
+    words = list(wanted)
+    values = [place + 1 for place, word in enumerate(words[:-1]) if word in (*_FILTERS, *_GRAPHS)]
+    if "-vf" not in arguments or not values:
+        return [*arguments, *wanted]
+    at = arguments.index("-vf")
+    own = arguments[at + 1]
+    for place in values:
+        heads: list[str] = []
+
+        def shaped(_: re.Match[str], heads: list[str] = heads) -> str:
+            heads.append(f"[0:v]{own}[shaped{len(heads)}];")
+            return f"[shaped{len(heads) - 1}]"
+
+        is_graph = words[place - 1] in _GRAPHS and _INPUT_LABEL.search(words[place])
+        graph = _INPUT_LABEL.sub(shaped, words[place]) if is_graph else f"{own},{words[place]}"
+        words[place] = "".join(heads) + graph
+    return [*arguments[:at], *words]
 
 
 def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding: Encoding, target: Path) -> None:
@@ -176,7 +205,9 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
         ValueError: what ffmpeg says, or how it ended. What is raised while a frame is made passes through. In both
             cases no file is left.
     """
-    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y", *arguments, *encoding.arguments()]
+    # Without -xerror older versions end with code 0 on a full disk.
+    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
+    command += _merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "matroska", str(target)]
     with tempfile.TemporaryFile() as said, closing(frames):
         # A group of its own: Ctrl-C is ours to answer.

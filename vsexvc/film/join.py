@@ -12,16 +12,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
-import vapoursynth as vs
 
 from vsexvc.film.encode import Part
+from vsexvc.film.times import Times, fraction, is_cover, picture_of, start_of
 from vsexvc.support.errors import first_line
 
 _TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
@@ -30,133 +29,7 @@ _COVERS = {"mjpeg": "image/jpeg"}  # kinds of covers that are not called as thei
 # Said by the file that these are copied from, no longer true of the one they are copied to.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
 _REHEARSED = 100  # packets of sound and the like: enough for all streams but sparse subtitles
-_JUMP = 1.0  # seconds between two frames that are no longer a matter of their rate
 _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id")
-
-
-@dataclass(frozen=True)
-class Times:
-    """When the frames of a film are shown: stamps in units of base, rising; rate: of constant ones, else None."""
-
-    stamps: Sequence[int]
-    base: Fraction
-    rate: Fraction | None
-
-
-def film_times(path: Path, cache: Path) -> Times:
-    """Of a film's frames, as its file has them; a recording's from where that begins.
-
-    Args:
-        path: of the film.
-        cache: as of vsexvc.source.open_video, which it was read by before.
-
-    Raises:
-        ValueError: it does not say when its frames are shown.
-    """
-    said = cache / "timecodes.txt"
-
-    def opened(**options: str) -> vs.VideoNode:
-        clip: vs.VideoNode = vs.core.bs.VideoSource(
-            str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()), **options
-        )
-        return clip
-
-    clip = opened()
-    rate = Fraction(clip.fps) if clip.fps else None
-    with av.open(str(path)) as file:
-        picture, start = _picture(file), _start(file)
-        base = _fraction(picture.time_base)
-    try:
-        opened(timecodes=str(said))
-        # Milliseconds with two digits behind the point: enough to tell ticks of 1/90000 s apart.
-        stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
-    except vs.Error:  # there are frames without one, as in AVI
-        stamps = []
-    rises = [later - stamp for stamp, later in pairwise(stamps)]
-    if rises and (back := min(rises) * base) < -_JUMP:
-        frame = rises.index(min(rises)) + 1
-        raise ValueError(
-            f"film {str(path)!r} must have one clock, at frame {frame} it goes back by {float(-back):.1f} s: "
-            "ffmpeg -i FILM -map 0 -c copy NEW.mkv gives it one"
-        )
-    if not stamps or min(rises, default=1) <= 0:
-        if rate is None:
-            raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
-        return Times(range(clip.num_frames), 1 / rate, rate)
-    begin = round(start / base)
-    stamps = [stamp - begin for stamp in stamps]
-    return Times(stamps, base, rate if rate and _is_constant(stamps, base, rate, base) else None)
-
-
-def check_whole(path: Path, times: Times) -> str | None:
-    """Whether a film's frames, of these times, are all that its file speaks of.
-
-    Returns:
-        A notice where there are none for longer than a second.
-
-    Raises:
-        ValueError: the file says that its picture lasts longer: it is damaged or not all there.
-    """
-    with av.open(str(path)) as file:
-        stream = _picture(file)
-        told = next((value for key, value in stream.metadata.items() if key.split("-")[0].upper() == "DURATION"), None)
-        if told is not None:
-            hours, minutes, seconds = told.split(":")
-            announced = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-        else:
-            announced = float((stream.duration or 0) * _fraction(stream.time_base))
-    shown = [float(stamp * times.base) for stamp in times.stamps]
-    if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + (shown[-1] - shown[0]) / len(shown):
-        raise ValueError(
-            f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
-        )
-    gap = max(pairwise(shown), key=lambda step: step[1] - step[0], default=(0.0, 0.0))
-    return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > _JUMP else None
-
-
-def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], num_frames: int) -> Times:
-    """Of a script's frames: at its constant rate, unless durations say otherwise.
-
-    Raises:
-        ValueError: neither says anything.
-    """
-    if len(durations) == num_frames and all(above > 0 and below > 0 for above, below in durations):
-        base = Fraction(1, 1_000_000)
-        sums, total = [0], Fraction(0)
-        for numerator, denominator in durations[:-1]:
-            total += Fraction(numerator, denominator)
-            sums.append(max(sums[-1] + 1, round(total / base)))
-        # Those of a Matroska file are rounded to milliseconds.
-        if rate is None or not _is_constant(sums, base, rate, Fraction(3, 2000)):
-            return Times(sums, base, None)
-    if rate is None:
-        raise ValueError("output 0 of variable frame rate must have _DurationNum and _DurationDen on all of its frames")
-    return Times(range(num_frames), 1 / rate, rate)
-
-
-def _is_constant(stamps: Sequence[int], base: Fraction, rate: Fraction, tolerance: Fraction) -> bool:
-    """Whether no stamp is off by more than the tolerance, in seconds."""
-    step, most = 1 / (rate * base), tolerance / base
-    return all(abs(stamp - stamps[0] - n * step) <= most for n, stamp in enumerate(stamps))
-
-
-# --- joining ----------------------------------------------------------------------------------------------------
-
-
-def _picture(file: Any) -> Any:
-    """The first video stream that is no cover; None where there is none."""
-    return next((stream for stream in file.streams.video if not _is_cover(stream)), None)
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _start(file: Any) -> Fraction:
-    """A recording's clock starts anywhere: when that was, in seconds. 0 for other files, whose times mean something."""
-    recorded: Any = av.format.Flags.ts_discont
-    is_recording = bool(file.format.flags & recorded.value)
-    return Fraction(file.start_time or 0, av.time_base) if is_recording else Fraction(0)
 
 
 class Other:
@@ -169,9 +42,14 @@ class Other:
             self.file = av.open(str(path))
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
-        self.picture = _picture(self.file)
+        self.picture = picture_of(self.file)
         self.streams = [stream for stream in self.file.streams if stream is not self.picture]
-        self.start = _start(self.file)
+        self.start = start_of(self.file)
+        first = None if self.picture is None else self.picture.start_time
+        #: when its picture begins, in seconds: so much later than nought begins that of a script with its sound
+        self.late = (
+            Fraction(0) if first is None else max(Fraction(0), first * fraction(self.picture.time_base) - self.start)
+        )
 
 
 def join(
@@ -248,7 +126,7 @@ def _shape(path: Path) -> Fraction:
     """Of a picture's pixels, width to height, as the container says."""
     with av.open(str(path)) as file:
         ratio = file.streams.video[0].sample_aspect_ratio
-        return _fraction(ratio) if ratio else Fraction(1)
+        return fraction(ratio) if ratio else Fraction(1)
 
 
 def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], list[str]]:
@@ -263,7 +141,7 @@ def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], li
                 left_out.append(f"{what}, which is for machines")
             continue
         try:
-            if stream.type == "attachment" or (_is_cover(stream) and "matroska" in target.format.name):
+            if stream.type == "attachment" or (is_cover(stream) and "matroska" in target.format.name):
                 _attach(target, stream, other.path, what)
             else:
                 copied[stream.index] = _added(target, stream, what)
@@ -330,13 +208,8 @@ def _kept(said: dict[str, str], stale: Sequence[str]) -> dict[str, str]:
     return {key: value for key, value in said.items() if not key.lower().startswith(tuple(stale))}
 
 
-def _fraction(ratio: Any) -> Fraction:
-    """PyAV's own are no Rational."""
-    return Fraction(ratio.numerator, ratio.denominator)
-
-
 def _shifted(chapter: Any, start: Fraction) -> Any:
-    shift = round(start / _fraction(chapter["time_base"]))
+    shift = round(start / fraction(chapter["time_base"]))
     return {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
 
 
@@ -375,7 +248,7 @@ def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[A
             if not packet.size and packet.pts is None:
                 continue  # the end of a stream
             stream, base = copied[packet.stream_index], packet.time_base
-            shift = round(other.start / _fraction(base))
+            shift = round(other.start / fraction(base))
             pts, dts, duration = packet.pts, packet.dts, packet.duration
             if pts is None and dts is None:
                 pts = shift  # a cover

@@ -30,9 +30,10 @@ from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, versions
-from vsexvc.film.join import Other, Times, check_whole, film_times, join, script_times
+from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.film.references import at_scenes, listed, numbers_of
+from vsexvc.film.times import Times, check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
@@ -109,6 +110,7 @@ def render(order: Order, report: Report) -> None:
         parts = [(folder.file(number), part) for number in range(len(frames)) if (part := folder.read(number))]
         if order.is_script:
             times = script_times(rate, [duration for _, part in parts for duration in part.durations], total)
+            times = times if other is None else later(times, other.late)
         else:
             times = film_times(order.source, folder.index)
         if not len(times.stamps) == sum(len(part.order) for _, part in parts) == total:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import vapoursynth as vs
 from PIL import Image
@@ -65,7 +66,8 @@ def open_video(path: Path, cache: Path) -> vs.VideoNode:
     clip = open_any("film", path, cache)
     if not clip.width or not clip.height or clip.format is None:
         raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
-    return clip
+    shape = _stated_shape(path)
+    return clip if shape is None else clip.std.SetFrameProps(_SARNum=shape.numerator, _SARDen=shape.denominator)
 
 
 def find_scenes(
@@ -149,6 +151,23 @@ def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Imag
             return Image.fromarray(np.dstack([np.asarray(plane) for plane in frame]))
     except vs.Error as error:
         raise ValueError(f"frame {number} cannot be read: {first_line(error)}") from None
+
+
+def _stated_shape(path: Path) -> Fraction | None:
+    """Returns the shape of pixels (width to height) as players take it: the container's word before the codec's.
+
+    Bestsource rotates a film as its file asks for, so the shape is turned with it. None: nothing is stated.
+    """
+    try:
+        with av.open(str(path)) as file:
+            stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
+            ratio = stream.sample_aspect_ratio
+            is_turned = next((frame.rotation for frame in file.decode(stream)), 0) % 180 == 90
+    except (av.FFmpegError, StopIteration):
+        return None
+    if not ratio:
+        return None
+    return Fraction(ratio.denominator, ratio.numerator) if is_turned else Fraction(ratio.numerator, ratio.denominator)
 
 
 def _positive(frame: vs.VideoFrame, name: str) -> int:

@@ -1,0 +1,161 @@
+"""When the frames of a film are shown: read from its file, or made of a script's rate and durations.
+
+What may not enter: packets that are written (join.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import vapoursynth as vs
+
+_JUMP = 1.0  # seconds between two frames that are no longer a matter of their rate
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the frames of a film are shown: stamps in units of base, rising; rate: of constant ones, else None."""
+
+    stamps: Sequence[int]
+    base: Fraction
+    rate: Fraction | None
+
+
+def film_times(path: Path, cache: Path) -> Times:
+    """Of a film's frames, as its file has them; a recording's from where that begins.
+
+    Args:
+        path: of the film.
+        cache: as of vsexvc.source.open_video, which it was read by before.
+
+    Raises:
+        ValueError: it does not say when its frames are shown.
+    """
+    said = cache / "timecodes.txt"
+
+    def opened(**options: str) -> vs.VideoNode:
+        clip: vs.VideoNode = vs.core.bs.VideoSource(
+            str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()), **options
+        )
+        return clip
+
+    clip = opened()
+    rate = Fraction(clip.fps) if clip.fps else None
+    with av.open(str(path)) as file:
+        picture, start = picture_of(file), start_of(file)
+        base = fraction(picture.time_base)
+    try:
+        opened(timecodes=str(said))
+        # Milliseconds with two digits behind the point: enough to tell ticks of 1/90000 s apart.
+        stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
+    except vs.Error:  # there are frames without one, as in AVI
+        stamps = []
+    rises = [later - stamp for stamp, later in pairwise(stamps)]
+    if rises and (back := min(rises) * base) < -_JUMP:
+        frame = rises.index(min(rises)) + 1
+        raise ValueError(
+            f"film {str(path)!r} must have one clock, at frame {frame} it goes back by {float(-back):.1f} s: "
+            "ffmpeg -i FILM -map 0 -c copy NEW.mkv gives it one"
+        )
+    if not stamps or min(rises, default=1) <= 0:
+        if rate is None:
+            raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
+        return Times(range(clip.num_frames), 1 / rate, rate)
+    begin = round(start / base)
+    stamps = [stamp - begin for stamp in stamps]
+    return Times(stamps, base, rate if rate and _is_constant(stamps, base, rate, base) else None)
+
+
+def check_whole(path: Path, times: Times) -> str | None:
+    """Whether a film's frames, of these times, are all that its file speaks of.
+
+    Returns:
+        A notice where there are none for longer than a second.
+
+    Raises:
+        ValueError: the file says that its picture lasts longer: it is damaged or not all there.
+    """
+    with av.open(str(path)) as file:
+        stream = picture_of(file)
+        told = next((value for key, value in stream.metadata.items() if key.split("-")[0].upper() == "DURATION"), None)
+        if told is not None:
+            hours, minutes, seconds = told.split(":")
+            announced = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        else:
+            announced = float((stream.duration or 0) * fraction(stream.time_base))
+    shown = [float(stamp * times.base) for stamp in times.stamps]
+    if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + (shown[-1] - shown[0]) / len(shown):
+        raise ValueError(
+            f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
+        )
+    gap = max(pairwise(shown), key=lambda step: step[1] - step[0], default=(0.0, 0.0))
+    return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > _JUMP else None
+
+
+def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], num_frames: int) -> Times:
+    """Of a script's frames: at its constant rate, unless durations say otherwise.
+
+    Raises:
+        ValueError: neither says anything.
+    """
+    if len(durations) == num_frames and all(above > 0 and below > 0 for above, below in durations):
+        base = Fraction(1, 1_000_000)
+        sums, total = [0], Fraction(0)
+        for numerator, denominator in durations[:-1]:
+            total += Fraction(numerator, denominator)
+            sums.append(max(sums[-1] + 1, round(total / base)))
+        # Those of a Matroska file are rounded to milliseconds.
+        if rate is None or not _is_constant(sums, base, rate, Fraction(3, 2000)):
+            return Times(sums, base, None)
+    if rate is None:
+        raise ValueError("output 0 of variable frame rate must have _DurationNum and _DurationDen on all of its frames")
+    return Times(range(num_frames), 1 / rate, rate)
+
+
+def _is_constant(stamps: Sequence[int], base: Fraction, rate: Fraction, tolerance: Fraction) -> bool:
+    """Whether no stamp is off by more than the tolerance, in seconds."""
+    step, most = 1 / (rate * base), tolerance / base
+    return all(abs(stamp - stamps[0] - n * step) <= most for n, stamp in enumerate(stamps))
+
+
+def later(times: Times, seconds: Fraction) -> Times:
+    """Returns the times, all of them later by so many seconds."""
+    if not seconds:
+        return times
+    base = Fraction(
+        math.gcd(times.base.numerator * seconds.denominator, seconds.numerator * times.base.denominator),
+        times.base.denominator * seconds.denominator,
+    )
+    steps, shift = round(times.base / base), round(seconds / base)
+    return Times([stamp * steps + shift for stamp in times.stamps], base, times.rate)
+
+
+# --- what a file says -------------------------------------------------------------------------------------------
+
+
+def picture_of(file: Any) -> Any:
+    """The first video stream that is no cover; None where there is none."""
+    return next((stream for stream in file.streams.video if not is_cover(stream)), None)
+
+
+def is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def start_of(file: Any) -> Fraction:
+    """A recording's clock starts anywhere: when that was, in seconds. 0 for other files, whose times mean something."""
+    recorded: Any = av.format.Flags.ts_discont
+    is_recording = bool(file.format.flags & recorded.value)
+    return Fraction(file.start_time or 0, av.time_base) if is_recording else Fraction(0)
+
+
+def fraction(ratio: Any) -> Fraction:
+    """PyAV's own are no Rational."""
+    return Fraction(ratio.numerator, ratio.denominator)
