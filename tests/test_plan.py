@@ -102,6 +102,31 @@ def test_changes_of_picture(tmp_path: Path) -> None:
     assert read.ref_frames == (0, 21, 35)
 
 
+def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> None:
+    """A scene that is left takes no part: the next one goes on with the picture before it."""
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).touch()
+    path = tmp_path / "plan.toml"
+    scenes = [
+        "reference = false",
+        'reference = {15 = "b.png", 12 = "a.png"}',
+        "grey = true",
+        "",
+        "reference = false\ngrey = true",
+        'reference = "c.png"\ngrey = false',
+    ]
+    path.write_text(HEAD + "".join(f"[[scene]]\nfirst = {8 * n}\n{text}\n" for n, text in enumerate(scenes)))
+    read = plan.read(path)
+    assert [(reference.name, frame) for reference, frame in zip(read.references, read.ref_frames, strict=True)] == [
+        ("a.png", 8),
+        ("b.png", 15),
+        ("c.png", 40),
+    ]
+    assert read.left == ((0, 8, False), (16, 24, True), (32, 40, True))
+    path.write_text(HEAD + "[[scene]]\nfirst = 0\nreference = false\n")
+    assert plan.read(path).left == ((0, 50, False),) and plan.read(path).references == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -113,9 +138,21 @@ def test_changes_of_picture(tmp_path: Path) -> None:
         ('source = "f"\nframes = "50"\n' + FIRST, "frames must be a whole number, got '50'"),
         ('source = "f"\nframes = true\n' + FIRST, "frames must be a whole number, got True"),
         ("fps = 24\n" + HEAD + FIRST, "fps must be one of source, frames, scene"),
-        (HEAD + FIRST + "refrence = 1\n", "scene 1: refrence must be one of first, reference"),
+        (HEAD + FIRST + "refrence = 1\n", "scene 1: refrence must be one of first, reference, grey"),
         (HEAD + FIRST + "[[scene]]\n", "scene 2: first must be a whole number, got 'none'"),
-        (HEAD + FIRST + "[[scene]]\nfirst = 3\nreference = 4\n", "scene 2: reference must be a text in quotes, got 4"),
+        (HEAD + FIRST + "[[scene]]\nfirst = 3\nreference = 4\n", "scene 2: reference must be a text .*, got 4"),
+        (HEAD + FIRST + "[[scene]]\nfirst = 3\ngrey = 1\n", "scene 2: grey must be true or false, got 1"),
+        (HEAD + FIRST + "grey = true\n", "scene 1, .*: reference must be left out where grey = true, got 'a.png'"),
+        (HEAD + FIRST.replace('"a.png"', "true"), "scene 1, .*: reference must be a picture, or false .*, got true"),
+        (
+            HEAD + FIRST.replace('"a.png"', '{50 = "a.png"}'),
+            r"scene 1, .*frames of the scene, 0\.\.49, got 50 = 'a.png'",
+        ),
+        (HEAD + FIRST.replace('"a.png"', '{a = "a.png"}'), r"scene 1, .*frames of the scene, 0\.\.49, got a = 'a.png'"),
+        (
+            HEAD + FIRST.replace('"a.png"', "false") + "[[scene]]\nfirst = 3\n",
+            "scene 2, .*: reference must be a pict.*",
+        ),
         (HEAD + FIRST.replace("0", "2"), "scene 1, .*frame 2: first must be 0 for the first scene, got 2"),
         (HEAD + FIRST + FIRST, "scene 2, .*frame 0: first must be above that of the scene before, 0, got 0"),
         (HEAD + FIRST + "[[scene]]\nfirst = 50\n", "scene 2, .*: first must be below the number of frames, 50, got 50"),

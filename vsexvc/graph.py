@@ -117,6 +117,23 @@ def _merged(
     return plain.resize.Bicubic(format=format.id).std.CopyFrameProps(clip, props=["_Field"])
 
 
+def uncoloured(clip: vs.VideoNode, format: vs.VideoFormat, is_grey: bool) -> vs.VideoNode:
+    """The clip in a YUV format as `build` writes it, with its own colours, or none.
+
+    Args:
+        clip: of constant size and format.
+        format: YUV.
+        is_grey: U and V are neutral.
+    """
+    stated = tagged(clip, progressive=True)
+    if is_grey and clip.format.color_family == vs.RGB:
+        clip = _converted(clip, stated, format, keeps_colours=True)
+        stated = tagged(clip, progressive=True)
+    if clip.format.id == format.id and not is_grey:
+        return clip
+    return _converted(clip, stated, format, keeps_colours=not is_grey)
+
+
 def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat, keeps_colours: bool) -> vs.VideoNode:
     """The clip in another format, from its tagged form; its U and V only where they are needed, else neutral."""
     core = vs.core

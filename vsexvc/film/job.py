@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vsexvc import __version__
 from vsexvc.film.encode import Encoding, ffmpeg_version
+from vsexvc.film.plan import Left
 from vsexvc.support.files import sha256_of
 
 
@@ -33,8 +34,9 @@ class Job:
         source: a film, or a script.
         folder: the working folder.
         encoding, arguments: of encode.encode.
-        references: of a film; stills: of each only the first frame.
+        references: of a film, none where all of it is left; stills: of each only the first frame.
         ref_frames: of Colorize.
+        left: stretches of a film that get no colours, ascending.
         model: of a film; None: the source is a script.
         weights: fingerprint of the model.
         firsts: of the scenes.
@@ -50,6 +52,7 @@ class Job:
     references: tuple[Path, ...] = ()
     stills: bool = False
     ref_frames: tuple[int, ...] | None = None
+    left: tuple[Left, ...] = ()
     model: Path | None = None
     weights: str = ""
     firsts: tuple[int, ...] = (0,)

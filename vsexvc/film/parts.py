@@ -24,6 +24,7 @@ from vsexvc.film.encode import Part, encode, seen
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job, fingerprint, versions
 from vsexvc.film.references import open_references
+from vsexvc.graph import uncoloured
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import sha256_of
@@ -42,17 +43,35 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
     if job.model is None:
         return _script_output(job.source)
     index = Folder(job.folder).index
-    clip = source.with_scenes(source.open_video(job.source, index), job.firsts)
-    references = open_references(job.references, index, job.stills)
+    film = source.open_video(job.source, index)
+    clip = source.with_scenes(film, job.firsts)
     colours = job.colours
     if device is not None:  # which may not have the precision
         colours = dataclasses.replace(colours, device=device, precision=None)
     try:
-        return colorize(
-            clip, references, ref_frames=job.ref_frames, model=str(job.model), **dataclasses.asdict(colours)
-        )
+        result = None
+        if job.references:
+            references = open_references(job.references, index, job.stills)
+            arguments = {"ref_frames": job.ref_frames, "model": str(job.model), **dataclasses.asdict(colours)}
+            result = colorize(clip, references, **arguments)
+        return _with_left(result, film, job)
     except vs.Error as error:
         raise ValueError(first_line(error)) from None
+
+
+def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.VideoNode:
+    """The coloured film with the frames of `film` where the job leaves it alone. None: it does so everywhere."""
+    own = film.format if job.colours.format is None else vs.core.get_video_format(job.colours.format)
+    if result is None:
+        result = uncoloured(film, own, is_grey=False)
+    pieces, done = [], 0
+    for first, stop, is_grey in job.left:
+        pieces += [result[done:first]] if done < first else []
+        pieces.append(uncoloured(film, result.format, is_grey)[first:stop])
+        done = stop
+    if done < result.num_frames:
+        pieces.append(result[done:])
+    return vs.core.std.Splice(pieces) if job.left else result
 
 
 def _script_output(path: Path) -> vs.VideoNode:

@@ -6,6 +6,9 @@
     first = 0
     reference = "a.png"
 
+In place of a picture a scene may have several, each with the frame from which it holds (`{0 = "a.png", 40 = "b.png"}`),
+or `false`: it is left as it is. `grey = true` makes it grey.
+
 A scene without a reference goes on with that of the scene before. The scenes of a plan are the cuts of the rendered
 film: who deletes one joins two scenes, who adds one parts them. What may not enter: how scenes are found and pictures
 read (source.py), and what is made of a plan (render.py).
@@ -20,7 +23,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import vapoursynth as vs
 from PIL import Image, ImageDraw, ImageFont
@@ -32,9 +35,17 @@ _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
 
 _HEAD = """\
 # {count} of {name}. Give each a picture whose colours are to go to it; a path is taken from this file's folder.
-# An empty one goes on with the picture of the scene before. A scene that is no scene of its own can be deleted, one
-# that was missed added, in the order of `first`.
+# An empty one goes on with the picture of the scene before. `reference = false` leaves a scene as it is, `grey = true`
+# makes it grey. A scene that is no scene of its own can be deleted, one that was missed added, in the order of `first`.
 """
+
+
+class Left(NamedTuple):
+    """Frames [first, stop) that get no colours: they keep their own, or are made grey."""
+
+    first: int
+    stop: int
+    is_grey: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,8 @@ class Plan:
         frames: how many that had.
         firsts: first frames of the scenes, ascending from 0.
         references: a picture for each change of it, whole paths; of a clip the first frame is meant.
-        ref_frames: for each of them the first frame of the scene from which it holds.
+        ref_frames: for each of them the frame from which it holds.
+        left: stretches that get no colours.
     """
 
     source: Path
@@ -54,6 +66,7 @@ class Plan:
     firsts: tuple[int, ...]
     references: tuple[Path, ...]
     ref_frames: tuple[int, ...]
+    left: tuple[Left, ...] = ()
 
 
 def make(
@@ -197,45 +210,76 @@ def _checked(content: dict[str, Any], folder: Path) -> Plan:
     """folder: where relative paths begin."""
     _only(content, "", source=str, frames=int, scene=list)
     frames, scenes = content["frames"], content["scene"]
-    firsts: list[int] = []
-    references: list[Path] = []
-    ref_frames: list[int] = []
     for number, scene in enumerate(scenes, 1):
         where = f"scene {number}"
         if not isinstance(scene, dict):
             raise ValueError(f"{where} must be a table, [[scene]], got {scene!r}")
-        _only({"reference": "", **scene}, f"{where}: ", first=int, reference=str)
-        first = scene["first"]
-        where = f"scene {number}, which begins with frame {first}"
-        if not firsts and first != 0:
-            raise ValueError(f"{where}: first must be 0 for the first scene, got {first}")
-        if firsts and first <= firsts[-1]:
-            raise ValueError(f"{where}: first must be above that of the scene before, {firsts[-1]}, got {first}")
-        if first >= frames:
-            raise ValueError(f"{where}: first must be below the number of frames, {frames}, got {first}")
-        firsts.append(first)
-        name = scene.get("reference", "")
-        if not name and not references:
-            raise ValueError(f"{where}: reference must be a picture in the first scene, got none")
-        reference = folder / name if name else references[-1]
-        if not reference.is_file():
-            raise ValueError(f"{where}: reference must be a file, there is no {str(reference)!r}")
-        if reference not in references[-1:]:
-            references.append(reference)
-            ref_frames.append(first)
-    if not firsts:
+        whole = {"reference": "", "grey": False, **scene}
+        _only(whole, f"{where}: ", first=int, reference=(str, bool, dict), grey=bool)
+    if not scenes:
         raise ValueError("scene must be one [[scene]] or more, got none")
-    return Plan(folder / content["source"], frames, tuple(firsts), tuple(references), tuple(ref_frames))
+    firsts = tuple(scene["first"] for scene in scenes)
+    left: list[Left] = []
+    held: list[tuple[int, Path]] = []
+    for number, (scene, stop) in enumerate(zip(scenes, [*firsts[1:], frames], strict=True), 1):
+        first = scene["first"]
+        where = f"scene {number}, which begins with frame {first}: "
+        if number == 1 and first != 0:
+            raise ValueError(f"{where}first must be 0 for the first scene, got {first}")
+        if number > 1 and first <= firsts[number - 2]:
+            raise ValueError(f"{where}first must be above that of the scene before, {firsts[number - 2]}, got {first}")
+        if first >= frames:
+            raise ValueError(f"{where}first must be below the number of frames, {frames}, got {first}")
+        pictures = _pictures(scene, where, first, stop)
+        if pictures is None:
+            left.append(Left(first, stop, scene.get("grey", False)))
+            continue
+        if not pictures and not held:
+            raise ValueError(f"{where}reference must be a picture in the first scene that gets colours, got none")
+        for frame, name in pictures:
+            reference = folder / name
+            if not reference.is_file():
+                raise ValueError(f"{where}reference must be a file, there is no {str(reference)!r}")
+            if not held or reference != held[-1][1]:
+                held.append((frame, reference))
+    references, ref_frames = tuple(path for _, path in held), tuple(frame for frame, _ in held)
+    return Plan(folder / content["source"], frames, firsts, references, ref_frames, tuple(left))
 
 
-def _only(table: dict[str, Any], where: str, **kinds: type) -> None:
+def _pictures(scene: dict[str, Any], where: str, first: int, stop: int) -> list[tuple[int, str]] | None:
+    """The references of a scene [first, stop) with the frames from which they hold; None: it gets no colours."""
+    reference, is_grey = scene.get("reference", ""), scene.get("grey", False)
+    if reference is True:
+        raise ValueError(f"{where}reference must be a picture, or false to leave the scene as it is, got true")
+    if is_grey and reference:
+        raise ValueError(f"{where}reference must be left out where grey = true, got {reference!r}")
+    if is_grey or reference is False:
+        return None
+    if isinstance(reference, str):
+        return [(first, reference)] if reference else []
+    found = []
+    for key, name in reference.items():
+        if not (key.isdecimal() and first <= int(key) < stop and isinstance(name, str) and name):
+            raise ValueError(
+                f"{where}reference must be pictures with frames of the scene, {first}..{stop - 1}, got {key} = {name!r}"
+            )
+        found.append((int(key), name))
+    found.sort()
+    return [(first, name) if n == 0 else (frame, name) for n, (frame, name) in enumerate(found)]
+
+
+_WORDS = {str: "a text in quotes", int: "a whole number", list: "one [[scene]] or more", bool: "true or false"}
+_REFERENCE = "a text in quotes, false, or a table of frames and texts"
+
+
+def _only(table: dict[str, Any], where: str, **kinds: type | tuple[type, ...]) -> None:
     """Raises ValueError where a table has not exactly these keys, with values of these kinds."""
     for key in table:
         if key not in kinds:
             raise ValueError(f"{where}{key} must be one of {', '.join(kinds)}")
     for key, kind in kinds.items():
-        if type(table.get(key)) is not kind:
-            words = {str: "a text in quotes", int: "a whole number", list: "one [[scene]] or more"}[kind]
+        if type(table.get(key)) not in (kind if isinstance(kind, tuple) else (kind,)):
+            words = _REFERENCE if isinstance(kind, tuple) else _WORDS[kind]
             raise ValueError(f"{where}{key} must be {words}, got {table.get(key, 'none')!r}")
 
 

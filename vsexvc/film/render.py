@@ -265,6 +265,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         job,
         references=tuple(path.absolute() for path in references),
         ref_frames=numbers_of(references) if scheme is None else scheme.ref_frames,
+        left=() if scheme is None else scheme.left,
         model=model,
         weights=fingerprint(model),
         colours=dataclasses.replace(order.colours, device=device, precision=precision),
@@ -274,7 +275,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     if scheme is None:
         asked |= {"sc": order.sc, "sc_threshold": order.sc_threshold}
     else:
-        asked |= {"scenes": scheme.firsts, "ref_frames": scheme.ref_frames}
+        asked |= {"scenes": scheme.firsts, "ref_frames": scheme.ref_frames, "left": scheme.left}
     return job, json.loads(json.dumps(asked))
 
 

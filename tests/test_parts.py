@@ -1,0 +1,84 @@
+"""parts.py: scenes of a plan that get no colours are the film's own frames, or grey; the others do not notice."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import film
+import numpy as np
+import pytest
+import vapoursynth as vs
+
+from vsexvc.film.encode import Encoding, find_ffmpeg
+from vsexvc.film.job import Colours, Job
+from vsexvc.film.parts import coloured
+from vsexvc.film.plan import Left
+from vsexvc.graph import uncoloured
+
+core = vs.core
+
+
+def planes(frame: vs.VideoFrame) -> list[bytes]:
+    return [bytes(frame[plane]) for plane in range(frame.format.num_planes)]
+
+
+@pytest.fixture
+def job(tmp_path: Path, model: str) -> Job:
+    """A film in colour, of 24 frames in four scenes; its third is left as it is, its last made grey."""
+    source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24", "-frames:v", "24"]
+    command = [find_ffmpeg(), "-loglevel", "error", *source, "-c:v", "ffv1", "-pix_fmt", "yuv420p"]
+    subprocess.run([*command, str(tmp_path / "film.mkv")], check=True)
+    return Job(
+        tmp_path / "film.mkv",
+        tmp_path,
+        Encoding(),
+        Colours(size=64, device="cpu", precision="fp32", format=int(vs.YUV420P8)),
+        references=(film.make_png(tmp_path / "a.png", 0),),
+        stills=True,
+        ref_frames=(0,),
+        model=Path(model),
+        firsts=(0, 6, 12, 18),
+        left=(Left(12, 18, False), Left(18, 24, True)),
+    )
+
+
+def test_scenes_that_are_left(job: Job) -> None:
+    own = core.bs.VideoSource(str(job.source), cachepath=str(job.folder), showprogress=False)
+    result = coloured(job)
+    all_coloured = coloured(Job(**{**vars(job), "left": ()}))
+    assert result.num_frames == 24 and result.format.id == vs.YUV420P8
+    for n in (0, 11, 12, 17, 18, 23):
+        frame, source = planes(result.get_frame(n)), planes(own.get_frame(n))
+        assert frame[0] == source[0]
+        if n < 12:
+            assert frame == planes(all_coloured.get_frame(n)) != source
+        elif n < 18:
+            assert frame == source
+        else:
+            assert set(frame[1] + frame[2]) == {128} and set(source[1]) != {128}
+
+
+def test_a_film_of_which_all_is_left(job: Job) -> None:
+    """It needs no reference."""
+    own = core.bs.VideoSource(str(job.source), cachepath=str(job.folder), showprogress=False)
+    bare = {**vars(job), "references": (), "ref_frames": (), "left": (Left(0, 24, False),)}
+    assert planes(coloured(Job(**bare)).get_frame(7)) == planes(own.get_frame(7))
+
+
+@pytest.mark.parametrize("format", [vs.GRAY8, vs.YUV420P8, vs.YUV444P16, vs.RGB24])
+def test_other_formats(format: int) -> None:
+    """In the format of the coloured scenes, luma as they have it; RGB's is BT.709's."""
+    is_rgb = format == vs.RGB24
+    options = {} if is_rgb else {"matrix": vs.MATRIX_BT709}
+    clip = core.std.BlankClip(format=vs.RGB24, width=64, height=48, length=1, color=[200, 80, 40])
+    clip = clip.resize.Bicubic(format=format, **options)
+    target = core.get_video_format(vs.YUV444P10)
+    y, u, v = (float(np.mean(plane)) for plane in uncoloured(clip, target, is_grey=False).get_frame(0))
+    luma = 0.2126 * 200 + 0.7152 * 80 + 0.0722 * 40
+    blue, red = (40 - luma) / 1.8556, (200 - luma) / 1.5748
+    expected = (0, 0) if format == vs.GRAY8 else (blue, red)
+    assert y == pytest.approx(64 + luma * 876 / 255, abs=3)
+    assert (u, v) == pytest.approx(tuple(512 + value * 896 / 255 for value in expected), abs=4)
+    grey = [np.asarray(plane) for plane in uncoloured(clip, target, is_grey=True).get_frame(0)]
+    assert float(grey[0].mean()) == pytest.approx(y, abs=0.5) and (grey[1] == 512).all() and (grey[2] == 512).all()
