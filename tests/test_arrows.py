@@ -13,6 +13,7 @@ ORDER = {
         "support.errors",
         "support.files",
         "support.progress",
+        "support.report",
         "support.threads",
         "nets.config",
         "colour.lab",

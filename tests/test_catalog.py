@@ -123,7 +123,7 @@ def test_first_download(server: Server, capsys: pytest.CaptureFixture[str]) -> N
     ends_well(server)
     assert "Range" not in server.asked[0] and len(server.asked) == 1
     out, err = capsys.readouterr()
-    assert not out and "downloading x" in err and "1 of 2 MB" in err
+    assert not out and "downloading x" in err and "x: 2 of 2 MB" in err
     ends_well(server)
     assert len(server.asked) == 1  # it is there
 

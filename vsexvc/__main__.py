@@ -7,22 +7,20 @@ film/ and by weights/, which are only imported when they are needed: torch takes
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from vsexvc.support.report import Report, end_unheard
 from vsexvc.weights import catalog
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code. What was asked for goes to stdout, notices and errors to stderr."""
     args = _parser().parse_args(arguments)
-    report = _Report(as_json=getattr(args, "json", False))
+    report = Report(as_json=getattr(args, "json", False))
     try:
         code: int = _COMMANDS[args.command](args, report)
         return code
@@ -30,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         report.end(f"{args.command} needs {error.name}, which is not installed: pip install vsexvc[video]")
         return 1
     except BrokenPipeError:
-        _end_unheard()
+        end_unheard()
     except (ValueError, OSError) as error:
         report.end(
             f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
@@ -42,28 +40,28 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _models(args: argparse.Namespace, report: _Report) -> int:
+def _models(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.weights import store
 
     print(_listing(store.installed()))
     return 0
 
 
-def _download(args: argparse.Namespace, report: _Report) -> int:
+def _download(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.weights import store
 
     print(store.download(args.name, args.sha256))
     return 0
 
 
-def _convert(args: argparse.Namespace, report: _Report) -> int:
+def _convert(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.weights import store
 
     print(store.convert(args.path, args.out, args.half))
     return 0
 
 
-def _check(args: argparse.Namespace, report: _Report) -> int:
+def _check(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.weights import identify
 
     loads, lines = identify.check(args.path)
@@ -71,7 +69,7 @@ def _check(args: argparse.Namespace, report: _Report) -> int:
     return 0 if loads else 1
 
 
-def _render(args: argparse.Namespace, report: _Report) -> int:
+def _render(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film.encode import Encoding
     from vsexvc.film.job import Colours
     from vsexvc.film.render import Order, render
@@ -91,7 +89,7 @@ def _render(args: argparse.Namespace, report: _Report) -> int:
     return 0
 
 
-def _scenes(args: argparse.Namespace, report: _Report) -> int:
+def _scenes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import plan, source
 
     scenes = plan.make(args.source, source.default_cache(), args.out, args.sheet, args.sc_threshold, report.stage)
@@ -103,7 +101,7 @@ def _scenes(args: argparse.Namespace, report: _Report) -> int:
     return 0
 
 
-def _compare(args: argparse.Namespace, report: _Report) -> int:
+def _compare(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import compare, source
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
@@ -113,7 +111,7 @@ def _compare(args: argparse.Namespace, report: _Report) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace, _Report], int]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Report], int]] = {
     "render": _render,
     "scenes": _scenes,
     "compare": _compare,
@@ -122,95 +120,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, _Report], int]] = {
     "convert": _convert,
     "check": _check,
 }
-
-
-class _Report:
-    """Says what happens: a line that counts on a terminal, a line now and then elsewhere, or JSON to stdout."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._as_json, self._out = as_json, sys.stdout  # which Ray's own messages are kept from later
-        self._live = sys.stderr is not None and sys.stderr.isatty() and not as_json
-        self._stage, self._since, self._from, self._said, self._done = "", 0.0, 0, 0.0, -1
-        self._is_open = False  # a line that counts has not ended
-
-    def __call__(self, event: str, **facts: Any) -> None:
-        if event == "start":
-            self._begin("rendering", facts["done"])
-        if event == "progress":
-            self._progress(**facts)
-        elif self._as_json:
-            self._tell(event=event, **facts)
-        elif event == "start":
-            there = f", {facts['done']} frames of them are there" if facts["done"] else ""
-            scenes = "" if facts["scenes"] is None else f"{facts['scenes']} scenes, "
-            self._say(f"{facts['frames']} frames, {scenes}{facts['parts']} parts{there}")
-        elif event == "note":
-            self._say(facts["text"])
-        elif event == "end":
-            self._say(f"wrote {facts['out']}, {facts['frames']} frames, {facts['bytes'] / 1e6:.1f} MB")
-
-    def stage(self, what: str) -> Callable[[int, int], None]:
-        """vsexvc.film.source.Stages."""
-        return lambda done, of: self._progress(what, done, of)
-
-    def end(self, error: str) -> None:
-        """What ended it."""
-        if self._as_json:
-            self._tell(event="error", message=error)
-        self._say(error, head="python -m vsexvc")
-
-    def interrupted(self, words: str) -> None:
-        """By Ctrl-C, which a terminal shows without ending the line."""
-        self._is_open = True
-        self.end(words)
-
-    def _begin(self, stage: str, done: int) -> None:
-        self._stage, self._since, self._from, self._done = stage, time.monotonic(), done, -1
-        self._said = 0.0 if self._as_json else self._since
-
-    def _progress(self, stage: str, done: int, of: int) -> None:
-        if stage != self._stage:
-            self._begin(stage, 0)
-        now = time.monotonic()
-        pause = 0.2 if self._live else 1.0 if self._as_json else 30.0
-        if done == self._done or (now - self._said < pause and done < of):
-            return
-        self._said, self._done = now, done
-        rate = (done - self._from) / (now - self._since) if now > self._since else 0.0
-        left = (of - done) / rate if rate else None
-        if self._as_json:
-            eta = None if left is None else round(left, 1)
-            self._tell(event="progress", stage=stage, done=done, of=of, fps=round(rate, 3), eta=eta)
-        elif of > 1:
-            soon = "" if left is None else f", {_clock(left)} left"
-            text = f"{stage}: {done} of {of}, {rate:.2f} a second{soon}"
-            if self._live:
-                print(f"\r{text:<78}", end="" if done < of else "\n", file=sys.stderr, flush=True)
-                self._is_open = done < of
-            else:
-                self._say(text)
-
-    def _tell(self, **facts: Any) -> None:
-        try:
-            print(json.dumps(facts), file=self._out, flush=True)
-        except BrokenPipeError:
-            _end_unheard()
-
-    def _say(self, text: str, head: str = "vsexvc") -> None:
-        if sys.stderr is not None:
-            print("\n" * self._is_open + f"{head}: {text}", file=sys.stderr, flush=True)
-        self._is_open = False
-
-
-def _end_unheard() -> NoReturn:
-    """Whoever read stdout has gone, as `| head` does: nothing more is written to it, at exit neither."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    raise SystemExit(1)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,124 @@
-"""Notices to stderr."""
+"""Progress and notices on stderr: a bar on a terminal (rich), a line now and then elsewhere.
+
+Nothing here writes to stdout: that is where a script's clip goes.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from typing import Any
 
 
-def notice(text: str) -> None:
-    """A line to stderr, if there is one: print would turn to stdout, where the clip goes."""
+def notice(text: str, head: str = "vsexvc") -> None:
+    """Write a line to stderr, if there is one (print would fall back to stdout)."""
     if sys.stderr is not None:
-        print(f"vsexvc: {text}", file=sys.stderr, flush=True)
+        print(f"{head}: {text}", file=sys.stderr, flush=True)
+
+
+class Pace:
+    """Measures how fast a stage proceeds. done: what was there when it began."""
+
+    def __init__(self, done: float) -> None:
+        self._since, self._from = time.monotonic(), done
+
+    def rate(self, done: float) -> float:
+        """Return what is done in a second."""
+        seconds = time.monotonic() - self._since
+        return (done - self._from) / seconds if seconds > 0 else 0.0
+
+    def left(self, done: float, of: float) -> float | None:
+        """Return the seconds that remain at this rate; None while nothing is done."""
+        rate = self.rate(done)
+        return (of - done) / rate if rate > 0 else None
+
+
+class Progress:
+    """Shows how far one stage after another is.
+
+    On a terminal this is a bar, where rich is installed. Elsewhere it is a line every `pause` seconds and one at the
+    end of a stage. Close it, or use it as a context, or the terminal keeps an open line.
+    """
+
+    def __init__(self, unit: str = "", scale: float = 1.0, pause: float = 30.0) -> None:
+        """Prepare; nothing is shown yet.
+
+        Args:
+            unit: of the numbers shown, as " MB".
+            scale: what numbers are divided by to have that unit.
+            pause: seconds between two lines where there is no terminal.
+        """
+        self._unit, self._scale, self._pause = unit, scale, pause
+        self._stage, self._pace, self._said, self._done = "", Pace(0), 0.0, -1.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def at(self, stage: str, done: float, of: float | None) -> None:
+        """Show that `done` of `of` are done. A stage that was not shown before begins here."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self.close()
+            self._stage, self._pace, self._said, self._done = stage, Pace(done), now, -1.0
+            self._bar = _new_bar()
+            if self._bar is not None:
+                self._task = self._bar.add_task(stage, total=None, text="")
+                self._bar.start()
+        is_last = of is not None and done >= of
+        pause = self._pause if self._bar is None else 0.1
+        if done == self._done or (now - self._said < pause and not is_last):
+            return
+        self._said, self._done = now, done
+        text = self._text(done, of)
+        if self._bar is None:
+            notice(f"{stage}: {text}")
+            return
+        self._bar.update(self._task, completed=done, total=of, text=text)
+        self._bar.refresh()
+        if is_last:
+            self.close()
+
+    def notice(self, text: str, head: str = "vsexvc") -> None:
+        """Write a line to stderr, above the bar."""
+        if self._bar is None:
+            notice(text, head)
+        else:
+            self._bar.console.print(f"{head}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._stage = None, ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _text(self, done: float, of: float | None) -> str:
+        text = f"{done / self._scale:.0f}"
+        if of is None:
+            return text + self._unit
+        left = self._pace.left(done, of)
+        soon = "" if left is None or done >= of else f", {_clock(left)} left"
+        return f"{text} of {of / self._scale:.0f}{self._unit}, {self._pace.rate(done) / self._scale:.2f} a second{soon}"
+
+
+def _new_bar() -> Any:
+    """Return rich's progress bar; None where stderr is no terminal or rich is not installed."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+    except ImportError:
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    # It is drawn by whoever reports: no thread of rich's own beside ours.
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

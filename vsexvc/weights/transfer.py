@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from vsexvc.support.files import read_json, write_json
-from vsexvc.support.progress import notice
+from vsexvc.support.progress import Progress, notice
 
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
@@ -96,14 +95,14 @@ class Transfer:
         return answer
 
     def _copy(self, answer: HTTPResponse, start: int, size: int | None) -> None:
-        done, progress = start, _Progress(self.name, start, size)
-        with self.part.open("ab" if start else "wb") as file:
+        done = start
+        notice(f"downloading {self.name}" + (f", from {done / 1e6:.0f} MB on" if done else ""))
+        with Progress(" MB", 1e6, pause=5.0) as progress, self.part.open("ab" if start else "wb") as file:
             for chunk in self._chunks(answer):
                 done += file.write(chunk)
                 if done > (_LARGEST if size is None else size):
                     break
-                progress.at(done)
-        progress.end()
+                progress.at(self.name, done, size)
         if (size is not None and done > size) or done > _LARGEST:
             self.part.unlink()
             raise DownloadError(
@@ -130,29 +129,6 @@ class _Redirects(HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
             raise URLError(f"it points to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Progress:
-    """How far a download is: one line that counts on a terminal, a line for each tenth elsewhere."""
-
-    def __init__(self, name: str, done: int, size: int | None) -> None:
-        self._name, self._size, self._last = name, size, -1
-        self._live = sys.stderr is not None and sys.stderr.isatty()
-        notice(f"downloading {name}" + (f", from {done / 1e6:.0f} MB on" if done else ""))
-
-    def at(self, done: int) -> None:
-        step = done * 100 // self._size if self._size else done >> 20
-        step = step if self._live else step // 10
-        if step == self._last or sys.stderr is None:
-            return
-        self._last = step
-        share = f"{done / 1e6:.0f} of {self._size / 1e6:.0f} MB" if self._size else f"{done / 1e6:.0f} MB"
-        print(f"\r{self._name}: {share} " if self._live else f"{self._name}: {share}", end="", file=sys.stderr)
-        print(end="" if self._live else "\n", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._live:
-            print(file=sys.stderr, flush=True)
 
 
 def state_of(part: Path) -> Path:
