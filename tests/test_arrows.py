@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = {
     "vsexvc": [
         "support.errors",
+        "support.system",
         "support.files",
         "support.progress",
         "support.report",

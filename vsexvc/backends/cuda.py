@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vsexvc.backends.shapes import Part
 from vsexvc.nets.network import Correlation
+from vsexvc.support.system import replace
 
 _WARM_UP = 3  # calls of a part before it is captured
 _FUSED_VALUES = 16  # columns that the fused correlation wants at least
@@ -84,7 +85,7 @@ def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, dtype: torch
             path.parent.mkdir(parents=True, exist_ok=True)
             partial_path = path.with_suffix(".part")
             torch_tensorrt.save(engine, str(partial_path), inputs=list(example))
-            partial_path.replace(path)
+            replace(partial_path, path)
     built: Part = engine
     return built
 

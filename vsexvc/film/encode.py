@@ -24,6 +24,7 @@ import vapoursynth as vs
 
 from vsexvc.frames import read_tags
 from vsexvc.support.errors import first_line
+from vsexvc.support.system import own_group
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
 _RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to
@@ -212,7 +213,7 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     with tempfile.TemporaryFile() as said, closing(frames):
         # A group of its own: Ctrl-C is ours to answer.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, process_group=0
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()
         )
         assert process.stdin is not None
         try:

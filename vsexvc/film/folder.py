@@ -8,7 +8,6 @@ name only when it is whole; NNNNNN is the part's number.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 from vsexvc.film.encode import Part
 from vsexvc.support.files import read_json, settle, sha256_of, write_json
+from vsexvc.support.system import lock, remove_locked
 
 _OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
 
@@ -38,11 +38,9 @@ class Folder:
                 if not _OURS.fullmatch(name):
                     raise ValueError(f"--work must be an empty folder or an earlier run's, {self.path} holds {name!r}")
             self._lock = (self.path / "lock").open("a")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(self._lock, wait=False):
                 self._lock.close()
-                raise ValueError(f"--work: another process renders in {self.path}, wait for it") from None
+                raise ValueError(f"--work: another process renders in {self.path}, wait for it")
             if os.fstat(self._lock.fileno()).st_nlink:  # else the process before has just removed it
                 break
             self._lock.close()
@@ -102,5 +100,5 @@ class Folder:
 
     def remove(self) -> None:
         self.clear()
-        (self.path / "lock").unlink()
+        remove_locked(self._lock, self.path / "lock")
         self.path.rmdir()

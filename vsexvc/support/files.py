@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vsexvc.support.system import replace
+
 
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
@@ -39,6 +41,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def settle(partial: Path, path: Path) -> None:
     """Gives a written file its name once its bytes are on the disk, whenever the process or the machine dies."""
-    with partial.open("rb") as file:
+    with partial.open("r+b") as file:  # Windows lets nobody flush a file that is open for reading
         os.fsync(file.fileno())
-    partial.replace(path)
+    replace(partial, path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 from weakref import WeakValueDictionary
 
 import torch
+
+from vsexvc.support.system import heap_trimmer
 
 _TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 
@@ -45,7 +46,7 @@ class TorchThread:
         if device is not None:
             _pools[str(device), threads] = self._pool
         self._calls = 0
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # glibc's; others need none
+        self._trim = heap_trimmer()
 
     def __call__[*P, R](self, function: Callable[[*P], R], *arguments: *P) -> R:
         """The result of the function, or its exception."""

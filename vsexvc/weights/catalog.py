@@ -11,7 +11,6 @@ In the cache folder a model NAME has, in the order in which they come into being
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import platformdirs
 
 from vsexvc.support.files import read_json, sha256_of, write_json
 from vsexvc.support.progress import notice
+from vsexvc.support.system import lock, replace
 from vsexvc.weights.transfer import (
     DownloadError,
     Transfer,
@@ -123,17 +123,15 @@ def cache_for(name: str) -> Iterator[None]:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{name}.lock").open("a")
+        file = (folder / f"{name}.lock").open("a")
     except OSError as error:
         raise DownloadError(
             f"the cache folder {str(folder)!r} cannot be written: {error.strerror}; ${CACHE_VARIABLE} names another"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with file:
+        if not lock(file, wait=False):
             notice(f"{name} is being downloaded by another process, waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(file)
         yield
 
 
@@ -173,6 +171,6 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
         whole.unlink()
         state_of(part).unlink(missing_ok=True)
         raise ValueError(f"download {known.name}: sha256 must be {sha256}{stated}, got {seen}; the file is removed")
-    whole.replace(archive)
+    replace(whole, archive)
     state_of(part).unlink(missing_ok=True)
     return archive, seen

@@ -26,6 +26,7 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle, sha256_of
 from vsexvc.support.progress import notice
+from vsexvc.support.system import replace
 from vsexvc.support.threads import apart
 from vsexvc.weights import catalog
 from vsexvc.weights.fill import filled
@@ -136,7 +137,7 @@ def download(name: str, sha256: str | None = None) -> Path:
             raise ValueError(f"{first_line(error)}; the archive is removed") from None
         try:  # the record first: a file without one would never be checked
             catalog.write_record(target, catalog.Record(known.url, seen, sha256_of(fresh)))
-            fresh.replace(target)
+            replace(fresh, target)
         finally:
             fresh.unlink(missing_ok=True)
         archive.unlink()

@@ -1,0 +1,97 @@
+"""What differs between systems: locks of files, files that are open, groups of processes, the heap."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+_WINDOWS = sys.platform == "win32"
+_PAUSE = 0.05  # seconds between two tries
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _locks(file: IO[Any]) -> bool:
+        file.seek(0)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _locks(file: IO[Any]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def lock(file: IO[Any], wait: bool = True) -> bool:
+    """Locks an open file until it is closed.
+
+    Args:
+        file: open for writing.
+        wait: for the process that holds it.
+
+    Returns:
+        Whether it is held: False only without `wait`.
+    """
+    while not _locks(file):
+        if not wait:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def remove_locked(file: IO[Any], path: Path) -> None:
+    """Removes the file at `path`, which is `file` and locked, and closes it."""
+    if not _WINDOWS:  # first the name: nobody else may lock what is about to go
+        path.unlink()
+    file.close()
+    if _WINDOWS:  # where no open file can be removed: whoever has it open since then, keeps it
+        with suppress(PermissionError):
+            path.unlink()
+
+
+def replace(source: Path, target: Path) -> None:
+    """Gives a file another name, and takes the place of what has it.
+
+    On Windows neither may be open anywhere, and what scans new files for viruses opens them for a moment: therefore it
+    is tried for two seconds.
+
+    Raises:
+        PermissionError: one of them is still open.
+    """
+    for _ in range(40 if _WINDOWS else 0):
+        try:
+            source.replace(target)
+        except PermissionError:
+            time.sleep(_PAUSE)
+        else:
+            return
+    source.replace(target)
+
+
+def own_group() -> dict[str, Any]:
+    """Arguments of subprocess.Popen for a process that Ctrl-C does not reach."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"process_group": 0}
+
+
+def heap_trimmer() -> Callable[[int], object]:
+    """glibc's malloc_trim, which gives free memory back to the system. Other systems need none: it does nothing."""
+    if not sys.platform.startswith("linux"):
+        return lambda keep: None
+    trim: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)  # musl has none
+    return trim
