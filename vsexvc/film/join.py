@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -57,16 +57,16 @@ def join(
     times: Times,
     other: Other | None,
     out: Path,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
 ) -> list[str]:
-    """Writes the parts' frames at their times, and the other file's streams, chapters and titles, to a file.
+    """Write the parts' frames at their times, and the other file's streams, chapters and titles, to a file.
 
     Args:
         parts: their files, in order.
         times: of all frames.
         other: None: there is none.
         out: its suffix says which container.
-        progress: told how many frames are written; None: it is a rehearsal, of other only the beginning is written.
+        progress: told how many frames are written.
 
     Returns:
         What of the other file was left out, for the user.
@@ -75,51 +75,91 @@ def join(
         ValueError: the container cannot be written, or does not hold the picture or a sound track.
         OSError: the disk.
     """
+    with _target(parts[0][0], times, other, out) as target:
+        target.write(parts, times, progress)
+    return target.left_out
+
+
+def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[str]:
+    """Write one part of a single frame and the beginning of the other file, to find what `join` would not keep.
+
+    Args:
+        part: a frame of the film's format and encoding.
+        other, out: as for `join`, whose errors it raises.
+
+    Returns:
+        What would be left out, for the user; what the container does not say of the picture too.
+    """
+    times = Times(range(1), Fraction(1, 25), None)
+    with _target(part[0], times, other, out) as target:
+        target.write([part], times, packets=_REHEARSED)
+    if (shape := _shape(part[0])) != _shape(out):
+        target.left_out.append(
+            f"that pixels are {shape.numerator}:{shape.denominator}, which {target.container} does not hold with "
+            f"{target.codec}: name another container or --codec"
+        )
+    return target.left_out
+
+
+class _Target:
+    """The file that is written: its picture, and the streams that are copied to it."""
+
+    def __init__(self, file: Any, encoded: Any, times: Times, other: Other | None) -> None:
+        """file: opened to write. encoded: the first part's picture."""
+        self._file, self._other = file, other
+        self.container, self.codec = file.format.name, _codec_name(encoded)
+        self._picture = picture = _added(file, encoded, "the picture")
+        picture.time_base = times.base
+        if picture.codec_context.name == "hevc" and self.container in ("mp4", "mov", "ipod"):
+            picture.codec_context.codec_tag = "hvc1"  # Apple's players refuse the other one
+        # Not all codecs have a word for it.
+        picture.codec_context.sample_aspect_ratio = encoded.sample_aspect_ratio
+        if times.rate is not None:
+            picture.codec_context.framerate = times.rate
+        self._copied: dict[int, Any] = {}
+        self.left_out: list[str] = []
+        if other is not None:
+            self._copied, self.left_out = _copies(file, picture, other)
+        file.start_encoding()
+
+    def write(
+        self,
+        parts: Sequence[tuple[Path, Part]],
+        times: Times,
+        progress: Callable[[int], None] = lambda done: None,
+        packets: int | None = None,
+    ) -> None:
+        """Write all packets in order of time. packets: at most so many of the other file; None: all."""
+        streams = [_picture_packets(parts, times, self._picture)]
+        if self._other is not None and self._copied:
+            streams.append(islice(_other_packets(self._other, self._copied), packets))
+        done = 0
+        for packet in heapq.merge(*streams, key=_when):
+            done += packet.stream is self._picture
+            self._file.mux_one(packet)
+            progress(done)
+
+
+@contextmanager
+def _target(first: Path, times: Times, other: Other | None, out: Path) -> Iterator[_Target]:
+    """The file `out`, opened to write. first: the first part. Raises as `join`, for what fails inside too."""
     options = {"fflags": "+bitexact"}
     if out.suffix in (".mp4", ".mov", ".m4v"):
         options["movflags"] = "+faststart"
-    copied: dict[int, Any] = {}
-    left_out: list[str] = []
-    done = 0
     try:
         with ExitStack() as stack:
             try:
-                target = stack.enter_context(av.open(str(out), "w", options=options))
+                file = stack.enter_context(av.open(str(out), "w", options=options))
             except ValueError:
                 raise ValueError(
                     f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}"
                 ) from None
-            first = stack.enter_context(av.open(str(parts[0][0])))
-            encoded = first.streams.video[0]
-            picture = _added(target, encoded, "the picture")
-            picture.time_base = times.base
-            if picture.codec_context.name == "hevc" and target.format.name in ("mp4", "mov", "ipod"):
-                picture.codec_context.codec_tag = "hvc1"  # Apple's players refuse the other one
-            # Not all codecs have a word for it.
-            picture.codec_context.sample_aspect_ratio = encoded.sample_aspect_ratio
-            if times.rate is not None:
-                picture.codec_context.framerate = times.rate
-            if other is not None:
-                copied, left_out = _copies(target, picture, other)
-            target.start_encoding()
-            streams = [_picture_packets(parts, times, picture)]
-            if other is not None and copied:
-                streams.append(islice(_other_packets(other, copied), _REHEARSED if progress is None else None))
-            for packet in heapq.merge(*streams, key=_when):
-                done += packet.stream is picture
-                target.mux_one(packet)
-                if progress is not None:
-                    progress(done)
+            encoded = stack.enter_context(av.open(str(first))).streams.video[0]
+            yield _Target(file, encoded, times, other)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(out)) from None
         raise ValueError(f"{str(out)!r} cannot be written: {first_line(error)}") from None
-    if progress is None and (shape := _shape(parts[0][0])) != _shape(out):
-        left_out.append(
-            f"that pixels are {shape.numerator}:{shape.denominator}, which {target.format.name} does not hold with "
-            f"{_codec_name(encoded)}: name another container or --codec"
-        )
-    return left_out
 
 
 def _shape(path: Path) -> Fraction:

@@ -30,10 +30,10 @@ from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, versions
-from vsexvc.film.join import Other, join
+from vsexvc.film.join import Other, join, rehearse
 from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.film.references import at_scenes, listed, numbers_of
-from vsexvc.film.times import Times, check_whole, film_times, later, script_times
+from vsexvc.film.times import check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
@@ -319,7 +319,7 @@ def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -
     part = job.folder / "rehearsal.mkv"
     try:
         encode(clip.std.BlankClip(length=1).frames(), job.arguments, job.encoding, part)
-        return join([(part, Part(seen(part), ""))], Times(range(1), Fraction(1, 25), None), other, joined, None)
+        return rehearse((part, Part(seen(part), "")), other, joined)
     finally:
         part.unlink(missing_ok=True)
         joined.unlink(missing_ok=True)
