@@ -288,6 +288,10 @@ class TestRefused:
             ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu'"),
             ({"device_index": -1}, "device_index must be 0 or above, got -1"),
             ({"ref_frames": [0, 1]}, "ref_frames must be as many as ref has frames, 1, got 2"),
+            (
+                {"ref": moving(vs.RGB24, 2).std.Loop()},
+                "ref must be of at most 64 frames without ref_frames (a looped picture: ref[0]), got 2147483647 frames",
+            ),
             ({"ref_frames": 6}, "ref_frames must be frame numbers of clip, 0..5, got 6"),
             ({"ref_frames": -1}, "ref_frames must be frame numbers of clip, 0..5, got -1"),
             ({"ref": moving(vs.RGB24, 2), "ref_frames": [3, 3]}, "ref_frames must be ascending, got [3, 3]"),

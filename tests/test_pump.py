@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import tracemalloc
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -213,7 +214,7 @@ class TestOrder:
 
     def test_many_requests_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """More than are remembered, with the smallest window and caches."""
-        for name in ("_REQUESTS", "_RECENT_STATES", "_CHECKPOINTS", "_REFERENCES"):
+        for name in ("_REQUESTS", "_RECENT_STATES", "_CHECKPOINTS", "REFERENCES"):
             monkeypatch.setattr(pump_module, name, 1)
         schedule = SCHEDULES["chosen"]
         node, _, pump = build(schedule, luma_clip(120, CUTS), window=BLOCK)
@@ -312,6 +313,66 @@ class TestBounds:
         assert len(pump._recent) == pump_module._RECENT_STATES
         assert len(pump._checkpoints) == pump_module._CHECKPOINTS
         assert not pump._requests
+
+    def test_a_clip_without_an_end(self) -> None:
+        """Nothing is as long as the clip: one such array would be 2 GiB."""
+        endless = core.std.Loop(luma_clip(4), 0)
+        assert endless.num_frames == 2**31 - 1
+        for sc in (True, False):
+            tracemalloc.start()
+            node, _, _ = build(Schedule(endless.num_frames, sc=sc), endless)
+            for n in (0, 9):
+                read(node.get_frame(n))
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert most < 4e6
+
+    def test_a_long_search_for_a_cut_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pump_module, "_LONG_SEARCH", 250)
+        said: list[str] = []
+        node, _, _ = build(Schedule(1000), luma_clip(1000, {300}), log=said.append)
+        read(node.get_frame(900))
+        assert said[0] == "Colorize: frame 900: no cut in the 257 frames up to it, searching on"
+        assert sum("searching" in text for text in said) == 2
+
+    def test_a_choice_among_many_references_says_so(self) -> None:
+        said: list[str] = []
+        pump = Pump(FakeSession(), Schedule(40, 9, None), log=said.append)
+        node = filtered([luma_clip(40, {20}), core.std.Loop(ref_clip(REFERENCES), 3)], pump)
+        for n in (0, 30):
+            read(node.get_frame(n))
+        assert said == ["Colorize: the first frame of each scene is compared with all 9 references"]
+
+    @pytest.mark.parametrize("size", [216, 1080])
+    def test_what_is_kept_is_bounded_in_bytes(self, size: int) -> None:
+        """States and references as large as those of full width (256 channels); of memory that is never touched."""
+        schedule, h, w = Schedule(400, 3, None), size, size * 16 // 9
+
+        class Large(FakeSession):
+            def reference(self, lab: Tensor) -> Any:
+                return super().reference(lab), torch.empty(1, 256, h // 4, w // 4), torch.empty(1, 3, h, w)
+
+            def correspond(self, L: Tensor, reference: Any) -> list[FakeCorrespondence]:
+                return super().correspond(L, reference[0])
+
+            def start(self, reference: Any) -> Any:
+                return (0.0,)
+
+            def step(self, state: Any, one: FakeCorrespondence) -> tuple[Any, Tensor]:
+                number, ab = super().step(state[0], one)
+                return (number, torch.empty(1, 256, h // 4, w // 4), torch.empty(1, 3, h, w)), ab
+
+        pump = Pump(Large(), schedule)
+        node = filtered([luma_clip(400, CUTS), ref_clip(REFERENCES)], pump)
+        ask(node, random.Random(2).sample(range(400), 40), 8, expected(schedule, CUTS))
+        for store in (pump._recent, pump._checkpoints, pump._requests):
+            assert store.size() <= pump_module._STATE_BYTES
+        assert pump._references.size() <= pump_module._REFERENCE_BYTES
+        if size == 216:
+            assert len(pump._recent) == pump_module._RECENT_STATES
+            assert len(pump._checkpoints) == pump_module._CHECKPOINTS
+        else:  # 158 MB a state
+            assert len(pump._recent) == len(pump._checkpoints) == 1
 
     def test_everything_is_freed(self) -> None:
         node, session, pump = build(Schedule(40), luma_clip(40))

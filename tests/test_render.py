@@ -465,6 +465,8 @@ def test_wrong_names(folder: Path, arguments: list[str], tmp_path: Path, capsys:
     fails(capsys, [command, "nowhere.mkv", *rest, "-o", out], "IN must be a film or a script", "'nowhere.mkv'")
     fails(capsys, [command, str(folder / "note.txt"), *rest, "-o", out], "note.txt")
     fails(capsys, [command, film, "-o", out], "--ref or --plan, got neither")
+    many = [command, film, "--ref", *[str(folder / "0.png")] * 65, "-o", out]
+    fails(capsys, many, "--ref must be at most 64 frames in all, got 65: say in a plan")
     fails(capsys, [command, film, *rest, "-o", str(tmp_path / "out")], "--out must end in the name of a container")
     fails(capsys, [command, film, *rest, "-o", str(tmp_path / "out.nonsense")], "container", "got .nonsense")
     fails(capsys, [command, film, *rest, "-o", str(tmp_path / "no" / "out.mkv")], "--out must lie in a folder")

@@ -12,6 +12,7 @@ import vapoursynth as vs
 
 from vsexvc.backends.options import PRECISIONS, ComputeOptions
 from vsexvc.frames import HANDLED, is_handled
+from vsexvc.pump import REFERENCES
 
 BACKENDS = ("torch", "openvino")
 
@@ -94,6 +95,9 @@ def number(name: str, value: Any) -> float:
 
 def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
     if ref_frames is None:
+        if count > REFERENCES:
+            accepted = f"of at most {REFERENCES} frames without ref_frames (a looped picture: ref[0])"
+            fail("ref", accepted, f"{count} frames")
         return (0,) if count == 1 else None
     given = ref_frames if isinstance(ref_frames, Iterable) else (ref_frames,)
     starts = tuple(integer("ref_frames", frame) for frame in given)

@@ -65,8 +65,8 @@ def colorize(
             of YUV and GRAY is kept bit for bit; of RGB the BT.709 luma is kept. Black borders stay neutral.
         ref: YUV or RGB, one reference in each frame; sizes and formats may vary from frame to frame.
         ref_frames: for each frame of `ref` the frame of `clip` from which it holds, ascending; the first one also holds
-            before. None: a single reference holds everywhere; of several, each scene takes the one that is most similar
-            to its first frame.
+            before. None: a single reference holds everywhere; of several, at most 64, each scene takes the one that is
+            most similar to its first frame.
         model: name of an installed model or path of a weights file; None: the default.
         size: shorter side of the picture inside the network, 64..1080.
         saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.chroma.ColorSpace.chroma).

@@ -13,7 +13,8 @@ It knows VapourSynth frames and the session, and nothing of formats, arguments o
    that cannot be read or used fails those that need it: its block, and what follows it in its segment.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
    Whoever comes back with frames first looks whether another request has meanwhile done the work.
-3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used.
+3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
+   references. All stores are bounded in number and in bytes; nothing is as long as the clip.
 
 Nothing here lives longer than its pump, but for a thread that other pumps share; no VideoFrame is kept beyond the call
 that brought it.
@@ -24,7 +25,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,19 +36,25 @@ from torch import Tensor
 
 from vsexvc.backends.transfer import download
 from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
 from vsexvc.frames import ERROR, REPORTED, Lightness
 from vsexvc.scenes import is_cut
 from vsexvc.session import network_size, picture_area
 from vsexvc.support.errors import first_line
+from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
 
 BLOCK = 4  # frames of which the correspondence is computed at once
 
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
+REFERENCES = 64  # how many are kept, and how many a scene may choose among
 _CHECKPOINT = 16  # frames between the states that are kept longer
-_RECENT_STATES, _CHECKPOINTS, _REFERENCES, _REQUESTS = 8, 16, 64, 64  # how many are kept
+_RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
+# What each store may take, in bytes of tensors: with the default size all fits several times over.
+_REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
+_MANY_REFERENCES = 8  # among which a scene's choice takes so long that the user is told
 _SEARCH = 32  # frames looked at in one go for the cut before
-_LONG_REPLAY = 256  # frames of replay that the user is told about
+_LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a cut, that the user is told about
 
 Need = tuple[int, int]  # frame number, index of the clip
 Frames = Sequence[vs.VideoFrame]
@@ -103,9 +110,18 @@ class _Replay:
     """How far a request for frame n has come in its segment: `state` is that before `position`, None at the start."""
 
     n: int
-    start: int
-    position: int
-    state: Any
+    start: int = 0
+    position: int = 0
+    state: Any = None
+
+
+@dataclass
+class _Request:
+    """A request under way: its steps (see `Pump._serve`), where it is, and the frames that it waits for."""
+
+    steps: Generator[list[Need], Frames, Output]
+    replay: _Replay
+    asked: list[Need] = field(default_factory=list)
 
 
 class Pump:
@@ -145,15 +161,12 @@ class Pump:
         self._size, self._recurrent, self._halve = size, recurrent, halve
         self._lightness = Lightness()
         self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
-        self._cuts = bytearray(schedule.num_frames)  # _UNKNOWN, _PLAIN or _CUT for each frame
-        self._cuts[0] = _CUT
-        if not schedule.sc:
-            self._cuts[1:] = bytes([_PLAIN]) * (schedule.num_frames - 1)
-        self._requests: OrderedDict[int, tuple[Generator[list[Need], Frames, Output], list[Need]]] = OrderedDict()
+        self._cuts = Cuts()
+        self._requests: Kept[_Request] = Kept(_REQUESTS, _STATE_BYTES)
         self._outputs: OrderedDict[int, Output] = OrderedDict()
-        self._recent: OrderedDict[int, Any] = OrderedDict()  # state before frame n
-        self._checkpoints: OrderedDict[int, Any] = OrderedDict()
-        self._references: OrderedDict[int, Any] = OrderedDict()
+        self._recent: Kept[Any] = Kept(_RECENT_STATES, _STATE_BYTES)  # state before frame n
+        self._checkpoints: Kept[Any] = Kept(_CHECKPOINTS, _STATE_BYTES)
+        self._references: Kept[Any] = Kept(REFERENCES, _REFERENCE_BYTES)
         self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
 
@@ -173,26 +186,27 @@ class Pump:
             if clip == _LUMA_CLIP and ERROR in frame.props:
                 where = "clip" if number == n else f"frame {number} of clip"
                 raise ValueError(f"{where}: {frame.props[ERROR]}")
-            if clip == _LUMA_CLIP and self._cuts[number] == _UNKNOWN:
+            if clip == _LUMA_CLIP and self._schedule.sc and self._cuts[number] == UNKNOWN:
                 cut = is_cut(frame.props, self._schedule.sc_threshold)
-                self._cuts[number] = _CUT if cut else _PLAIN
+                self._cuts[number] = CUT if cut else PLAIN
         here = dict(zip(came, frames, strict=True))
-        request, asked = self._requests.pop(n, (None, []))
+        request = self._requests.pop(n)
         try:
-            if request is None or not here.keys() >= set(asked):  # new, or left behind by one that failed upstream
-                request = self._serve(n)
-                asked = next(request)
-            if here.keys() >= set(asked):  # one piece of work, then Ctrl-C and other requests get their turn
-                asked = request.send([here[need] for need in asked])
+            if request is None or not here.keys() >= set(request.asked):  # new, or one that failed upstream, forgotten
+                replay = _Replay(n)
+                request = _Request(self._serve(replay), replay)
+                request.asked = next(request.steps)
+            if here.keys() >= set(request.asked):  # one piece of work, then Ctrl-C and other requests get their turn
+                request.asked = request.steps.send([here[need] for need in request.asked])
         except StopIteration as done:
             output: Output = done.value
             return output
-        _remember(self._requests, n, (request, asked), _REQUESTS)
-        return {"need": [number for number, _ in asked], "need_clip": [clip for _, clip in asked]}
+        self._requests[n] = request
+        return {"need": [number for number, _ in request.asked], "need_clip": [clip for _, clip in request.asked]}
 
-    def _serve(self, n: int) -> Generator[list[Need], Frames, Output]:
-        start = yield from self._find_start(n)
-        replay, told = _Replay(n, start, start, None), 0
+    def _serve(self, replay: _Replay) -> Generator[list[Need], Frames, Output]:
+        n, told = replay.n, 0
+        replay.start = replay.position = yield from self._find_start(n)
         while (output := self._outputs.pop(n, None)) is None:
             self._jump(replay)
             if n - replay.position >= _LONG_REPLAY and replay.position >= told:
@@ -208,13 +222,16 @@ class Pump:
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
         """The first frame of n's segment."""
         first = self._switch_before(n) if self._schedule.propagate else 0
-        while True:
-            cut = max(first, self._cuts.rfind(_CUT, first, n + 1))
-            unknown = self._cuts.rfind(_UNKNOWN, cut + 1, n + 1)
-            if unknown < 0:
-                return cut
-            look = range(max(cut + 1, unknown - _SEARCH + 1), unknown + 1)
-            yield [(number, _LUMA_CLIP) for number in look if self._cuts[number] == _UNKNOWN]
+        if not self._schedule.sc:
+            return first
+        told = n
+        while (last := self._cuts.before(n)) > first and self._cuts[last] != CUT:
+            if told - last >= _LONG_SEARCH:
+                told = last
+                self._notices.append(f"Colorize: frame {n}: no cut in the {n - last} frames up to it, searching on")
+            look = range(max(first + 1, last - _SEARCH + 1), last + 1)
+            yield [(number, _LUMA_CLIP) for number in look if self._cuts[number] == UNKNOWN]
+        return max(first, last)
 
     def _switch_before(self, n: int) -> int:
         """The last of `ref_frames` not after n, 0 where there is none."""
@@ -231,7 +248,6 @@ class Pump:
         for store in (self._recent, self._checkpoints):
             found = max((number for number in store if replay.position < number <= replay.n), default=None)
             if found is not None:
-                store.move_to_end(found)
                 replay.position, replay.state = found, store[found]
 
     def _find_reference(self, replay: _Replay) -> Generator[list[Need], Frames, tuple[int, Any]]:
@@ -246,6 +262,9 @@ class Pump:
     def _choose(self, scene: int) -> Generator[list[Need], Frames, int]:
         """The reference that the scene's first frame is most similar to; the first of equals."""
         scores = self._scores.setdefault(scene, [])
+        if not scores and len(self._scores) == 1 and self._schedule.num_references > _MANY_REFERENCES:
+            count = self._schedule.num_references
+            self._notices.append(f"Colorize: the first frame of each scene is compared with all {count} references")
         while (index := len(scores)) < self._schedule.num_references:
             reference = yield from self._load(index)
             L = self._luma((yield [(scene, _LUMA_CLIP)]))
@@ -258,8 +277,7 @@ class Pump:
         while index not in self._references:
             lab = self._reference_lab((yield [(index, _REF_CLIP)]))
             if index not in self._references:
-                _remember(self._references, index, self._session.reference(lab), _REFERENCES)
-        self._references.move_to_end(index)
+                self._references[index] = self._session.reference(lab)
         return self._references[index]
 
     def _reference_lab(self, frames: Frames) -> Tensor:
@@ -292,8 +310,8 @@ class Pump:
         if state is None:
             state = self._session.start(reference if self._schedule.propagate else None)
         starts = [number for number in self._schedule.ref_frames or () if number in block[1:]]
-        cut = self._cuts.find(_CUT, block.start + 1, block.stop)
-        end = min([block.stop, *starts[:1]] if cut < 0 else [block.stop, *starts[:1], cut])
+        cuts = [number for number in block[1:] if self._cuts[number] == CUT]
+        end = min([block.stop, *starts[:1], *cuts[:1]])
         L = self._luma(frames[: end - block.start])
         L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
         aligned = self._session.correspond(L, reference)
@@ -308,22 +326,13 @@ class Pump:
             self._outputs[number] = Output(planes, arrived, area, index, replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
-        _remember(self._recent, end, state, _RECENT_STATES)
+        self._recent[end] = state
         if (end - replay.start) // _CHECKPOINT > (block.start - replay.start) // _CHECKPOINT:
-            _remember(self._checkpoints, end, state, _CHECKPOINTS)
+            self._checkpoints[end] = state
         unasked = [number for number in self._outputs if number not in self._requests]
-        for number in unasked[: max(0, len(unasked) - self._window)]:
+        window = max(BLOCK, min(self._window, _OUTPUT_BYTES // bytes_of([self._outputs[end - 1].planes])))
+        for number in unasked[: max(0, len(unasked) - window)]:
             del self._outputs[number]
-
-
-_UNKNOWN, _PLAIN, _CUT = range(3)
-
-
-def _remember(store: OrderedDict[int, Any], key: int, value: Any, capacity: int) -> None:
-    store[key] = value
-    store.move_to_end(key)
-    while len(store) > capacity:
-        store.popitem(last=False)
 
 
 def _listed(value: Any) -> list[Any]:

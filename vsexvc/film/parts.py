@@ -26,6 +26,7 @@ from vsexvc.film.job import Job, fingerprint, versions
 from vsexvc.film.references import open_references
 from vsexvc.graph import uncoloured
 from vsexvc.plugin import colorize
+from vsexvc.pump import REFERENCES
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import sha256_of
 
@@ -52,6 +53,11 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
         result = None
         if job.references:
             references = open_references(job.references, index, job.stills)
+            if job.ref_frames is None and (count := references.num_frames) > REFERENCES:
+                raise ValueError(
+                    f"--ref must be at most {REFERENCES} frames in all, got {count}: say in a plan which scene takes "
+                    "which (python -m vsexvc scenes)"
+                )
             arguments = {"ref_frames": job.ref_frames, "model": str(job.model), **dataclasses.asdict(colours)}
             result = colorize(clip, references, **arguments)
         return _with_left(result, film, job)

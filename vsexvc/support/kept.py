@@ -1,0 +1,70 @@
+"""Stores that forget: bounded by number and by the bytes of the tensors in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+def bytes_of(values: Iterable[Any]) -> int:
+    """Memory of all tensors in these values, also inside of dataclasses, tuples, lists and dicts.
+
+    Memory that several tensors share is counted once.
+    """
+    blocks = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _tensors([*values])}
+    return sum(blocks.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _tensors(one)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+class Kept[V]:
+    """Values by number. The longest unused are forgotten; the one that came last always stays."""
+
+    def __init__(self, count: int, size: int) -> None:
+        """`count`: of values; `size`: bytes of their tensors. At least one value is kept, however large."""
+        self._count, self._size = count, size
+        self._values: OrderedDict[int, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._values)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._values
+
+    def __getitem__(self, key: int) -> V:
+        """Marks the value as used."""
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def __setitem__(self, key: int, value: V) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > 1 and (len(self._values) > self._count or self.size() > self._size):
+            self._values.popitem(last=False)
+
+    def pop(self, key: int, otherwise: V | None = None) -> V | None:
+        """Takes a value out."""
+        return self._values.pop(key, otherwise)
+
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return bytes_of(self._values.values())
