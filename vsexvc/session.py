@@ -22,8 +22,7 @@ from torch import Tensor
 
 from vsexvc.backends.transfer import upload
 from vsexvc.colour.lab import centred
-from vsexvc.nets.config import CELL
-from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding, Keys, Match
 
 _BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
 
@@ -32,27 +31,27 @@ _BLACK = 3.0  # L up to which a row or column of the network's size counts as bo
 class Reference:
     """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and its phi.
 
-    keys (1, C, h, w) and ab (1, 2, 4h, 4w): the part of them that frames are matched with: not its black borders.
+    keys: the part of it that frames are matched with: not its black borders.
     """
 
     lab: Tensor
     phi: Tensor
-    keys: Tensor
-    ab: Tensor
+    keys: Keys
 
 
 @dataclass(frozen=True)
 class Correspondence:
     """One frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W) -1..1.
 
-    `padded` is what the colour net sees (L_centred, warped_ab, similarity: 4 channels); motion is found by `embedding`.
+    L_centred and `match` are what the colour net sees, padded; motion is found by `embedding`.
     `inside` is 1 within the black borders and 0 on them (1, 1, H, W), padded, where warped_ab and similarity are 0 too.
     """
 
     L: Tensor
     warped_ab: Tensor
     similarity: Tensor
-    padded: Tensor
+    L_centred: Tensor
+    match: Match
     inside: Tensor
     embedding: Embedding
 
@@ -115,15 +114,15 @@ class Session:
         height, width = lab.shape[2:]
         area = self._picture_area(lab[:, :1])
         lab = _padded(centred(lab.to(self.device)))
-        phi = self._within_memory(lambda: self.network.embed(lab, is_reference=True).phi)
-        rows, columns = (
-            _cells(lines, margin, size, count)
-            for lines, margin, size, count in zip(
-                area, _margins(height, width), (height, width), phi.shape[2:], strict=True
-            )
-        )
-        pixels = [slice(CELL * cells.start, CELL * cells.stop) for cells in (rows, columns)]
-        return Reference(lab, phi, phi[:, :, rows, columns], lab[:, 1:, pixels[0], pixels[1]])
+        usable = torch.zeros((1, 1, height, width), device=self.device)
+        usable[:, :, *area] = 1.0
+        usable = _padded(usable, may_reflect=False)[0, 0] == 1.0
+
+        def work() -> Reference:
+            phi = self.network.embed(lab, is_reference=True).phi
+            return Reference(lab, phi, self.network.keys(lab, phi, self.network.understand(lab[:, :1]), usable))
+
+        return self._within_memory(work)
 
     @torch.inference_mode()
     def correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
@@ -135,8 +134,9 @@ class Session:
             return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference)]
         h, w = L.shape[2:]
         L_centred = _padded(upload(L, self.device) - 50.0)
-        theta, phi = self.network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
-        warped_ab, similarity = self.network.correlate(theta, reference.keys, reference.ab, sparing=self._sparing)
+        network = self.network
+        theta, phi = network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
+        match = network.match(L_centred, theta, network.understand(L_centred), reference.keys, sparing=self._sparing)
         top, left = _margins(h, w)
         results = []
         for i in range(len(L)):
@@ -144,14 +144,15 @@ class Session:
             inside = torch.zeros((1, 1, h, w), device=self.device)
             inside[:, :, rows, columns] = 1.0
             inside = _padded(inside, may_reflect=False)
-            aligned = torch.cat((warped_ab[i : i + 1], similarity[i : i + 1]), dim=1) * inside
-            crop = aligned[:, :, top : top + h, left : left + w]
+            one = Match(*(x[i : i + 1] * inside for x in match))
+            warped_ab, similarity = (x[:, :, top : top + h, left : left + w].clone() for x in one[:2])
             results.append(
                 Correspondence(
                     L=L[i : i + 1].to(self.device, copy=True),
-                    warped_ab=crop[:, :2].clone(),
-                    similarity=crop[:, 2:].clone(),
-                    padded=torch.cat((L_centred[i : i + 1], aligned), dim=1),
+                    warped_ab=warped_ab,
+                    similarity=similarity,
+                    L_centred=L_centred[i : i + 1].clone(),
+                    match=one,
                     inside=inside,
                     embedding=Embedding(theta[i : i + 1].clone(), phi[i : i + 1].clone()),
                 )
@@ -172,8 +173,7 @@ class Session:
         return self._within_memory(lambda: self._step(state, correspondence))
 
     def _step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
-        padded = correspondence.padded
-        L_centred, warped_ab, similarity = padded[:, :1], padded[:, 1:3], padded[:, 3:]
+        L_centred = correspondence.L_centred
         theta, phi = correspondence.embedding
         if state.prev_lab is None or state.prev_phi is None:
             prev_lab = torch.zeros_like(L_centred).expand(-1, 3, -1, -1)
@@ -184,7 +184,7 @@ class Session:
             )
         else:
             prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab, L_centred)
-        ab = self.network.colorize(L_centred, warped_ab, similarity, prev_lab)
+        ab = self.network.colorize(L_centred, correspondence.match, prev_lab)
         h, w = correspondence.L.shape[2:]
         top, left = _margins(h, w)
         # What is dark for a while (a fade) looks like a border: the state remembers its colours.
@@ -208,15 +208,6 @@ class Session:
 
 def _margins(h: int, w: int) -> tuple[int, int]:
     return (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
-
-
-def _cells(lines: slice, margin: int, size: int, count: int) -> slice:
-    """The cells of the correspondence within the lines of a picture; all, its padding too, where all lines are."""
-    if lines.stop - lines.start == size:
-        return slice(0, count)
-    first = -(-(lines.start + margin) // CELL) if lines.start else 0
-    last = (lines.stop + margin) // CELL if lines.stop < size else count
-    return slice(first, max(last, first + 1))
 
 
 def _padded(x: Tensor, may_reflect: bool = True) -> Tensor:

@@ -116,6 +116,20 @@ def distort(picture: Picture, rng: np.random.Generator, strength: float) -> Pict
     return np.ascontiguousarray(out[:, ::-1]) if rng.random() < 0.15 else np.asarray(out, dtype=np.uint8)
 
 
+def covered(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
+    """A picture of which a part, a third to two thirds across or along, is another's of the same size."""
+    h, w = picture.shape[:2]
+    out = picture.copy()
+    share = rng.uniform(0.33, 0.67)
+    if rng.random() < 0.7:
+        columns = slice(0, int(w * share)) if rng.random() < 0.5 else slice(int(w * share), w)
+        out[:, columns] = other[:, columns]
+    else:
+        rows = slice(0, int(h * share)) if rng.random() < 0.5 else slice(int(h * share), h)
+        out[rows] = other[rows]
+    return out
+
+
 def moving(picture: Picture, size: tuple[int, int], count: int, rng: np.random.Generator) -> list[Picture]:
     """`count` views of one picture under a motion that goes on steadily; the middle `size` of each."""
     h, w = picture.shape[:2]

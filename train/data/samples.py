@@ -58,6 +58,9 @@ class DataOptions:
         noise: deviation of that noise on L and on ab.
         foreign: how often the reference is then replaced by another picture altogether.
         retrieved: how many of those are one of the five most similar pictures, where a Retrieval is given.
+        covered: how often a part of a reference that is none of these is another picture's.
+        returns: how often a clip's sequence goes forward and back the same way, toward its reference.
+        flow: whether the motion between the frames is found; without it a sample says that no pixel's is known.
         damage: how often the frames are an old film's; else they get the mild `augment.luminance`.
         darkest: clips and pictures whose mean L lies below are left out.
         faintest: clips and pictures whose mean chroma lies below are left out.
@@ -73,12 +76,15 @@ class DataOptions:
     noise: tuple[float, float] = (2.0, 4.0)
     foreign: float = 0.08
     retrieved: float = 0.5
+    covered: float = 0.0
+    returns: float = 0.0
+    flow: bool = True
     damage: float = 0.3
     darkest: float = 10.0
     faintest: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("images", "first", "distorted", "noisy", "foreign", "retrieved", "damage"):
+        for name in ("images", "first", "distorted", "noisy", "foreign", "retrieved", "covered", "returns", "damage"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"DataOptions: {name} must be 0..1, got {getattr(self, name)}")
         if self.first + self.distorted + self.noisy > 1.0 + 1e-9:
@@ -181,9 +187,14 @@ class Sequences(Dataset[dict[str, Tensor]]):
         foreign = rng.random() < o.foreign
         if foreign:
             frames[0] = augment.fit(self._foreign(drawn.source, rng), o.size, rng)
+        elif rng.random() < o.covered:
+            frames[0] = augment.covered(frames[0], augment.fit(self._foreign(drawn.source, rng), o.size, rng), rng)
         frames = augment.color_of_sequence(frames, rng)
         lab = rgb_to_lab(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0)
-        motion = drawn.motion or [optical_flow.between(*pair) for pair in pairwise(lab[1:, 0].numpy())]
+        if o.flow:
+            motion = drawn.motion or [optical_flow.between(*pair) for pair in pairwise(lab[1:, 0].numpy())]
+        else:
+            motion = [(np.zeros((*o.size, 2), np.float32), np.zeros(o.size, np.bool_))] * (len(frames) - 2)
         if drawn.noisy and not foreign:
             deviation = np.array(o.noise, np.float32)[[0, 1, 1], None, None]
             lab[0] += torch.from_numpy(rng.standard_normal(lab[0].shape, dtype=np.float32) * deviation)
@@ -250,7 +261,11 @@ class Sequences(Dataset[dict[str, Tensor]]):
         stride = int(rng.choice(strides)) if strides else 1
         start = int(rng.integers(len(clip) - stride * o.length))
         numbers = [start + i * stride for i in range(o.length + 1)]
-        if rng.random() < 0.5:
+        returns = bool(rng.random() < o.returns)
+        if returns:
+            way = numbers[: o.length // 2 + 1]
+            numbers = [*way, *way[-1 - (o.length + 1) % 2 :: -1]]
+        elif rng.random() < 0.5:
             numbers.reverse()
         mirrored = bool(rng.random() < 0.5)
         have = (clip.shape[1], clip.shape[2])
@@ -260,20 +275,26 @@ class Sequences(Dataset[dict[str, Tensor]]):
         noisy = kind < o.noisy
         if noisy:
             reference = frames[int(rng.integers(1, len(frames)))]
-        elif kind < o.noisy + o.first:
+        elif returns or kind < o.noisy + o.first:
             reference = frames[0]
         elif kind < o.noisy + o.first + o.distorted:
             reference = augment.distort(frames[int(rng.integers(len(frames)))], rng, strength=1.0)
         else:
             view = window if rng.random() < 0.6 else augment.Window.random(have, o.size, mirrored, rng)
             reference = view.picture(self._frame(which, rng))
-        return _Drawn([reference, *frames], list(self._motion(which, stride, numbers, window)), ("clip", which), noisy)
+        motion = list(self._motion(which, stride, numbers, window)) if o.flow else None
+        return _Drawn([reference, *frames], motion, ("clip", which), noisy)
 
     def _motion(self, which: int, stride: int, numbers: list[int], window: augment.Window) -> Iterator[_Motion]:
         """Between neighbours of `numbers`, from what is on disk; a clip's flow is made when it is first wanted."""
         clip, path = self.clips[which], self.paths[which]
-        home = 0 if numbers[0] < numbers[1] else 1  # of the two directions, the one from a frame to the one before it
-        for first in map(min, pairwise(numbers)):
+        for before, now in pairwise(numbers):
+            if before == now:
+                still = np.zeros((*window.size, 2), np.float32)
+                yield still, np.ones(window.size, np.bool_)
+                continue
+            first = min(before, now)
+            home = 0 if before < now else 1  # of the two directions, the one from a frame to the one before it
             block = first // _BLOCK * _BLOCK
             pairs = cached(
                 path.with_suffix(f".flow-{stride}-{block}.npy"),

@@ -45,8 +45,9 @@ log = logging.getLogger("train")
 TERMS = (
     "perceptual", "contextual", "smoothness", "adversarial", "temporal", "l1",  # eq. 15
     "warped", "aligned",  # beside it: the correspondence and the motion search themselves
-    "follow", "decibels",  # foreign colours; small errors
+    "follow", "decibels", "guess",  # foreign colours; small errors; colours by meaning alone
 )  # fmt: skip
+_MAY_GROW = ("semantic", "semantic_weight", "semantic_temperature")  # may differ from the network that a run starts from
 _RAMP = 200  # steps in which the adversarial term grows to its weight: the discriminator starts knowing nothing
 
 
@@ -98,6 +99,10 @@ class FitOptions:
         aligned: weight of L1 on the true previous colour, moved by the motion search.
         follow: weight of L1 toward the warped colour, where the reference is another picture.
         decibels: weight of the error in dB, which asks as much of calm scenes as of others.
+        guess: weight of L1 on the colours that the semantic features alone suggest.
+        meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
+        freeze_correspondence: features and correspondence net do not learn.
+        worn: share of frames whose own colours are spoiled before the next frame sees them.
     """
 
     out: Path
@@ -143,6 +148,10 @@ class FitOptions:
     aligned: float = 0.0
     follow: float = 0.0
     decibels: float = 0.0
+    guess: float = 0.0
+    meaning: Path | None = None
+    freeze_correspondence: bool = False
+    worn: float = 0.0
 
     @property
     def weights(self) -> dict[str, float]:
@@ -177,6 +186,23 @@ RECIPES = {
             width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear"
         ),
         samples.DataOptions(size=(128, 224), length=4),
+    ),
+    # Semantic features, and whom to trust, beside what exvc-small has learned: what models/exvc is made with.
+    "exvc": Recipe(
+        {
+            "init": "exvc-small", "batch": 2, "learning_rate": 4e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,
+            "amsgrad": False, "weight_decay": 1e-4, "cosine": True, "warm_up": 50, "correspond_share": 0.1,
+            "freeze_correspondence": True, "feature_noise": 0.0, "spectral_norm": False, "perceptual": 0.0,
+            "contextual": 0.0, "adversarial": 0.0, "smoothness": 0.1, "temporal": 0.0, "warped": 1.0, "decibels": 0.3,
+            "guess": 0.5, "worn": 0.25,
+        },
+        NetworkConfig(
+            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear",
+            semantic="lite2",
+        ),
+        samples.DataOptions(
+            size=(128, 224), length=6, images=0.35, foreign=0.25, covered=0.15, returns=0.3, damage=0.2, flow=False
+        ),
     ),
 }  # fmt: skip
 
@@ -229,7 +255,7 @@ class _Run:
         judge = None
         if o.perceptual or o.contextual:
             judge = self._judge().to(self.device)
-        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16)
+        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16, o.worn)
         self.unrolled = unrolled
         self.discriminator = Discriminator(config.width).to(self.device) if o.adversarial else None
         self.optimizers = {"net": self._optimizer(self.net)}
@@ -270,7 +296,16 @@ class _Run:
             batch_norm = state is None or any(key.startswith("features.norm") for key in state)
         net = ColorizationNet(self.config, batch_norm)
         if state is not None:
-            net.load_state_dict(state)
+            net.load_state_dict(_grown(state, net.state_dict()))
+        if o.meaning is not None:
+            net.meaning.load_state_dict(torch.load(o.meaning, map_location="cpu", weights_only=True))
+        if self.config.semantic:
+            net.meaning.trunk.requires_grad_(False)
+        if o.freeze_correspondence:
+            net.features.requires_grad_(False)
+            net.correspondence.requires_grad_(False)
+            if self.config.semantic:
+                net.meaning.project.requires_grad_(False)
         if source is not None:
             net.features.load_state_dict(source.state)
         if o.freeze_features or (source is not None and not source.batch_norm):
@@ -293,9 +328,13 @@ class _Run:
         return sources.Judge(sources.read(name))
 
     def _check_config(self, stored: str, path: str) -> None:
-        """The temperature may differ: the released weights are used with another than they were trained with."""
+        """The temperature may differ: the released weights are used with another than they were trained with.
+
+        Semantic features may come anew.
+        """
         other = NetworkConfig.from_json(stored)
-        if dataclasses.replace(other, temperature=self.config.temperature) != self.config:
+        own = {name: getattr(self.config, name) for name in ("temperature", *_MAY_GROW)}
+        if dataclasses.replace(other, **own) != self.config:
             raise ValueError(f"fit: {path} holds a network of another configuration: {stored}")
 
     def _optimizer(self, module: nn.Module) -> torch.optim.AdamW:
@@ -477,6 +516,18 @@ class _Run:
         }
         store.save(plain(self.net), path, facts)
         return path
+
+
+def _grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network without semantic features in one with them: what is new starts as in `wanted`.
+
+    The colour net's first layer has more inputs, which start with weights of zero.
+    """
+    grown = {name: state.get(name, start) for name, start in wanted.items() if name.startswith(("meaning.", "trust."))}
+    for name, tensor in state.items():
+        spare = wanted[name].shape[1] - tensor.shape[1] if name == "color.conv1_1.0.weight" else 0
+        grown[name] = torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, spare)) if spare > 0 else tensor
+    return grown
 
 
 def _pairs(outputs: Tensor, lab: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,15 +11,19 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.features.sources import Judge
 from train.fit import losses
 from vsexvc.colour.lab import centred, lab_to_rgb, uncentred
-from vsexvc.nets.network import ColorizationNet, Embedding, Features, feature_input
+from vsexvc.nets.meaning import MEANING_CELL, Meaning
+from vsexvc.nets.network import ColorizationNet, Embedding, Features, Keys, feature_input
 
 # Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
+_SURE, _SURE_WIDTH = 0.56, 0.04  # cosine from which what the meaning finds is believed to be the same kind of thing
+_LARGEST_SLIP = 4  # pixels by which spoiled colours lie beside their place
 
 
 class Result(NamedTuple):
@@ -39,6 +43,7 @@ class Unrolled(nn.Module):
         no_previous: share of samples whose sequence starts without a previous frame.
         feature_noise: share of samples whose features are crippled with noise before the correspondence (section 4).
         bf16: autocast.
+        worn: share of frames whose own colours are spoiled before the next sees them.
     """
 
     def __init__(
@@ -49,10 +54,11 @@ class Unrolled(nn.Module):
         no_previous: float,
         feature_noise: float,
         bf16: bool,
+        worn: float = 0.0,
     ) -> None:
         super().__init__()
         self.net, self.judge, self.weights = net, judge, weights
-        self.no_previous, self.feature_noise, self.bf16 = no_previous, feature_noise, bf16
+        self.no_previous, self.feature_noise, self.bf16, self.worn = no_previous, feature_noise, bf16, worn
         self.strip: Tensor | None = None  # of the last batch, see `picture`
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
@@ -61,43 +67,52 @@ class Unrolled(nn.Module):
         lab = centred(batch["lab"])
         b, s = lab.shape[:2]
         true = batch["true"].view(b, 1, 1, 1)
-        embedding = self._embed(lab)
+        embedding, meaning = self._embed(lab)
         theta, phi = embedding.theta.unflatten(0, (b, s)), embedding.phi.unflatten(0, (b, s))
         has_previous = (torch.rand(b, 1, 1, 1, device=lab.device) >= self.no_previous).float()
         prev_lab = spoiled(lab[:, 1]) * has_previous
         sums: dict[str, Tensor] = {}
         outputs: list[Tensor] = []
+        keys = self.net.keys(lab[:, 0], phi[:, 0], _frame(meaning, b, 0))
+        if meaning is not None and wanted["guess"]:
+            seen = F.avg_pool2d(lab[:, :, 1:].flatten(0, 1), MEANING_CELL)
+            sums["guess"] = losses.l1(meaning.guess, seen)
 
         def add(name: str, value: Tensor) -> None:
             sums[name] = sums.get(name, 0.0) + value / (s - 2)  # type: ignore[operator]
 
         for t in range(2, s):
             target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
-            warped_ab, similarity = self.net.correlate(theta[:, t], phi[:, 0], lab[:, 0, 1:])
+            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), keys)
+            sought = target if meaning is None else self._sought(_frame(meaning, b, t), keys, target, true)
+            every = true if meaning is None else torch.ones_like(true)
             if wanted["warped"]:
-                add("warped", losses.l1(warped_ab, target, true))
+                add("warped", losses.l1(match.warped_ab, sought, every))
             moved = torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1)
-            moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
-            if wanted["aligned"]:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and theta.requires_grad):
+                moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
+            if wanted["aligned"] and theta.requires_grad:
                 add("aligned", losses.l1(moved[:, 3:], target, valid))
             if not everything:
                 continue
             with self._autocast():
-                ab = self.net.colorize(lab[:, t, :1], warped_ab, similarity, moved[:, :3])
-            add("l1", losses.l1(ab, target, true))
+                ab = self.net.colorize(lab[:, t, :1], match, moved[:, :3])
+            add("l1", losses.l1(ab, sought, every))
             if wanted["decibels"]:
                 add("decibels", losses.decibels(ab, target, true))
             if wanted["smoothness"]:
                 add("smoothness", losses.smoothness(ab, lab[:, t]))
             if wanted["temporal"]:
-                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a starting frame that was spoiled
+                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a frame that was spoiled
                 add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
             if wanted["follow"]:
-                add("follow", losses.l1(ab, warped_ab.detach(), 1 - true))
+                add("follow", losses.l1(ab, match.warped_ab.detach(), 1 - true))
             prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
             outputs.append(prev_lab)
+            worn = (torch.rand(b, 1, 1, 1, device=lab.device) < self.worn).float()
+            prev_lab = torch.lerp(prev_lab, spoiled(prev_lab, 1.0), worn)
             L, nothing = lab[0, t, :1], torch.zeros_like(target[0])
-            rows = lab[0, 0], torch.cat((L, nothing)), torch.cat((L, warped_ab[0])), prev_lab[0], lab[0, t]
+            rows = lab[0, 0], torch.cat((L, nothing)), torch.cat((L, match.warped_ab[0])), outputs[-1][0], lab[0, t]
             self.strip = torch.stack(rows).detach()
         if not outputs:
             return Result(sums, None)
@@ -112,7 +127,7 @@ class Unrolled(nn.Module):
         rgb = lab_to_rgb(uncentred(self.strip.float()))
         return torch.cat(tuple(rgb), dim=2)
 
-    def _embed(self, lab: Tensor) -> Embedding:
+    def _embed(self, lab: Tensor) -> tuple[Embedding, Meaning | None]:
         net = self.net
         x = feature_input(lab.flatten(0, 1), net.config.features_input, False)
         if net.features.input == "upstream":  # whose references are shown in colour
@@ -125,7 +140,21 @@ class Unrolled(nn.Module):
                 noisy = torch.rand(len(lab), device=lab.device) < self.feature_noise
                 levels = _with_noise(levels, noisy.repeat_interleave(lab.shape[1]))
             embedding: Embedding = net.correspondence(levels)
-        return embedding
+            meaning = net.understand(lab.flatten(0, 1)[:, :1].contiguous(memory_format=torch.channels_last))
+        return embedding, meaning
+
+    def _sought(self, meaning: Meaning | None, keys: Keys, target: Tensor, true: Tensor) -> Tensor:
+        """What a frame is to look like, (B, 2, H, W): the truth; of a foreign reference its colours where they are sure.
+
+        Sure is what its meaning finds: the colour there is the reference's to choose, and the truth's elsewhere.
+        """
+        assert meaning is not None and keys.vectors is not None and keys.vectors_lab is not None
+        with torch.no_grad():
+            found, sure = self.net.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab)
+            small = torch.cat((found[:, 1:], torch.sigmoid((sure - _SURE) / _SURE_WIDTH)), dim=1)
+            large = small.view(len(target), 3, *meaning.vectors.shape[2:])
+            large = F.interpolate(large, scale_factor=MEANING_CELL, mode="bilinear")
+            return torch.lerp(target, large[:, :2], large[:, 2:] * (1 - true))
 
     def _judged(self, lab: Tensor, outputs: list[Tensor]) -> dict[str, Tensor]:
         """Eq. 8-10 on one frame of the sequence, drawn anew each time: the same on the mean, at a fraction of the cost.
@@ -150,15 +179,20 @@ class Unrolled(nn.Module):
         return torch.autocast(next(self.net.parameters()).device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
-def spoiled(lab: Tensor) -> Tensor:
-    """The frame before the sequence as the net may meet it: three in ten with colours that are faded or off."""
+def _frame(meaning: Meaning | None, b: int, t: int) -> Meaning | None:
+    """Of frame t of each of b samples."""
+    return None if meaning is None else Meaning(*(x.unflatten(0, (b, -1))[:, t] for x in meaning))
+
+
+def spoiled(lab: Tensor, share: float = 0.3) -> Tensor:
+    """A previous frame as the net may meet it: a share of the samples with colours that are faded or off."""
     b, ab = len(lab), lab[:, 1:]
     kind = torch.rand(b, 1, 1, 1, device=lab.device)
-    coarse = torch.nn.functional.interpolate(
-        torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear"
-    )
-    off = ab * (0.7 + 0.4 * torch.rand(b, 1, 1, 1, device=lab.device)) + 6.0 * coarse
-    return torch.cat((lab[:, :1], torch.where(kind < 0.3, off, ab)), dim=1)
+    coarse = F.interpolate(torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear")
+    slip = torch.randint(-_LARGEST_SLIP, _LARGEST_SLIP + 1, (2,)).tolist()
+    size = 12.0 * torch.rand(b, 1, 1, 1, device=lab.device)
+    off = ab.roll(slip, (2, 3)) * (0.7 + 0.4 * torch.rand(b, 1, 1, 1, device=lab.device)) + size * coarse
+    return torch.cat((lab[:, :1], torch.where(kind < share, off, ab)), dim=1)
 
 
 def _with_noise(levels: Features, noisy: Tensor) -> Features:

@@ -26,6 +26,9 @@ class NetworkConfig:
             features before the colour net sees it; 0: not aligned, as in the paper.
         refine: that alignment is corrected by the pictures themselves, below a pixel.
         warp_upsampling: how the warped colour and the similarity return from 1/4 size.
+        semantic: EfficientNet-Lite whose features match what things are, beside the details; "": none, as in the paper.
+        semantic_weight: of those features' cosine in the correspondence, beside 1 for that of the details.
+        semantic_temperature: tau where they match alone.
     """
 
     width: float = 1.0
@@ -35,6 +38,9 @@ class NetworkConfig:
     motion: int = 0
     refine: bool = False
     warp_upsampling: Literal["nearest", "bilinear"] = "nearest"
+    semantic: Literal["", "lite0", "lite1", "lite2"] = ""
+    semantic_weight: float = 0.25
+    semantic_temperature: float = 0.03
 
     def __post_init__(self) -> None:
         if not 0.0 < self.width <= 2.0:
@@ -49,6 +55,14 @@ class NetworkConfig:
             raise ValueError(
                 f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}"
             )
+        if self.semantic not in ("", "lite0", "lite1", "lite2"):
+            raise ValueError(f"NetworkConfig: semantic must be lite0, lite1, lite2 or empty, got {self.semantic!r}")
+        if self.semantic and self.head != "blend":
+            raise ValueError(f"NetworkConfig: head must be blend where semantic is given, got {self.head!r}")
+        if not 0.0 <= self.semantic_weight <= 10.0:
+            raise ValueError(f"NetworkConfig: semantic_weight must be 0..10, got {self.semantic_weight}")
+        if not 1e-3 <= self.semantic_temperature <= 1.0:
+            raise ValueError(f"NetworkConfig: semantic_temperature must be 0.001..1, got {self.semantic_temperature}")
         if not isinstance(self.refine, bool):
             raise ValueError(f"NetworkConfig: refine must be true or false, got {self.refine!r}")
         if not 1e-10 <= self.temperature <= 1.0:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from vsexvc.colour.lab import lab_to_rgb
 from vsexvc.nets.config import CELL, NetworkConfig
+from vsexvc.nets.meaning import MEANING_CELL, Meaning, MeaningNet
 from vsexvc.nets.motion import Motion
+from vsexvc.nets.trust import EVIDENCE, Trust
 
 MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
 _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
@@ -182,7 +184,8 @@ class ColorNet(nn.Module):
         def up(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
 
-        self.conv1_1 = nn.Sequential(conv(7, c(32)), nn.ReLU(), conv(c(32), c(64)))
+        inputs = 7 + (EVIDENCE if config.semantic else 0)
+        self.conv1_1 = nn.Sequential(conv(inputs, c(32)), nn.ReLU(), conv(c(32), c(64)))
         self.conv1_2, self.conv1_2norm_ss = conv(c(64), c(64)), down(c(64))
         self.conv2_1, self.conv2_2, self.conv2_2norm_ss = conv(c(64), c(128)), conv(c(128), c(128)), down(c(128))
         self.conv3_1, self.conv3_2, self.conv3_3 = conv(c(128), c(256)), conv(c(256), c(256)), conv(c(256), c(256))
@@ -207,9 +210,14 @@ class ColorNet(nn.Module):
             x = F.relu(self.get_submodule(name)(x))
         return F.instance_norm(x)
 
-    def forward(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
-        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame."""
-        x = torch.cat((L_centred, warped_ab, similarity, prev_lab), dim=1).to(self.conv10_ab.weight.dtype)
+    def forward(
+        self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor, *evidence: Tensor
+    ) -> Tensor:
+        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame.
+
+        evidence: of Trust, where the network has one.
+        """
+        x = torch.cat((L_centred, warped_ab, similarity, prev_lab, *evidence), dim=1).to(self.conv10_ab.weight.dtype)
         x1 = self._block(x, "conv1_1", "conv1_2")
         x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
         x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
@@ -228,13 +236,37 @@ class ColorNet(nn.Module):
         return ab
 
 
+class Keys(NamedTuple):
+    """What frames are matched with: some positions of one or more references, in rows.
+
+    Attributes:
+        phi: (1, C, N) unit vectors, and beside them the semantic ones as `Correlation` wants them.
+        lab: (1, 3, N): L_centred and ab of each.
+        vectors: (1, C', N') semantic unit vectors at 1/8 size; None where the network has none.
+        vectors_lab: (1, 3, N').
+    """
+
+    phi: Tensor
+    lab: Tensor
+    vectors: Tensor | None = None
+    vectors_lab: Tensor | None = None
+
+
+class Match(NamedTuple):
+    """warped_ab (B, 2, H, W), similarity (B, 1, H, W), -1..1, and evidence (B, EVIDENCE or 0, H, W)."""
+
+    warped_ab: Tensor
+    similarity: Tensor
+    evidence: Tensor
+
+
 class Correlation(nn.Module):
     """Eq. 3-5 between positions as unit vectors. Without gradients the matrix is never held as a whole."""
 
-    def __init__(self, temperature: float, dtype: torch.dtype = torch.float32) -> None:
-        """dtype: of the products; in half precision they are relative to a cosine of 1, near which they decide."""
+    def __init__(self, temperature: float, largest: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
+        """largest: product that can be; dtype: of the products, in half precision relative to the largest."""
         super().__init__()
-        self.temperature, self.dtype = temperature, dtype
+        self.temperature, self.largest, self.dtype = temperature, largest, dtype
 
     def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
         """What each position finds, and how much alike it is.
@@ -248,21 +280,21 @@ class Correlation(nn.Module):
         Returns:
             warped (B, K, N) and similarity (B, 1, N), -1..1.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, colours)):
             M = theta.transpose(1, 2) @ phi
             share = torch.softmax(M / self.temperature, dim=2)
             return colours @ share.transpose(1, 2), M.amax(2)[:, None]
-        one = 0.0 if self.dtype == torch.float32 else 1.0
-        if one:
+        largest = 0.0 if self.dtype == torch.float32 else self.largest
+        if largest:
             theta, phi = F.pad(theta, (0, 0, 0, _SPARE)), F.pad(phi, (0, 0, 0, _SPARE))
-            theta[:, -1], phi[:, -1] = -one, one
+            theta[:, -1], phi[:, -1] = -largest, 1.0
         queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
         values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
         count = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
         # One by one: a batch would change last bits.
         each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
         sums, best = (torch.stack(some) for some in zip(*each, strict=True))
-        return sums[:, :-1] / sums[:, -1:], best + one
+        return sums[:, :-1] / sums[:, -1:], best + largest
 
     def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Of one frame: sums (K, N) weighted as the softmax does, but for a factor of each query, and best (1, N).
@@ -290,40 +322,97 @@ class Correlation(nn.Module):
 
 
 class ColorizationNet(nn.Module):
-    """The whole network of one frame, in the order in which session.py calls it: embed, correlate, align, colorize."""
+    """The whole network of one frame, in the order in which session.py calls it.
+
+    embed and understand, once for a reference (then keys) and for each frame (then match, align, colorize).
+    """
 
     def __init__(self, config: NetworkConfig, batch_norm: bool = False) -> None:
         super().__init__()
         self.config = config
         self.features = FeatureNet(config, batch_norm)
         self.correspondence = CorrespondenceNet(config)
-        self.correlation = Correlation(config.temperature)
+        weight = config.semantic_weight if config.semantic else 0.0
+        self.correlation = Correlation(config.temperature, 1.0 + weight)
         self.motion = Motion(config)
         self.color = ColorNet(config)
+        if config.semantic:
+            self.meaning = MeaningNet(config.semantic)
+            self.trust = Trust()
+            self.semantic_correlation = Correlation(config.semantic_temperature)
 
     def embed(self, lab: Tensor, is_reference: bool = False) -> Embedding:
         """lab: (B, 3, H, W); only the "upstream" input of a reference looks at its ab."""
         x = feature_input(lab, self.config.features_input, is_reference)
         return Embedding(*self.correspondence(self.features(x)))
 
-    def correlate(self, theta: Tensor, phi: Tensor, ab: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
-        """Eq. 3-5.
+    def understand(self, L_centred: Tensor) -> Meaning | None:
+        """L_centred: (B, 1, H, W). None where the config has no semantic features."""
+        if not self.config.semantic:
+            return None
+        return Meaning(*self.meaning(grey_rgb(L_centred)))
+
+    def keys(self, lab: Tensor, phi: Tensor, meaning: Meaning | None, usable: Tensor | None = None) -> Keys:
+        """What frames can be matched with.
 
         Args:
-            theta: (B, C, h, w) of the frame.
-            phi: (B or 1, C, h', w') of the reference.
-            ab: (B or 1, 2, H', W') of the reference.
-            sparing: with little memory.
+            lab: (B, 3, H, W), L_centred and ab, of a reference (or of several samples, in training).
+            phi: (B, C, h, w) of it.
+            meaning: of it.
+            usable: (H, W) bool, of a single reference: cells that hold any pixel which is False lend nothing, if others
+                are left.
+        """
+        phi = self._with_meaning(phi, meaning)
+        colours = F.avg_pool2d(lab, CELL)
+        some = [phi.flatten(2), colours.flatten(2)]
+        if meaning is not None:
+            some += [meaning.vectors.flatten(2), F.avg_pool2d(lab, MEANING_CELL).flatten(2)]
+        if usable is not None:
+            for i in range(0, len(some), 2):
+                cell = CELL if i == 0 else MEANING_CELL
+                whole = F.avg_pool2d(usable[None, None].float(), cell).flatten() == 1.0
+                if whole.any():
+                    some[i : i + 2] = [x[:, :, whole].contiguous() for x in some[i : i + 2]]
+        return Keys(*some)
 
-        Returns:
-            warped_ab (B, 2, H, W) and similarity (B, 1, H, W), -1..1, brought from 1/4 size to the network's.
+    def match(
+        self, L_centred: Tensor, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool = False
+    ) -> Match:
+        """Eq. 3-5, by details and meaning, and which of both is believed.
+
+        Args:
+            L_centred: (B, 1, H, W) of the frame.
+            theta: (B, C, h, w) of the frame.
+            meaning: of the frame.
+            keys: of the reference.
+            sparing: with little memory.
         """
         b, _, h, w = theta.shape
-        colours = F.avg_pool2d(ab, CELL).flatten(2)
-        warped, similarity = self.correlation(theta.flatten(2), phi.flatten(2), colours, sparing)
-        small = torch.cat((warped, similarity), dim=1).view(b, 3, h, w)
+        values = keys.lab if meaning is not None else keys.lab[:, 1:]
+        queries = self._with_meaning(theta, meaning).flatten(2)
+        found, similarity = self.correlation(queries, keys.phi, values, sparing)
+        found, similarity = found.view(b, -1, h, w), similarity.view(b, 1, h, w)
+        if meaning is None:
+            small = torch.cat((found, similarity), dim=1)
+        else:
+            assert keys.vectors is not None and keys.vectors_lab is not None
+            similarity = similarity / (1.0 + self.config.semantic_weight)
+            coarse = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab, sparing)
+            by_meaning = torch.cat((*coarse,), dim=1).view(b, 4, *meaning.vectors.shape[2:])
+            by_meaning, guess = (
+                F.interpolate(x, scale_factor=MEANING_CELL // CELL, mode="bilinear") for x in (by_meaning, meaning.guess)
+            )
+            grey = F.avg_pool2d(L_centred, CELL)
+            small = torch.cat(self.trust(grey, torch.cat((found, similarity), dim=1), by_meaning, guess), dim=1)
         large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
-        return large[:, :2], large[:, 2:]
+        return Match(large[:, :2], large[:, 2:3], large[:, 3:])
+
+    def _with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
+        """theta or phi with the semantic vectors beside them, so that one product weighs both."""
+        if meaning is None:
+            return vectors
+        beside = _unit(F.interpolate(meaning.vectors, scale_factor=MEANING_CELL // CELL, mode="bilinear"))
+        return torch.cat((vectors, beside * self.config.semantic_weight**0.5), dim=1)
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
         """The previous frame moved to where its parts are in this one; as it is where the config has no motion.
@@ -337,7 +426,13 @@ class ColorizationNet(nn.Module):
         moved: Tensor = self.motion(theta, prev_phi, prev_lab, L_centred) if self.config.motion else prev_lab
         return moved
 
-    def colorize(self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor) -> Tensor:
+    def colorize(self, L_centred: Tensor, match: Match, prev_lab: Tensor) -> Tensor:
         """Eq. 7: ab (B, 2, H, W) of the frame."""
-        ab: Tensor = self.color(L_centred, warped_ab, similarity, prev_lab)
+        evidence = [match.evidence] if self.config.semantic else []
+        ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, *evidence)
         return ab
+
+
+def grey_rgb(L_centred: Tensor) -> Tensor:
+    """sRGB of the grey picture, (B, 3, H, W), 0..1. L_centred: (B, 1, H, W)."""
+    return lab_to_rgb(F.pad(L_centred + 50.0, (0, 0, 0, 0, 0, 2)))

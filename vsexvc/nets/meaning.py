@@ -1,0 +1,78 @@
+"""What things are, as the semantic features tell it: vectors to match by, and colours that such things usually have.
+
+Beyond the paper, whose feature net is an ImageNet network itself. See semantic.py for the features.
+
+Axes: B batch, H and W the network's size, C channels of a vector, K channels inside the guess.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsexvc.nets.semantic import Levels, SemanticNet, channels
+
+MEANING_CELL = 8  # pixels of the network's size that one vector stands for
+_VECTOR = 64  # channels of a vector: their products differ little from those of all 328
+_GUESS = 64
+_AB = 32.0  # ab per unit of the guess's last layer
+_TINY = 1e-6
+
+
+class Meaning(NamedTuple):
+    """vectors (B, C, H/8, W/8): unit vectors; guess (B, 2, H/8, W/8): ab."""
+
+    vectors: Tensor
+    guess: Tensor
+
+
+class MeaningNet(nn.Module):
+    """Grey picture -> Meaning. The trunk is not trained; the projection starts as principal components."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.trunk = SemanticNet(kind)
+        _, _, s2, _, s4, s5 = channels(kind)
+        self.project = nn.Conv2d(s4 + s5, _VECTOR, 1, bias=False)
+        self.guess2, self.guess4, self.guess5 = nn.Conv2d(s2, _GUESS, 1), nn.Conv2d(s4, _GUESS, 1), nn.Conv2d(s5, _GUESS, 1)
+        self.guess_1, self.guess_2 = nn.Conv2d(_GUESS, _GUESS, 3, padding=1), nn.Conv2d(_GUESS, _GUESS, 3, padding=1)
+        self.guess_ab = nn.Conv2d(_GUESS, 2, 1)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """rgb: (B, 3, H, W), sRGB of the grey picture, 0..1. Returns the fields of a Meaning."""
+        levels = self.trunk(rgb)
+        return self.vectors(levels), self.guess(levels)
+
+    def vectors(self, levels: Levels) -> Tensor:
+        """Unit vectors (B, C, H/8, W/8): both levels without their means over the picture, as unit vectors, joined."""
+        parts = [_unit(x.float() - x.float().mean((2, 3), keepdim=True)) for x in (levels.s4, levels.s5)]
+        return _unit(self.project(_unit(_joined(parts, levels.s2)).to(self.project.weight.dtype)).float())
+
+    def guess(self, levels: Levels) -> Tensor:
+        """ab (B, 2, H/8, W/8)."""
+        deep = self.guess2(levels.s2)
+        for part, x in ((self.guess4, levels.s4), (self.guess5, levels.s5)):
+            deep = deep + _joined([part(x)], levels.s2)
+        deep = F.relu(deep)
+        deep = F.relu(self.guess_1(deep)) + deep
+        deep = F.relu(self.guess_2(deep)) + deep
+        ab: Tensor = self.guess_ab(deep).float() * _AB
+        return ab
+
+
+def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
+    """Levels of 1/16 and 1/32 brought to the grid of 1/8, whose size may be odd, and joined."""
+    h, w = like.shape[2:]
+    out = []
+    for x in parts:
+        factor = 2 if x.shape[2] == -(-h // 2) and x.shape[3] == -(-w // 2) else 4
+        out.append(F.interpolate(x, scale_factor=factor, mode="bilinear")[:, :, :h, :w])
+    return torch.cat(out, dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / (norm + _TINY)

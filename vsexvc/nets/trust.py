@@ -1,0 +1,62 @@
+"""Which of several colours a position may believe: the match of its details, that of its meaning, or the usual one.
+
+Beyond the paper, where one correspondence gives the colour however little it knows.
+
+Axes: B batch, h and w cells of the correspondence (1/4 of the network's size).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EVIDENCE = 3  # channels that the colour net is told beside the colours: see Trust.forward
+_INPUTS, _WIDTH = 15, 32
+_L, _AB = 25.0, 40.0  # what brings L and ab near to one
+
+
+class Trust(nn.Module):
+    """Convolutions over what speaks for each of the three colours, and a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(_INPUTS, _WIDTH, 3, padding=1)
+        self.conv2 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2)
+        self.conv3 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
+        self.logits = nn.Conv2d(_WIDTH, 3, 1)
+
+    def forward(
+        self, L_centred: Tensor, detail: Tensor, meaning: Tensor, guess: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixes the three.
+
+        Args:
+            L_centred: (B, 1, h, w) of the frame.
+            detail: (B, 4, h, w): L_centred, a, b and similarity of what was found by details and meaning together.
+            meaning: (B, 4, h, w): the same by meaning alone.
+            guess: (B, 2, h, w): ab.
+
+        Returns:
+            ab (B, 2, h, w), similarity (B, 1, h, w) and evidence (B, EVIDENCE, h, w): the shares of meaning and guess,
+            and how far the matched L is from the frame's.
+        """
+        off_detail, off_meaning = (L_centred - x[:, :1] for x in (detail, meaning))
+        apart = torch.linalg.vector_norm(detail[:, 1:3] - meaning[:, 1:3], dim=1, keepdim=True)
+        x = torch.cat(
+            (
+                L_centred / _L, off_detail / _L, off_meaning / _L, off_detail.abs() / _L, off_meaning.abs() / _L,
+                detail[:, 1:3] / _AB, meaning[:, 1:3] / _AB, guess / _AB, apart / _AB,
+                (detail[:, 3:] - 0.8) * 5.0, (meaning[:, 3:] - 0.6) * 3.0, torch.ones_like(L_centred),
+            ),
+            dim=1,
+        ).to(self.logits.weight.dtype)  # fmt: skip
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x)) + x
+        x = F.relu(self.conv3(x)) + x
+        shares = torch.softmax(self.logits(x).float(), dim=1)
+        by_detail, by_meaning, by_guess = shares.chunk(3, dim=1)
+        ab = by_detail * detail[:, 1:3] + by_meaning * meaning[:, 1:3] + by_guess * guess
+        similarity = by_detail * detail[:, 3:] + by_meaning * meaning[:, 3:]
+        off = (by_detail * off_detail.abs() + by_meaning * off_meaning.abs()) / _L
+        return ab, similarity, torch.cat((by_meaning, by_guess, off), dim=1)
