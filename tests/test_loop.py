@@ -24,7 +24,8 @@ from train.features import pretrain
 from train.fit import loop
 from train.fit.discriminator import add_spectral_norm
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import ColorizationNet, FeatureNet
+from vsexvc.nets.features import FeatureNet
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
 

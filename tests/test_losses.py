@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.fit import losses
-from vsexvc.nets.network import Features
+from vsexvc.nets.features import Features
 
 
 def test_l1_is_the_mean_over_pixels_that_count() -> None:

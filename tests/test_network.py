@@ -12,8 +12,9 @@ from torch import Tensor
 from scripts import plain
 from vsexvc.colour.lab import lab_to_rgb
 from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.correlation import Correlation
 from vsexvc.nets.motion import refine, warp
-from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.network import ColorizationNet, Match
 from vsexvc.session import Session
 
 pytestmark = pytest.mark.numbers
@@ -75,30 +76,30 @@ def test_a_picture_matched_with_itself_gives_its_own_colours_back_where_they_are
     lab = torch.rand(1, 3, 64, 64) * 80 - 40
     lab[:, 1:] = lab[:, 1:, ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3)
     theta, phi = network.embed(lab)
-    warped, similarity = network.correlate(theta, phi, lab[:, 1:])
+    warped, similarity, _ = network.match(lab[:, :1], theta, None, network.keys(lab, phi, None))
     assert torch.allclose(similarity, torch.ones_like(similarity), atol=1e-4)
     assert (warped - lab[:, 1:]).abs().mean() < 0.5
 
 
 def test_chunks_of_the_correlation_do_not_change_it() -> None:
     network = small(features_input="L")
-    embedding = network.embed(torch.rand(2, 3, 96, 128) * 80 - 40)
-    ab = torch.rand(2, 2, 96, 128) * 60
-    whole = network.correlate(*embedding, ab)
+    theta, phi = (x.flatten(2) for x in network.embed(torch.rand(2, 3, 96, 128) * 80 - 40))
+    ab = torch.rand(2, 2, 24 * 32) * 60
+    whole = network.correlation(theta, phi, ab)
     with torch.no_grad():
-        chunked = network.correlate(*embedding, ab)
+        chunked = network.correlation(theta, phi, ab)
     for a, b in zip(whole, chunked, strict=True):
         assert torch.allclose(a, b, atol=1e-3)
 
 
 def test_very_negative_logits_change_nothing() -> None:
-    network = small(features_input="L", temperature=0.01)
-    theta = torch.nn.functional.normalize(torch.randn(1, 16, 8, 8), dim=1)
-    phi = torch.cat((theta[..., :4], -theta[..., :4]), dim=3)  # similarities from 1 to -1: logits down to -200
-    ab = torch.rand(1, 2, 32, 32) * 60
+    correlation = Correlation(0.01)
+    theta = torch.nn.functional.normalize(torch.randn(1, 16, 64), dim=1)
+    phi = torch.cat((theta[..., :32], -theta[..., :32]), dim=2)  # similarities from 1 to -1: logits down to -200
+    ab = torch.rand(1, 2, 64) * 60
     with torch.no_grad():
-        clamped = network.correlate(theta, phi, ab)[0]
-    exact = network.correlate(theta, phi, ab)[0]
+        clamped = correlation(theta, phi, ab)[0]
+    exact = correlation(theta.requires_grad_(), phi, ab)[0]
     assert torch.allclose(clamped, exact, atol=1e-4)
 
 
@@ -160,8 +161,9 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
-    with_previous = network.colorize(L, ab, similarity, torch.full((1, 3, 32, 32), 3.0))
-    without = network.colorize(L, ab, similarity, torch.zeros(1, 3, 32, 32))
+    match = Match(ab, similarity, torch.empty(1, 0, 32, 32))
+    with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0))
+    without = network.colorize(L, match, torch.zeros(1, 3, 32, 32))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
     assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
 

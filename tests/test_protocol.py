@@ -15,7 +15,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from train.measure import baselines, metrics, protocol, tables
 from train.measure.baselines import Clip
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import ColorizationNet, FeatureNet, Features
+from vsexvc.nets.features import FeatureNet, Features
+from vsexvc.nets.network import ColorizationNet
 
 VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "val_fast"
 

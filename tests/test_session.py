@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from test_network import small
 
-from vsexvc.nets.network import ColorizationNet, Embedding
+from vsexvc.nets.correspondence import Embedding
+from vsexvc.nets.network import ColorizationNet, Match
 from vsexvc.session import Session, network_size, picture_area
 
 pytestmark = pytest.mark.numbers
@@ -108,8 +111,8 @@ class TestBlackBorders:
         session = Session(small(features_input="L", head="tanh"))
         lab = torch.rand(1, 3, 64, 100) * 50 + 10
         aligned = session.correspond(lab[:, :1], session.reference(lab))[0]
-        assert aligned.padded.shape == (1, 4, 64, 104) and bool((aligned.inside == 1).all())
-        assert bool(aligned.padded[:, 1:, :, 0].any())
+        assert aligned.match.warped_ab.shape == (1, 2, 64, 104) and bool((aligned.inside == 1).all())
+        assert bool(aligned.match.warped_ab[:, :, :, 0].any())
 
     def test_a_dark_frame_does_not_forget_its_colours(self) -> None:
         session = Session(small(features_input="L", head="tanh"))
@@ -153,9 +156,14 @@ class Full(torch.nn.Module):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return self.inner.embed(lab, is_reference)
 
-    def correlate(self, *args: torch.Tensor, sparing: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def match(self, *args: Any, sparing: bool) -> Match:
         assert sparing == (self.room < 3)
-        return self.inner.correlate(*args, sparing=sparing)
+        return self.inner.match(*args, sparing=sparing)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("keys", "understand"):
+            return getattr(self.inner, name)
+        return super().__getattr__(name)
 
 
 class TestOutOfMemory:
@@ -172,7 +180,7 @@ class TestOutOfMemory:
             found = full.correspond(self.L, reference)
             assert full.network.asked == asked
             for one, other in zip(found, expected, strict=True):
-                assert torch.allclose(one.padded, other.padded, atol=1e-3)
+                assert all(torch.allclose(*pair, atol=1e-3) for pair in zip(one.match, other.match, strict=True))
 
     def test_one_retry_then_a_clear_error(self) -> None:
         full = Session(Full(small(features_input="L"), 0))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from train.features import sources
 from vsexvc.colour.lab import lab_to_rgb
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import FeatureNet, feature_input
+from vsexvc.nets.features import FeatureNet, feature_input
 
 LAB = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * torch.tensor((100.0, 60, 60)).view(3, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Command line of the trainer: `python -m train features | fit | evaluate | ablate | images`."""
+"""Command line of the trainer: `python -m train features | meaning | fit | evaluate | ablate | images`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train.data import samples
-from train.features import pretrain
+from train.features import meaning, pretrain
 from train.fit import ablate, loop
 from train.measure import evaluate, stills
 from vsexvc.nets.config import NetworkConfig
@@ -25,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add(commands.add_parser("features", help="pretrain a feature net"), pretrain.PretrainOptions)
+    _add(
+        commands.add_parser("meaning", help="make the semantic part of a network from an EfficientNet-Lite"),
+        meaning.MeaningOptions,
+    )
     _add_fit(commands.add_parser("fit", help="train a network from folders of clips and pictures"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
     stills.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
@@ -42,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             stills.main(args)
         elif args.command == "features":
             print(pretrain.pretrain(_filled(pretrain.PretrainOptions, args, {})))
+        elif args.command == "meaning":
+            print(meaning.make(_filled(meaning.MeaningOptions, args, {})))
         elif args.command == "fit":
             print(loop.fit(*_run_of(args)))
         else:

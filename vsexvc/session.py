@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vsexvc.backends.transfer import upload
 from vsexvc.colour.lab import centred
-from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding, Keys, Match
+from vsexvc.nets.correspondence import Embedding
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
 _BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
 

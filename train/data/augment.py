@@ -21,7 +21,8 @@ Array = NDArray[np.float32]
 Half = NDArray[np.float16] | Array
 
 
-def _resize(picture: Picture, size: tuple[int, int]) -> Picture:
+def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Brings a picture to `size` (rows, columns), by area where it shrinks."""
     shrinks = picture.shape[0] >= size[0]
     out = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(out, dtype=np.uint8)
@@ -49,7 +50,7 @@ class Window:
 
     def picture(self, picture: Picture) -> Picture:
         """(rows, columns, 3) uint8 of the size that the window was drawn for -> (*size, 3)."""
-        part = _resize(picture[self.top : self.top + self.rows, self.left : self.left + self.columns], self.size)
+        part = resized(picture[self.top : self.top + self.rows, self.left : self.left + self.columns], self.size)
         return np.ascontiguousarray(part[:, ::-1]) if self.mirrored else part
 
     def flow(self, flow: Half, have: tuple[int, int]) -> Array:
@@ -83,7 +84,7 @@ def fit(picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Pi
     h, w = min(rows, round(size[0] * scale)), min(columns, round(size[1] * scale))
     top, left = int(rng.integers(rows - h + 1)), int(rng.integers(columns - w + 1))
     part = picture[top : top + h, left : left + w]
-    return _resize(part, size)
+    return resized(part, size)
 
 
 def centre(picture: Picture, size: tuple[int, int]) -> Picture:

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from train.data.files import UnreadableError, appearing, identity, read_image
 from vsexvc.colour.lab import rgb_to_lab
-from vsexvc.nets.network import ColorizationNet, feature_input
+from vsexvc.nets.features import feature_input
+from vsexvc.nets.network import ColorizationNet
 
 Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
 

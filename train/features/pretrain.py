@@ -28,7 +28,7 @@ from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find, read_image
 from train.features.sources import Input
 from vsexvc.colour.lab import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import FeatureNet, feature_input, scaled
+from vsexvc.nets.features import FeatureNet, feature_input, scaled
 
 log = logging.getLogger("train")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vsexvc.colour.lab import lab_to_rgb, uncentred
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import FeatureNet, Features, scaled
+from vsexvc.nets.features import FeatureNet, Features, scaled
 from vsexvc.support.errors import first_line
 
 Input = Literal["L", "imagenet", "upstream"]

@@ -47,7 +47,7 @@ TERMS = (
     "warped", "aligned",  # beside it: the correspondence and the motion search themselves
     "follow", "decibels", "guess",  # foreign colours; small errors; colours by meaning alone
 )  # fmt: skip
-_MAY_GROW = ("semantic", "semantic_weight", "semantic_temperature")  # may differ from the network that a run starts from
+_MAY_GROW = ("semantic", "semantic_weight", "semantic_temperature")  # may differ from what a run starts from
 _RAMP = 200  # steps in which the adversarial term grows to its weight: the discriminator starts knowing nothing
 
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vsexvc.nets.features import Features
 from vsexvc.nets.motion import warp
-from vsexvc.nets.network import Features
 
 _LEVEL_POOLING = (4, 2, 1, 1)  # of relu2_2 .. relu5_2: none compared above 1/8, whose matrix has (H W / 64)^2 elements
 _SMALLEST_NORM = 1e-4  # of a feature: what is shorter has no direction; bounds the gradient there too

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from train.features.sources import Judge
 from train.fit import losses
 from vsexvc.colour.lab import centred, lab_to_rgb, uncentred
+from vsexvc.nets.correspondence import Embedding
+from vsexvc.nets.features import Features, feature_input
 from vsexvc.nets.meaning import MEANING_CELL, Meaning
-from vsexvc.nets.network import ColorizationNet, Embedding, Features, Keys, feature_input
+from vsexvc.nets.network import ColorizationNet, Keys
 
 # Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
@@ -89,8 +91,7 @@ class Unrolled(nn.Module):
             if wanted["warped"]:
                 add("warped", losses.l1(match.warped_ab, sought, every))
             moved = torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and theta.requires_grad):
-                moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
+            moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
             if wanted["aligned"] and theta.requires_grad:
                 add("aligned", losses.l1(moved[:, 3:], target, valid))
             if not everything:
@@ -144,7 +145,7 @@ class Unrolled(nn.Module):
         return embedding, meaning
 
     def _sought(self, meaning: Meaning | None, keys: Keys, target: Tensor, true: Tensor) -> Tensor:
-        """What a frame is to look like, (B, 2, H, W): the truth; of a foreign reference its colours where they are sure.
+        """Returns the ab that a frame is to get, (B, 2, H, W): the truth, or a foreign reference's where it is sure.
 
         Sure is what its meaning finds: the colour there is the reference's to choose, and the truth's elsewhere.
         """

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +27,9 @@ from train.data.files import read_image
 from train.measure.tables import Table
 from vsexvc.colour.lab import centred, rgb_to_lab
 from vsexvc.nets.config import CELL
-from vsexvc.nets.network import MULTIPLE, ColorizationNet, Embedding
+from vsexvc.nets.correspondence import Embedding
+from vsexvc.nets.meaning import MEANING_CELL, Meaning
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys
 from vsexvc.session import network_size
 
 KEYPOINTS = "keypoints.csv"
@@ -48,27 +51,50 @@ class Matcher[Description](Protocol):
         ...
 
 
-class NetworkMatcher:
-    """The network's own correspondence: the largest of the logits whose softmax makes the warped colour.
+class Described(NamedTuple):
+    """A picture as NetworkMatcher sees it: lab with centred L, and what the network makes of it."""
 
-    What the logits are made of stands here and nowhere else.
+    lab: Tensor
+    embedding: Embedding
+    meaning: Meaning | None
+    keys: Keys
+
+
+class NetworkMatcher:
+    """The network's own correspondence: the position whose colour counts most in the warped colour.
+
+    Where the network has semantic features, that is the best match of details and meaning together, or of the meaning
+    alone, whichever the network trusts more at the position.
     """
 
     def __init__(self, network: ColorizationNet) -> None:
         self.network = network
 
     @torch.inference_mode()
-    def describe(self, lab: Tensor) -> Embedding:
-        lab = centred(lab.to(next(self.network.parameters()).device))
-        theta, phi = self.network.embed(lab)
-        if self.network.config.features_input == "upstream":  # whose references are seen in colour
-            phi = self.network.embed(lab, is_reference=True).phi
-        return Embedding(theta, phi)
+    def describe(self, lab: Tensor) -> Described:
+        network, lab = self.network, centred(lab.to(next(self.network.parameters()).device))
+        theta, phi = network.embed(lab)
+        if network.config.features_input == "upstream":  # whose references are seen in colour
+            phi = network.embed(lab, is_reference=True).phi
+        meaning = network.understand(lab[:, :1])
+        return Described(lab, Embedding(theta, phi), meaning, network.keys(lab, phi, meaning))
 
     @torch.inference_mode()
-    def match(self, frame: Embedding, reference: Embedding, positions: Tensor) -> Tensor:
-        theta, phi = frame.theta[0].flatten(1), reference.phi[0].flatten(1)
-        return (theta[:, positions].T @ phi).argmax(1).cpu()
+    def match(self, frame: Described, reference: Described, positions: Tensor) -> Tensor:
+        network, theta = self.network, frame.embedding.theta
+        queries = network.with_meaning(theta, frame.meaning)[0].flatten(1)[:, positions]
+        found = (queries.T @ reference.keys.phi[0]).argmax(1)
+        if frame.meaning is None or reference.keys.vectors is None:
+            return found.cpu()
+        evidence = network.match(frame.lab[:, :1], theta, frame.meaning, reference.keys).evidence
+        by_meaning, by_guess = F.avg_pool2d(evidence[0, :2], CELL).flatten(1)[:, positions]
+        w, reference_w = theta.shape[3], reference.embedding.phi.shape[3]
+        scale = MEANING_CELL // CELL
+        coarse = positions // w // scale * (w // scale) + positions % w // scale
+        best = (frame.meaning.vectors[0].flatten(1)[:, coarse].T @ reference.keys.vectors[0]).argmax(1)
+        row, column = best // (reference_w // scale), best % (reference_w // scale)
+        finer = (row * scale + scale // 2) * reference_w + column * scale + scale // 2
+        return torch.where(by_meaning > 1.0 - by_meaning - by_guess, finer, found).cpu()
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

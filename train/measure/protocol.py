@@ -30,7 +30,8 @@ from train.measure import metrics, tables
 from train.measure.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
 from vsexvc.colour.lab import centred, lab_to_rgb
 from vsexvc.nets.config import CELL
-from vsexvc.nets.network import ColorizationNet, feature_input
+from vsexvc.nets.features import feature_input
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Correspondence, Reference, Session
 from vsexvc.weights import store
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsexvc.backends.shapes import Part
-from vsexvc.nets.network import Correlation
+from vsexvc.nets.correlation import Correlation
 from vsexvc.support.system import replace
 
 _WARM_UP = 3  # calls of a part before it is captured
@@ -22,8 +22,9 @@ _FUSED_VALUES = 16  # columns that the fused correlation wants at least
 class FusedCorrelation(Correlation):
     """The correlation as attention in one kernel, for GPUs: the matrix stays on the chip, its maximum comes along."""
 
-    def __init__(self, temperature: float, dtype: torch.dtype = torch.float16) -> None:
-        super().__init__(temperature, dtype)
+    def __init__(self, plain: Correlation) -> None:
+        """plain: what is computed."""
+        super().__init__(plain.temperature, plain.largest, plain.dtype)
         from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
         self._attend: Part = torch.compile(

@@ -22,6 +22,7 @@ from vsexvc.backends.openvino import openvino_model
 from vsexvc.backends.options import BACKENDS, PRECISIONS, ComputeOptions, precisions, unavailable
 from vsexvc.backends.shapes import ByShape, Part
 from vsexvc.backends.torch import fold, replace_parts
+from vsexvc.nets.correlation import Correlation
 from vsexvc.nets.network import ColorizationNet
 
 
@@ -47,7 +48,9 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
         raise ValueError(f"precision must be one of {', '.join(known)} on this {device.type}, got {precision!r}")
     dtype = PRECISIONS[precision or known[0]]
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    fast.correlation.dtype = dtype
+    for part in fast.modules():
+        if isinstance(part, Correlation):
+            part.dtype = dtype
     fold(fast)
     if backend == "openvino":
         hints = {
@@ -58,13 +61,14 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
         }
         _wrap(fast, partial(openvino_model, hints=hints))
         return fast
-    for part in (fast.features, fast.correspondence, fast.color):
+    semantic = (fast.meaning, fast.trust) if network.config.semantic else ()
+    for part in (fast.features, fast.correspondence, fast.color, *semantic):
         part.to(dtype).to(memory_format=torch.channels_last)
     if device.type == "cuda":
         # Unit vectors want fp16's digits and not bf16's range.
         fast.correlation.dtype = torch.float32 if dtype == torch.float32 else torch.float16
         if importlib.util.find_spec("triton") is not None:  # what makes the kernel; torch brings it on Linux
-            replace_parts(fast, correlation=FusedCorrelation(network.config.temperature, fast.correlation.dtype))
+            replace_parts(fast, correlation=FusedCorrelation(fast.correlation))
         if backend == "tensorrt":
             _wrap(fast, partial(tensorrt_engine, dtype=dtype, cache=cache))
         else:
@@ -74,8 +78,10 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
 
 
 def _wrap(network: ColorizationNet, build: Callable[[nn.Module, tuple[Tensor, ...]], Part]) -> None:
-    """Its two heavy parts: the colour net, and the feature and correspondence net as one."""
+    """Its heavy parts: the colour net, the feature and correspondence net as one, and the semantic net."""
     encoder = nn.Sequential(network.features, network.correspondence)
     replace_parts(
         network, features=nn.Identity(), correspondence=ByShape(encoder, build), color=ByShape(network.color, build)
     )
+    if network.config.semantic:
+        replace_parts(network, meaning=ByShape(network.meaning, build))

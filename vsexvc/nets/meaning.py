@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsexvc.nets.correspondence import unit_vectors
 from vsexvc.nets.semantic import Levels, SemanticNet, channels
 
 MEANING_CELL = 8  # pixels of the network's size that one vector stands for
 _VECTOR = 64  # channels of a vector: their products differ little from those of all 328
 _GUESS = 64
 _AB = 32.0  # ab per unit of the guess's last layer
-_TINY = 1e-6
 
 
 class Meaning(NamedTuple):
@@ -37,7 +37,7 @@ class MeaningNet(nn.Module):
         self.trunk = SemanticNet(kind)
         _, _, s2, _, s4, s5 = channels(kind)
         self.project = nn.Conv2d(s4 + s5, _VECTOR, 1, bias=False)
-        self.guess2, self.guess4, self.guess5 = nn.Conv2d(s2, _GUESS, 1), nn.Conv2d(s4, _GUESS, 1), nn.Conv2d(s5, _GUESS, 1)
+        self.guess2, self.guess4, self.guess5 = (nn.Conv2d(count, _GUESS, 1) for count in (s2, s4, s5))
         self.guess_1, self.guess_2 = nn.Conv2d(_GUESS, _GUESS, 3, padding=1), nn.Conv2d(_GUESS, _GUESS, 3, padding=1)
         self.guess_ab = nn.Conv2d(_GUESS, 2, 1)
 
@@ -48,8 +48,7 @@ class MeaningNet(nn.Module):
 
     def vectors(self, levels: Levels) -> Tensor:
         """Unit vectors (B, C, H/8, W/8): both levels without their means over the picture, as unit vectors, joined."""
-        parts = [_unit(x.float() - x.float().mean((2, 3), keepdim=True)) for x in (levels.s4, levels.s5)]
-        return _unit(self.project(_unit(_joined(parts, levels.s2)).to(self.project.weight.dtype)).float())
+        return unit_vectors(self.project(joined_levels(levels).to(self.project.weight.dtype)).float())
 
     def guess(self, levels: Levels) -> Tensor:
         """ab (B, 2, H/8, W/8)."""
@@ -63,6 +62,12 @@ class MeaningNet(nn.Module):
         return ab
 
 
+def joined_levels(levels: Levels) -> Tensor:
+    """Both deep levels as one unit vector for each position, (B, C, H/8, W/8)."""
+    parts = [unit_vectors(x.float() - x.float().mean((2, 3), keepdim=True)) for x in (levels.s4, levels.s5)]
+    return unit_vectors(_joined(parts, levels.s2))
+
+
 def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
     """Levels of 1/16 and 1/32 brought to the grid of 1/8, whose size may be odd, and joined."""
     h, w = like.shape[2:]
@@ -71,8 +76,3 @@ def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
         factor = 2 if x.shape[2] == -(-h // 2) and x.shape[3] == -(-w // 2) else 4
         out.append(F.interpolate(x, scale_factor=factor, mode="bilinear")[:, :, :h, :w])
     return torch.cat(out, dim=1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / (norm + _TINY)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,11 +58,12 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(_padded(y, self.kernel, self.stride, self.right))))
-        return x + y if self.skips else y
+        out: Tensor = x + y if self.skips else y
+        return out
 
 
 def _padded(x: Tensor, kernel: int, stride: int, right: bool) -> Tensor:
-    """With zeros, so that a layer of this kernel and stride gives ceil(size / stride); the spare line is at one side."""
+    """Pads with zeros for ceil(size / stride) outputs; where the margins differ, `right` has the larger one."""
     before = after = kernel // 2
     margins: list[int] = []
     for size in (x.shape[3], x.shape[2]):
@@ -94,6 +94,7 @@ class SemanticNet(nn.Module):
                 blocks.append(_Block(inputs, outputs, kernel, stride if first else 1, expansion, right))
                 inputs = outputs
             self.stages.append(nn.Sequential(*blocks))
+        self.outputs = inputs
 
     def forward(self, rgb: Tensor) -> Levels:
         """rgb: (B, 3, H, W) sRGB of a grey picture, 0..1."""

@@ -1,0 +1,84 @@
+"""The colour net: ab of a frame from its L, the aligned colours, their similarity and the previous frame (Table 3).
+
+Axes: B batch, H and W the network's size. L_centred is L-50 (-50..50); ab -128..127; lab stands for (L_centred, a, b).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.trust import EVIDENCE
+
+_RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head "blend" learns
+
+
+class ColorNet(nn.Module):
+    """Table 3: an encoder and decoder with skips over (L_centred, warped ab, similarity, previous lab), 7 channels."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.head = config.head
+
+        def conv(inputs: int, outputs: int, dilation: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+
+        def down(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, channels, 1, stride=2, bias=False, groups=channels)
+
+        def up(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
+
+        inputs = 7 + (EVIDENCE if config.semantic else 0)
+        self.conv1_1 = nn.Sequential(conv(inputs, c(32)), nn.ReLU(), conv(c(32), c(64)))
+        self.conv1_2, self.conv1_2norm_ss = conv(c(64), c(64)), down(c(64))
+        self.conv2_1, self.conv2_2, self.conv2_2norm_ss = conv(c(64), c(128)), conv(c(128), c(128)), down(c(128))
+        self.conv3_1, self.conv3_2, self.conv3_3 = conv(c(128), c(256)), conv(c(256), c(256)), conv(c(256), c(256))
+        self.conv3_3norm_ss = down(c(256))
+        self.conv4_1, self.conv4_2, self.conv4_3 = conv(c(256), c(512)), conv(c(512), c(512)), conv(c(512), c(512))
+        for block, dilation in ((5, 2), (6, 2), (7, 1)):
+            for layer in (1, 2, 3):
+                self.add_module(f"conv{block}_{layer}", conv(c(512), c(512), dilation))
+        self.conv8_1, self.conv3_3_short = up(c(512), c(256)), conv(c(256), c(256))
+        self.conv8_2, self.conv8_3 = conv(c(256), c(256)), conv(c(256), c(256))
+        self.conv9_1, self.conv2_2_short, self.conv9_2 = up(c(256), c(128)), conv(c(128), c(128)), conv(c(128), c(128))
+        self.conv10_1, self.conv1_2_short, self.conv10_2 = up(c(128), c(128)), conv(c(64), c(128)), conv(c(128), c(128))
+        self.conv10_ab = nn.Conv2d(c(128), 2 if self.head == "tanh" else 4, 1)
+        if self.head == "blend":  # start without a residual, and nearer to the warped colour
+            with torch.no_grad():
+                self.conv10_ab.weight[:2].zero_()
+                self.conv10_ab.weight[2:].mul_(0.1)
+                self.conv10_ab.bias.copy_(torch.tensor((0.0, 0.0, 1.0, 0.0)))  # type: ignore[union-attr]
+
+    def _block(self, x: Tensor, *names: str) -> Tensor:
+        for name in names:
+            x = F.relu(self.get_submodule(name)(x))
+        return F.instance_norm(x)
+
+    def forward(
+        self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor, *evidence: Tensor
+    ) -> Tensor:
+        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame.
+
+        evidence: of Trust, where the network has one.
+        """
+        x = torch.cat((L_centred, warped_ab, similarity, prev_lab, *evidence), dim=1).to(self.conv10_ab.weight.dtype)
+        x1 = self._block(x, "conv1_1", "conv1_2")
+        x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
+        x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
+        x = self._block(self.conv3_3norm_ss(x3), "conv4_1", "conv4_2", "conv4_3")
+        for block in (5, 6, 7):
+            x = self._block(x, *(f"conv{block}_{layer}" for layer in (1, 2, 3)))
+        x = self._block(F.relu(self.conv8_1(x) + self.conv3_3_short(x3)), "conv8_2", "conv8_3")
+        x = self._block(F.relu(self.conv9_1(x) + self.conv2_2_short(x2)), "conv9_2")
+        x = F.relu(self.conv10_1(x) + self.conv1_2_short(x1))
+        x = self.conv10_ab(F.leaky_relu(self.conv10_2(x), 0.2)).float()
+        if self.head == "tanh":
+            return torch.tanh(x[:, :2]) * 128.0
+        no_previous = (prev_lab == 0).all(1, keepdim=True).all(2, keepdim=True).all(3, keepdim=True)
+        share = torch.sigmoid(x[:, 2:3] - x[:, 3:] + no_previous.to(x.dtype) * 1e4)
+        ab: Tensor = torch.lerp(prev_lab[:, 1:], warped_ab, share) + x[:, :2] * _RESIDUAL
+        return ab

@@ -1,0 +1,77 @@
+"""The correlation: what each position of a frame finds among those of a reference (eq. 3-5).
+
+Axes: B batch, C channels of a vector, N positions of a frame, N' of a reference, K values of a position.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CHUNK = 1 << 20  # elements of the correlation matrix held at once: what a core's cache has room for
+_SPARING_CHUNK = 1 << 18  # the same where memory is short
+_LOWEST_OCTAVE = -115.0  # exp2 below soon is denormal, ten times slower, and changes no output
+_LOG2_E = 1.4426950408889634
+_SPARE = 16  # channels that products in half precision are widened by: one would do, but is slower
+
+
+class Correlation(nn.Module):
+    """Eq. 3-5 between positions as unit vectors. Without gradients the matrix is never held as a whole."""
+
+    def __init__(self, temperature: float, largest: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
+        """largest: product that can be; dtype: of the products, in half precision relative to the largest."""
+        super().__init__()
+        self.temperature, self.largest, self.dtype = temperature, largest, dtype
+
+    def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
+        """What each position finds, and how much alike it is.
+
+        Args:
+            theta: (B, C, N).
+            phi: (B or 1, C, N').
+            colours: (B or 1, K, N').
+            sparing: in smaller parts.
+
+        Returns:
+            warped (B, K, N) and similarity (B, 1, N), -1..1.
+        """
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, colours)):
+            M = theta.transpose(1, 2) @ phi
+            share = torch.softmax(M / self.temperature, dim=2)
+            return colours @ share.transpose(1, 2), M.amax(2)[:, None]
+        largest = 0.0 if self.dtype == torch.float32 else self.largest
+        if largest:
+            theta, phi = F.pad(theta, (0, 0, 0, _SPARE)), F.pad(phi, (0, 0, 0, _SPARE))
+            theta[:, -1], phi[:, -1] = -largest, 1.0
+        queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
+        values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
+        count = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
+        # One by one: a batch would change last bits.
+        each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
+        sums, best = (torch.stack(some) for some in zip(*each, strict=True))
+        return sums[:, :-1] / sums[:, -1:], best + largest
+
+    def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Of one frame: sums (K, N) weighted as the softmax does, but for a factor of each query, and best (1, N).
+
+        Args:
+            queries: (N, C).
+            keys: (C, N').
+            values: (K, N').
+            count: of queries at once.
+        """
+        sums, best = values.new_empty(len(values), len(queries)), values.new_empty(1, len(queries))
+        # Memory that is given back and taken anew each time would cost more than the products.
+        products = queries.new_empty(count, keys.shape[1])
+        octaves = values.new_empty(count, keys.shape[1])
+        for first in range(0, len(queries), count):
+            some = queries[first : first + count]
+            last = first + len(some)
+            M = torch.mm(some, keys, out=products[: len(some)])
+            highest = M.amax(1, keepdim=True).float()
+            best[0, first:last] = highest[:, 0]
+            share = torch.sub(M, highest, out=octaves[: len(some)])
+            share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is quicker than exp
+            sums[:, first:last] = values @ share.t()
+        return sums, best
