@@ -1,6 +1,6 @@
 """References by retrieval (section 4): for each clip and picture the five that the network finds most similar.
 
-Similar is near in the network's own features: levels 4 and 5 of L, averaged over a 2x2 grid, so that where things are
+Similar is near in the network's own features (the semantic ones where it has them): the two deepest levels, averaged over a 2x2 grid, so that where things are
 counts a little, then whitened; the mean of three frames stands for a clip. Nothing stays of the network but a table of
 indices, which costs the loader's workers nothing.
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from train.data.files import UnreadableError, appearing, identity, read_image
 from vsexvc.colour.lab import rgb_to_lab
-from vsexvc.nets.features import feature_input
+from vsexvc.nets.features import feature_input, grey_rgb
 from vsexvc.nets.network import ColorizationNet
 
 Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
@@ -48,7 +48,7 @@ class Retrieval:
         """Describes what is not described in `cache` yet; minutes for thousands of pictures.
 
         Args:
-            network: only its feature net is used. A run that is to go on as it was must give the same weights again.
+            network: only its feature net, or semantic trunk, is used. A run that is to go on as it was must give the same weights again.
             pictures: files; unreadable ones are named, and similar to nothing.
             clips: .npy files of `data.cached_clips`.
             cache: folder for the descriptors; they are made anew for other weights, and added to for other files.
@@ -74,7 +74,8 @@ class Retrieval:
 def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDArray[np.float16]:
     """(N, D), rows of length 1, or 0 where a file is unreadable."""
     weights = hashlib.sha256(f"{SIZE}".encode())
-    for name, tensor in network.features.state_dict().items():
+    compared = network.meaning.trunk if network.config.semantic else network.features
+    for name, tensor in compared.state_dict().items():
         weights.update(name.encode() + tensor.cpu().float().numpy().tobytes())
     keys = [identity(path, weights.hexdigest()) for path in files]
     known = _read(cache)
@@ -137,8 +138,13 @@ def _describe(network: ColorizationNet, views: list[NDArray[np.uint8]]) -> NDArr
     rgb = torch.from_numpy(np.stack(views)) if views else torch.zeros((1, *SIZE, 3), dtype=torch.uint8)
     lab = rgb_to_lab(rgb.to(device).permute(0, 3, 1, 2).float() / 255.0)
     grey = torch.cat((lab[:, :1] - 50.0, torch.zeros_like(lab[:, 1:])), dim=1)
-    features = network.features(feature_input(grey, network.config.features_input, is_reference=False))
-    levels = [F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for x in (features.relu4_2, features.relu5_2)]
+    if network.config.semantic:
+        found = network.meaning.trunk(grey_rgb(grey[:, :1]))
+        deepest = found.s4, found.s5
+    else:
+        features = network.features(feature_input(grey, network.config.features_input, is_reference=False))
+        deepest = features.relu4_2, features.relu5_2
+    levels = [F.adaptive_avg_pool2d(x.float(), 2).flatten(1) for x in deepest]
     joined = torch.cat([F.normalize(x, dim=1) for x in levels], dim=1)
     return F.normalize(joined, dim=1)[: len(views)].cpu().numpy()
 

