@@ -1,8 +1,8 @@
 """References by retrieval (section 4): for each clip and picture the five that the network finds most similar.
 
-Similar is near in the network's own features (the semantic ones where it has them): the two deepest levels, averaged over a 2x2 grid, so that where things are
-counts a little, then whitened; the mean of three frames stands for a clip. Nothing stays of the network but a table of
-indices, which costs the loader's workers nothing.
+Similar is near in the network's own features, or its semantic ones: the two deepest levels of L, averaged
+over a 2x2 grid, so that where things are counts a little, then whitened; the mean of three frames stands for a clip.
+Nothing stays of the network but a table of indices, which costs the loader's workers nothing.
 
 Axes: N clips and pictures (clips first), B batch, D numbers of a descriptor.
 """
@@ -48,7 +48,8 @@ class Retrieval:
         """Describes what is not described in `cache` yet; minutes for thousands of pictures.
 
         Args:
-            network: only its feature net, or semantic trunk, is used. A run that is to go on as it was must give the same weights again.
+            network: only its feature net, or semantic trunk, is used. A run that is to go on as it was must give the
+                same weights again.
             pictures: files; unreadable ones are named, and similar to nothing.
             clips: .npy files of `data.cached_clips`.
             cache: folder for the descriptors; they are made anew for other weights, and added to for other files.

@@ -205,7 +205,8 @@ RECIPES = {
             semantic="lite2",
         ),
         samples.DataOptions(
-            size=(128, 224), length=6, images=0.4, foreign=0.35, retrieved=0.75, covered=0.2, returns=0.3, damage=0.2, flow=False
+            size=(128, 224), length=6, images=0.4, foreign=0.35, retrieved=0.75, covered=0.2, returns=0.3, damage=0.2,
+            flow=False,
         ),
     ),
 }  # fmt: skip

@@ -1,0 +1,107 @@
+"""Semantic vectors, guess and trust: shapes, that vectors match what they are made of, and how colours are mixed."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.test_semantic import file as file  # a fixture
+from train.features import meaning
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.meaning import MeaningNet
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.trust import Trust
+
+CONFIG = NetworkConfig(
+    width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear", semantic="lite0", temperature=0.01
+)
+
+
+def network() -> ColorizationNet:
+    torch.manual_seed(0)
+    return ColorizationNet(CONFIG).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 104), (216, 384)])
+def test_vectors_are_unit_vectors_and_the_guess_is_colour(size: tuple[int, int]) -> None:
+    vectors, guess = MeaningNet("lite0").eval()(torch.rand(2, 3, *size))
+    h, w = size[0] // 8, size[1] // 8
+    assert vectors.shape == (2, 64, h, w) and guess.shape == (2, 2, h, w)
+    assert torch.allclose(torch.linalg.vector_norm(vectors, dim=1), torch.ones(2, h, w), atol=1e-4)
+
+
+def test_a_picture_matched_by_meaning_finds_itself() -> None:
+    net = network()
+    lab = torch.rand(1, 3, 64, 96) * 60 - 30
+    keys = net.keys(lab, net.embed(lab).phi, net.understand(lab[:, :1]))
+    seen = net.understand(lab[:, :1])
+    assert seen is not None and keys.vectors is not None
+    best = (seen.vectors[0].flatten(1).T @ keys.vectors[0]).argmax(1)
+    assert (best == torch.arange(8 * 12)).float().mean() > 0.95
+
+
+def test_only_usable_cells_lend() -> None:
+    net = network()
+    lab = torch.rand(1, 3, 64, 96) * 60 - 30
+    usable = torch.ones(64, 96, dtype=torch.bool)
+    usable[:30] = False  # 7.5 rows of 4, 3.75 rows of 8
+    keys = net.keys(lab, net.embed(lab).phi, net.understand(lab[:, :1]), usable)
+    assert keys.vectors is not None
+    assert keys.phi.shape[2] == keys.lab.shape[2] == 8 * 24 and keys.vectors.shape[2] == 4 * 12
+    none = net.keys(lab, net.embed(lab).phi, net.understand(lab[:, :1]), torch.zeros(64, 96, dtype=torch.bool))
+    assert none.phi.shape[2] == 16 * 24  # where nothing is left all of it lends
+
+
+def test_details_and_meaning_are_one_product() -> None:
+    """A product of vectors with meaning is that of the details and 0.25 of that of the meaning."""
+    net = network()
+    lab = torch.rand(2, 3, 64, 64) * 60 - 30
+    theta, phi = net.embed(lab)
+    seen = net.understand(lab[:, :1])
+    assert seen is not None
+    both = [net.with_meaning(x, seen).flatten(2) for x in (theta, phi)]
+    beside = torch.nn.functional.normalize(
+        torch.nn.functional.interpolate(seen.vectors, scale_factor=2, mode="bilinear"), dim=1
+    ).flatten(2)
+    expected = theta.flatten(2).transpose(1, 2) @ phi.flatten(2) + 0.25 * beside.transpose(1, 2) @ beside
+    assert torch.allclose(both[0].transpose(1, 2) @ both[1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("believed", [0, 1, 2])
+def test_trust_gives_the_colour_that_it_believes(believed: int) -> None:
+    trust = Trust()
+    with torch.no_grad():
+        trust.logits.weight.zero_()
+        trust.logits.bias.copy_(torch.eye(3)[believed] * 50.0)
+    L = torch.zeros(1, 1, 5, 6)
+    detail = torch.tensor((10.0, 1.0, 2.0, 0.9)).view(1, 4, 1, 1).expand(1, 4, 5, 6)
+    by_meaning = torch.tensor((-5.0, 3.0, 4.0, 0.7)).view(1, 4, 1, 1).expand(1, 4, 5, 6)
+    guess = torch.tensor((5.0, 6.0)).view(1, 2, 1, 1).expand(1, 2, 5, 6)
+    ab, similarity, evidence = trust(L, detail, by_meaning, guess)
+    assert torch.allclose(ab[0, :, 2, 3], torch.tensor(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0))[believed]), atol=1e-4)
+    assert similarity[0, 0, 2, 3].item() == pytest.approx((0.9, 0.7, 0.0)[believed], abs=1e-4)
+    shares = torch.tensor(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))[believed])
+    assert torch.allclose(evidence[0, :2, 2, 3], shares, atol=1e-4)
+    assert evidence[0, 2, 2, 3].item() == pytest.approx((0.4, 0.2, 0.0)[believed], abs=1e-4)  # |0 - L| / 25
+
+
+def test_the_semantic_part_is_made_from_pictures(file, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The projection keeps most of what it can; the guess learns that dark is blue and bright is yellow."""
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(1)
+    for n in range(6):
+        grey = cv2.resize(rng.random((6, 10)).astype(np.float32), (192, 108), interpolation=cv2.INTER_CUBIC)
+        grey = np.clip(grey * 255, 0, 255)
+        cv2.imwrite(str(tmp_path / "pictures" / f"{n}.png"), np.stack((255 - grey, grey, grey), axis=2))
+    options = meaning.MeaningOptions(
+        tmp_path / "out" / "meaning.pt", file, (tmp_path / "pictures",), steps=30, batch=4, learning_rate=5e-3
+    )
+    net = MeaningNet("lite0")
+    net.load_state_dict(torch.load(meaning.make(options), weights_only=True))
+    kernel = net.project.weight[:, :, 0, 0]
+    assert torch.allclose(kernel @ kernel.T, torch.eye(64), atol=1e-4)
+    with torch.inference_mode():
+        _, guess = net(torch.full((1, 3, 216, 384), 0.9))
+    assert guess[:, 1].mean() > 5.0  # b: yellow
