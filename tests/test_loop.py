@@ -25,7 +25,9 @@ from train.fit import loop
 from train.fit.discriminator import add_spectral_norm
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet
+from vsexvc.nets.meaning import MeaningNet
 from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.trust import EVIDENCE
 from vsexvc.weights import store
 
 
@@ -228,3 +230,26 @@ def test_an_impossible_run_ends_in_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "need features that see colour" in refused("--steps 1 --contextual 0.2")
     assert "a length of 2 or more" in refused("--steps 1 --adversarial 0.2 --length 1")
     assert "got 3 and (100, 100)" in refused("--steps 1 --length 3 --size 100 100")
+
+
+def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path) -> None:
+    """It starts as it was: what its colour net sees anew has weights of zero; details and trunk stay as they are."""
+    assert train_main.main(arguments(folder, tmp_path / "plain", steps=1)) == 0
+    before = store.load(str(tmp_path / "plain" / "weights.safetensors")).state_dict()
+    torch.save(MeaningNet("lite0").state_dict(), tmp_path / "meaning.pt")
+    more = f"--init {tmp_path / 'plain' / 'weights.safetensors'} --meaning {tmp_path / 'meaning.pt'} --semantic lite0 "
+    more += "--freeze-correspondence --guess 0.5 --aligned 0 --foreign 0.5 --covered 0.5 --returns 0.5 --no-flow "
+    given = arguments(folder, tmp_path / "grown", steps=2, more=more + "--temporal 0 --retrieve-by self")
+    assert train_main.main(given) == 0
+    network = store.load(str(tmp_path / "grown" / "weights.safetensors"))
+    after = network.state_dict()
+    assert network.config.semantic == "lite0"
+    for name, tensor in before.items():
+        if name.startswith(("features.", "correspondence.")):
+            assert torch.equal(tensor, after[name]), name
+    trunk = torch.load(tmp_path / "meaning.pt", weights_only=True)
+    for name, tensor in trunk.items():
+        if name.startswith(("trunk.", "project.")):
+            assert torch.equal(tensor.half(), after[f"meaning.{name}"].half()), name
+    assert not torch.equal(before["color.conv4_1.weight"], after["color.conv4_1.weight"])
+    assert after["color.conv1_1.0.weight"].shape[1] == before["color.conv1_1.0.weight"].shape[1] + EVIDENCE

@@ -312,3 +312,28 @@ def test_colours_of_a_sequence_change_alike_and_keep_luma() -> None:
         assert abs(luma - np.array([120, 90, 60]) @ np.array([0.299, 0.587, 0.114])) < 1.5
         changed |= not np.array_equal(out[0], frames[0])
     assert changed
+
+
+def test_a_sequence_that_returns_ends_where_it_began(panning: Path) -> None:
+    """Forward and back the same way, the frame before and the reference being the first."""
+    options = plain(returns=1.0, length=4, strides=(2,))
+    lab = samples.Sequences([panning], [], options, seed=3, count=4)[0]["lab"][:, 1:]  # L has grain of its own
+    assert torch.equal(lab[0], lab[1]) and torch.equal(lab[1], lab[5]) and torch.equal(lab[2], lab[4])
+    assert not torch.equal(lab[1], lab[2]) and not torch.equal(lab[2], lab[3])
+    odd = samples.Sequences([panning], [], plain(returns=1.0, length=3, strides=(2,)), seed=3, count=4)[0]
+    assert torch.equal(odd["lab"][1, 1:], odd["lab"][4, 1:]) and torch.equal(odd["lab"][2, 1:], odd["lab"][3, 1:])
+    assert not odd["flow_backward"][1].any() and odd["valid"][1].all()  # the frame that stands still
+
+
+def test_without_flow_no_motion_is_known(panning: Path) -> None:
+    sample = samples.Sequences([panning], [], plain(flow=False), seed=3, count=4)[0]
+    assert not sample["valid"].any() and not sample["flow_backward"].any()
+
+
+def test_a_covered_reference_is_two_pictures(panning: Path, tmp_path: Path) -> None:
+    """A third to two thirds of it, at one side, are the other picture's."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        out = augment.covered(np.zeros((60, 90, 3), np.uint8), np.full((60, 90, 3), 9, np.uint8), rng)
+        assert 0.3 < (out == 9).mean() < 0.7
+        assert (out == out[:1]).all() or (out == out[:, :1]).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from train.features.sources import Judge, Source
@@ -10,7 +12,8 @@ from train.fit.loop import TERMS
 from train.fit.unroll import Unrolled, _with_noise
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet, Features
-from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.meaning import Meaning
+from vsexvc.nets.network import ColorizationNet, Keys
 
 CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", motion=2, warp_upsampling="bilinear")
 NONE = dict.fromkeys(TERMS, 0.0)
@@ -110,3 +113,52 @@ def test_the_strip_shows_five_pictures() -> None:
     picture = model.picture()
     assert picture is not None and picture.shape == (3, 64, 5 * 64)
     assert (picture[:, :, 64:128].amax(0) - picture[:, :, 64:128].amin(0)).max() < 1e-3  # the second is grey
+
+
+class TestMeaning:
+    """A network with semantic features."""
+
+    def model(self, **weights: float) -> Unrolled:
+        torch.manual_seed(0)
+        net = ColorizationNet(dataclasses.replace(CONFIG, semantic="lite0"), batch_norm=True)
+        return Unrolled(net, None, NONE | weights, no_previous=0.0, feature_noise=0.0, bf16=False)
+
+    def test_the_guess_is_asked_for_the_colours_of_all_frames(self) -> None:
+        samples = batch()
+        model = self.model(guess=1.0)
+        found = model.net.understand(samples["lab"].flatten(0, 1)[:, :1] - 50.0)
+        assert found is not None
+        truth = samples["lab"].flatten(0, 1)[:, 1:, ::8, ::8]  # squares of 8 pixels
+        expected = (found.guess - truth).abs().mean()
+        assert torch.allclose(model(samples).terms["guess"], expected, rtol=1e-4)
+
+    def test_foreign_colours_are_sought_only_where_they_are_sure(self) -> None:
+        """Of a foreign reference whose vectors are those of the frame, the truth counts nothing, and else all."""
+        model = self.model()
+        vectors = torch.nn.functional.normalize(torch.randn(2, 64, 8, 8), dim=1)
+        target, theirs = torch.zeros(2, 2, 64, 64), torch.full((2, 3, 64), 20.0)
+        seen = Meaning(vectors, torch.zeros(2, 2, 8, 8))
+        for keys, expected in ((vectors, 20.0), (-vectors.mean((2, 3), keepdim=True).expand_as(vectors), 0.0)):
+            found = Keys(torch.empty(0), torch.empty(0), keys.flatten(2), theirs)
+            sought = model._sought(seen, found, target, torch.tensor((0.0, 1.0)).view(2, 1, 1, 1))
+            assert torch.allclose(sought[0], torch.tensor(expected), atol=0.1) and not sought[1].any()
+
+    def test_frozen_details_are_matched_without_gradients(self) -> None:
+        model = self.model(warped=1.0, guess=1.0)
+        for part in (model.net.features, model.net.correspondence, model.net.meaning.trunk, model.net.meaning.project):
+            part.requires_grad_(False)
+        sum(model(batch()).terms.values()).backward()  # type: ignore[union-attr]
+        learning = {name.split(".")[0] for name, p in model.net.named_parameters() if p.grad is not None}
+        assert learning == {"meaning", "trust", "color"}
+
+
+def test_worn_colours_are_what_the_next_frame_sees() -> None:
+    samples = batch()
+    fresh, worn = unrolled(), unrolled()
+    worn.worn = 1.0
+    torch.manual_seed(4)  # of the frame before the sequence
+    first = fresh(samples).outputs
+    torch.manual_seed(4)
+    second = worn(samples).outputs
+    assert first is not None and second is not None
+    assert torch.equal(first[:, 0], second[:, 0]) and not torch.equal(first[:, 1], second[:, 1])
