@@ -17,6 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -61,6 +62,12 @@ class Encoding:
         if self.codec not in _RATED:
             return self
         return replace(self, crf=CRF if self.crf is None else self.crf, preset=self.preset or PRESET)
+
+    def fitted(self, container: str) -> Encoding:
+        """With the samples of raw 4:2:2 in the order that MOV has a name for. container: its suffix."""
+        if (self.codec, self.pix_fmt, container) != ("rawvideo", "yuv422p", ".mov"):
+            return self
+        return replace(self, extra=("-pix_fmt", "uyvy422", *self.extra))
 
     def arguments(self) -> list[str]:
         options = ["-c:v", self.codec, "-threads", str(_THREADS)]
@@ -209,7 +216,7 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     # Without -xerror older versions end with code 0 on a full disk.
     command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
     command += _merged(arguments, encoding.arguments())
-    command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "matroska", str(target)]
+    command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
     with tempfile.TemporaryFile() as said, closing(frames):
         # A group of its own: Ctrl-C is ours to answer.
         process = subprocess.Popen(
@@ -231,6 +238,12 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
             target.unlink(missing_ok=True)
             said.seek(0)
             raise ValueError(f"ffmpeg: {_reason(said.read().decode(errors='replace'), code)}")
+
+
+def _container(arguments: Sequence[str], encoding: Encoding) -> str:
+    """Of a part: Matroska, which has names for few kinds of raw samples."""
+    shown = encoding.pix_fmt or dict(pairwise(arguments)).get("-pixel_format", "")
+    return "matroska" if encoding.codec != "rawvideo" or shown in ("yuv420p", "yuv422p") else "nut"
 
 
 def _reason(said: str, code: int) -> str:

@@ -3,23 +3,25 @@
     parts, in order -> packets of the picture, each with its frame's own time --.
     source ----------> packets of sound, subtitles; covers, fonts, chapters -----+--> OUT
 
-Nothing is encoded but subtitles that are text, where the container knows other words for them; nothing is random. What
-may not enter: pixels, and where parts come from (parts.py).
+Nothing is encoded but subtitles that are text, where the container knows other words for them, and lossless sound that
+it does not hold (sound.py); nothing is random. What may not enter: pixels, and where parts come from (parts.py).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import av
 
+from vsexvc.film.container import Refused, Target, codec_name, tag_of
 from vsexvc.film.encode import Part
+from vsexvc.film.sound import Converter
 from vsexvc.film.times import Times, fraction, is_cover, picture_of, start_of
 from vsexvc.support.errors import first_line
 
@@ -29,7 +31,7 @@ _COVERS = {"mjpeg": "image/jpeg"}  # kinds of covers that are not called as thei
 # Said by the file that these are copied from, no longer true of the one they are copied to.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
 _REHEARSED = 100  # packets of sound and the like: enough for all streams but sparse subtitles
-_STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id")
+_STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id", "rotate")
 
 
 class Other:
@@ -57,7 +59,7 @@ def join(
     times: Times,
     other: Other | None,
     out: Path,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Write the parts' frames at their times, and the other file's streams, chapters and titles, to a file.
 
@@ -69,15 +71,16 @@ def join(
         progress: told how many frames are written.
 
     Returns:
-        What of the other file was left out, for the user.
+        Notices: what of the other file was left out or changed.
 
     Raises:
-        ValueError: the container cannot be written, or does not hold the picture or a sound track.
+        ValueError: the container cannot be written; as Refused: it does not hold the picture or a sound track.
         OSError: the disk.
     """
-    with _target(parts[0][0], times, other, out) as target:
-        target.write(parts, times, progress)
-    return target.left_out
+    target, notices = _written(parts, times, other, out, progress, None)
+    if other is not None and target.is_passed and other.file.chapters():
+        target.add_chapters(other.path)
+    return notices
 
 
 def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[str]:
@@ -88,78 +91,90 @@ def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[st
         other, out: as for `join`, whose errors it raises.
 
     Returns:
-        What would be left out, for the user; what the container does not say of the picture too.
+        Notices, about what the container does not say of the picture too.
     """
     times = Times(range(1), Fraction(1, 25), None)
-    with _target(part[0], times, other, out) as target:
-        target.write([part], times, packets=_REHEARSED)
+    target, notices = _written([part], times, other, out, lambda done: None, _REHEARSED)
     if (shape := _shape(part[0])) != _shape(out):
-        target.left_out.append(
-            f"that pixels are {shape.numerator}:{shape.denominator}, which {target.container} does not hold with "
-            f"{target.codec}: name another container or --codec"
+        with av.open(str(part[0])) as file:
+            codec = codec_name(file.streams.video[0])
+        notices.append(
+            f"left out: that pixels are {shape.numerator}:{shape.denominator}, which {target.name} does not hold with "
+            f"{codec}: name another container or --codec"
         )
-    return target.left_out
+    return notices
 
 
-class _Target:
-    """The file that is written: its picture, and the streams that are copied to it."""
-
-    def __init__(self, file: Any, encoded: Any, times: Times, other: Other | None) -> None:
-        """file: opened to write. encoded: the first part's picture."""
-        self._file, self._other = file, other
-        self.container, self.codec = file.format.name, _codec_name(encoded)
-        self._picture = picture = _added(file, encoded, "the picture")
-        picture.time_base = times.base
-        if picture.codec_context.name == "hevc" and self.container in ("mp4", "mov", "ipod"):
-            picture.codec_context.codec_tag = "hvc1"  # Apple's players refuse the other one
-        # Not all codecs have a word for it.
-        picture.codec_context.sample_aspect_ratio = encoded.sample_aspect_ratio
-        if times.rate is not None:
-            picture.codec_context.framerate = times.rate
-        self._copied: dict[int, Any] = {}
-        self.left_out: list[str] = []
-        if other is not None:
-            self._copied, self.left_out = _copies(file, picture, other)
-        file.start_encoding()
-
-    def write(
-        self,
-        parts: Sequence[tuple[Path, Part]],
-        times: Times,
-        progress: Callable[[int], None] = lambda done: None,
-        packets: int | None = None,
-    ) -> None:
-        """Write all packets in order of time. packets: at most so many of the other file; None: all."""
-        streams = [_picture_packets(parts, times, self._picture)]
-        if self._other is not None and self._copied:
-            streams.append(islice(_other_packets(self._other, self._copied), packets))
-        done = 0
-        for packet in heapq.merge(*streams, key=_when):
-            done += packet.stream is self._picture
-            self._file.mux_one(packet)
-            progress(done)
-
-
-@contextmanager
-def _target(first: Path, times: Times, other: Other | None, out: Path) -> Iterator[_Target]:
-    """The file `out`, opened to write. first: the first part. Raises as `join`, for what fails inside too."""
-    options = {"fflags": "+bitexact"}
-    if out.suffix in (".mp4", ".mov", ".m4v"):
-        options["movflags"] = "+faststart"
+def _written(
+    parts: Sequence[tuple[Path, Part]],
+    times: Times,
+    other: Other | None,
+    out: Path,
+    progress: Callable[[int], None],
+    packets: int | None,
+) -> tuple[Target, list[str]]:
+    """The file, closed, and notices. packets: at most so many of the other file; None: all."""
+    done = 0
     try:
         with ExitStack() as stack:
-            try:
-                file = stack.enter_context(av.open(str(out), "w", options=options))
-            except ValueError:
-                raise ValueError(
-                    f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}"
-                ) from None
-            encoded = stack.enter_context(av.open(str(first))).streams.video[0]
-            yield _Target(file, encoded, times, other)
+            target, picture, copied, notices = _begun(stack, parts[0][0], times, other, out)
+            streams = [_picture_packets(parts, times, picture)]
+            if other is not None and copied:
+                streams.append(islice(_other_packets(other, copied), packets))
+            for packet in heapq.merge(*streams, key=_when):
+                done += packet.stream is picture
+                target.file.mux_one(packet)
+                progress(done)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(out)) from None
-        raise ValueError(f"{str(out)!r} cannot be written: {first_line(error)}") from None
+        raise Refused(f"{str(out)!r} cannot be written: {first_line(error)}") from None
+    return target, notices
+
+
+def _begun(
+    stack: ExitStack, part: Path, times: Times, other: Other | None, out: Path
+) -> tuple[Target, Any, dict[int, Any], list[str]]:
+    """The file with its head written; the picture's stream; the others by old numbers; notices.
+
+    Tried in turn: streams as they are; passed on unasked (container.py); sound as PCM; both. The codec's tag, which
+    tells a profile of ProRes or the format of Ut Video, is left out where the container has only one of its own.
+    """
+    encoded = stack.enter_context(av.open(str(part))).streams.video[0]
+    failure: Exception | None = None
+    for converts, is_passed, tag in product((False, True), (False, True), dict.fromkeys((tag_of(encoded), None))):
+        target = Target(out, is_passed)
+        try:
+            picture = _picture_stream(target, encoded, times, tag)
+            copied, notices = ({}, []) if other is None else _copies(target, picture, other, converts)
+            target.file.start_encoding()
+        except (Refused, av.FFmpegError) as error:
+            target.file.close()
+            if isinstance(error, OSError):
+                raise
+            failure = failure or error
+        else:
+            stack.enter_context(target.file)
+            return target, picture, copied, notices
+    assert failure is not None
+    raise failure
+
+
+def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None) -> Any:
+    """The stream of pictures, for those of a part."""
+    picture = target.added(encoded, "the picture", is_picture=True)
+    picture.metadata.update(_kept(encoded.metadata, _STALE))
+    picture.disposition = encoded.disposition
+    picture.time_base = times.base
+    context = picture.codec_context
+    if codec_name(picture) == "hevc" and target.name in ("mp4", "mov", "ipod"):
+        context.codec_tag = "hvc1"  # Apple's players refuse the other one
+    elif tag is not None:
+        context.codec_tag = tag
+    context.sample_aspect_ratio = encoded.sample_aspect_ratio  # not all codecs have a word for it
+    if times.rate is not None:
+        context.framerate = times.rate
+    return picture
 
 
 def _shape(path: Path) -> Fraction:
@@ -169,79 +184,83 @@ def _shape(path: Path) -> Fraction:
         return fraction(ratio) if ratio else Fraction(1)
 
 
-def _copies(target: Any, picture: Any, other: Other) -> tuple[dict[int, Any], list[str]]:
-    """Streams, chapters and titles as the other file has them: the new streams by old numbers, and what is left out."""
+def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple[dict[int, Any], list[str]]:
+    """Streams, chapters and titles as the other file has them: the new streams by old numbers, and notices.
+
+    converts: lossless sound that the container does not hold becomes PCM.
+    """
     copied: dict[int, Any] = {}
-    left_out = []
+    notices = []
     for stream in other.streams:
-        what = f"stream {stream.index} of {other.path.name} ({stream.type}, {_codec_name(stream)})"
+        what = f"stream {stream.index} of {other.path.name} ({stream.type}, {codec_name(stream)})"
         if stream.type == "data":
             is_chapters = stream.discard == av.stream.Discard.all
             if not is_chapters and "timecode" not in stream.metadata:  # which the picture's tags have too
-                left_out.append(f"{what}, which is for machines")
+                notices.append(f"left out: {what}, which is for machines")
             continue
         try:
-            if stream.type == "attachment" or (is_cover(stream) and "matroska" in target.format.name):
+            if stream.type == "attachment" or (is_cover(stream) and "matroska" in target.name):
                 _attach(target, stream, other.path, what)
             else:
-                copied[stream.index] = _added(target, stream, what)
-        except ValueError as error:
+                copied[stream.index] = added = target.added(stream, what)
+                _describe(added, stream)
+        except Refused as error:
             if stream.type == "audio":
-                raise
-            if _codec_name(stream) in _TEXT_SUBTITLES and target.format.name in _SUBTITLES_OF:
+                if not converts:
+                    raise
+                copied[stream.index] = converter = _as_pcm(target, stream, what)
+                notices.append(f"{what} becomes {converter.name}, the same samples: {target.name} does not hold it")
+            elif codec_name(stream) in _TEXT_SUBTITLES and target.name in _SUBTITLES_OF:
                 copied[stream.index] = _rewritten(target, stream)
             else:
-                left_out.append(str(error))
-    target.metadata.update(_kept(other.file.metadata, _STALE))
+                notices.append(f"left out: {error}")
+    target.file.metadata.update(_kept(other.file.metadata, _STALE))
     if other.picture is not None:
         picture.metadata.update(_kept(other.picture.metadata, (*_STALE, *_STALE_OF_VIDEO)))
         picture.disposition = other.picture.disposition
-    target.set_chapters([_shifted(chapter, other.start) for chapter in other.file.chapters()])
-    return copied, left_out
+    if not target.is_passed:
+        target.file.set_chapters([_shifted(chapter, other.start) for chapter in other.file.chapters()])
+    return copied, notices
 
 
-def _added(target: Any, stream: Any, what: str) -> Any:
-    """A stream like this one. Raises ValueError where the container does not hold such."""
-    try:
-        added = target.add_stream_from_template(stream, opaque=True)
-    except (ValueError, av.FFmpegError):
-        raise _refused(target, what) from None
+def _describe(added: Any, stream: Any) -> None:
     added.metadata.update(_kept(stream.metadata, _STALE if stream.type == "video" else ("duration",)))
     added.disposition = stream.disposition
-    return added
 
 
-def _refused(target: Any, what: str) -> ValueError:
-    return ValueError(f"{target.format.name} does not hold {what}: name a file *.mkv")
+def _as_pcm(target: Target, stream: Any, what: str) -> Converter:
+    """Raises Refused where sound can only be lost."""
+    try:
+        converter = Converter(target, stream)
+    except (ValueError, KeyError, av.FFmpegError):
+        raise target.refused(what, is_sound=True) from None
+    _describe(converter.added, stream)
+    return converter
 
 
-def _attach(target: Any, stream: Any, path: Path, what: str) -> None:
+def _attach(target: Target, stream: Any, path: Path, what: str) -> None:
     """A font or a cover, as a file inside the container. Raises ValueError where the container does not hold such."""
-    if "matroska" not in target.format.name:
-        raise _refused(target, what)
+    if "matroska" not in target.name:
+        raise target.refused(what)
     if stream.type == "attachment":
         name, kind, data = f"attachment{stream.index}", stream.mimetype or "", stream.data
     else:
-        kind = _COVERS.get(_codec_name(stream), f"image/{_codec_name(stream)}")
+        kind = _COVERS.get(codec_name(stream), f"image/{codec_name(stream)}")
         name = f"cover.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
         with av.open(str(path)) as file:
             data = next(bytes(packet) for packet in file.demux(file.streams[stream.index]) if packet.size)
-    target.add_attachment(stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), data)
+    target.file.add_attachment(stream.metadata.get("filename", name), stream.metadata.get("mimetype", kind), data)
 
 
-def _rewritten(target: Any, stream: Any) -> Any:
+def _rewritten(target: Target, stream: Any) -> Any:
     """A stream for the same subtitles in words that the container knows."""
     stream.codec_context.open(strict=False)
-    added = target.add_stream(_SUBTITLES_OF[target.format.name])
+    added = target.file.add_stream(_SUBTITLES_OF[target.name])
     added.codec_context.subtitle_header = stream.codec_context.subtitle_header
     added.time_base = stream.time_base
     added.metadata.update(_kept(stream.metadata, _STALE))
     added.disposition = stream.disposition
     return added
-
-
-def _codec_name(stream: Any) -> str:
-    return stream.codec_context.name if stream.codec_context is not None else "no codec"
 
 
 def _kept(said: dict[str, str], stale: Sequence[str]) -> dict[str, str]:
@@ -288,11 +307,16 @@ def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[A
             if not packet.size and packet.pts is None:
                 continue  # the end of a stream
             stream, base = copied[packet.stream_index], packet.time_base
+            if isinstance(stream, Converter):
+                for made in stream.packets(packet, other.start):
+                    made.stream = stream.added
+                    yield made
+                continue
             shift = round(other.start / fraction(base))
             pts, dts, duration = packet.pts, packet.dts, packet.duration
             if pts is None and dts is None:
                 pts = shift  # a cover
-            if _codec_name(stream) != _codec_name(packet.stream) and stream.type == "subtitle":
+            if codec_name(stream) != codec_name(packet.stream) and stream.type == "subtitle":
                 decoder: Any = packet.stream.codec_context
                 if (said := decoder.decode2(packet)) is None:
                     continue  # a pause

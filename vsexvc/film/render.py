@@ -27,12 +27,13 @@ import vapoursynth as vs
 from vsexvc.backends.options import precisions
 from vsexvc.film import plan, source
 from vsexvc.film.cluster import check_ray, make_by_ray
-from vsexvc.film.encode import Encoding, Part, encode, input_arguments, seen, suited_format
+from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, versions
-from vsexvc.film.join import Other, join, rehearse
+from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.film.references import at_scenes, listed, numbers_of
+from vsexvc.film.rehearse import rehearse
 from vsexvc.film.times import check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
@@ -222,8 +223,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
     sound = order.sound or (None if order.is_script else order.source)
     other = None if sound is None else Other(sound)
-    for text in _rehearse(job, clip, other, order.partial):
-        report("note", text=f"left out: {text}")
+    for text in rehearse(job, clip, other, order.partial):
+        report("note", text=text)
 
     if order.is_script:
         firsts = list(range(0, clip.num_frames, SCRIPT_PART))
@@ -243,7 +244,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     job = Job(
         order.source,
         folder.path.absolute(),
-        order.encoding.resolved(),
+        order.encoding.resolved().fitted(order.out.suffix),
         order.colours,
         stills=scheme is not None,
         threads=order.threads or threads or min(MOST_THREADS, os.cpu_count() or 1),
@@ -312,14 +313,3 @@ def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and num_frames - starts[-1] < LEAST:
         starts.pop()
     return list(pairwise([*starts, num_frames]))
-
-
-def _rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:
-    """One black frame through encoder and container: raises what they would raise. Returns what will be left out."""
-    part = job.folder / "rehearsal.mkv"
-    try:
-        encode(clip.std.BlankClip(length=1).frames(), job.arguments, job.encoding, part)
-        return rehearse((part, Part(seen(part), "")), other, joined)
-    finally:
-        part.unlink(missing_ok=True)
-        joined.unlink(missing_ok=True)

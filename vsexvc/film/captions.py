@@ -1,0 +1,31 @@
+"""Captions inside the picture stream (EIA-608 and 708), which do not survive another encoding of the picture."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import av
+
+from vsexvc.film.times import picture_of
+
+_MARKS = (b"GA94\x03", b"CC\x01\xf8")  # of ATSC A/53, in user data and SEI; of DVDs
+_PLACES, _PACKETS = 8, 48  # where the film is looked at, and how far
+
+
+def has_captions(path: Path) -> bool:
+    """Whether captions are seen in some packets of the picture, taken from all over the film."""
+    try:
+        with av.open(str(path)) as file:
+            stream = picture_of(file)
+            for place in range(_PLACES):
+                if place:
+                    if not file.duration:
+                        return False
+                    file.seek((file.start_time or 0) + file.duration * place // _PLACES)
+                packets = islice(file.demux(stream), _PACKETS)
+                if any(mark in bytes(packet) for packet in packets for mark in _MARKS):
+                    return True
+    except (av.FFmpegError, OSError):
+        return False  # what cannot be read is said elsewhere
+    return False

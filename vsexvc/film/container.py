@@ -1,0 +1,127 @@
+"""A file that streams are added to, in whatever container its suffix names.
+
+PyAV asks a muxer which codecs it names. Muxers write more than they name: FFV1 in MOV, Ut Video and sound by tags of
+Windows' ACM in Matroska. ffmpeg's muxer "tee" passes such streams on without asking. What may not enter: what goes into
+the file, and when (join.py).
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vsexvc.film.encode import find_ffmpeg
+from vsexvc.support.errors import first_line
+
+_NO_TAG = "\0\0\0\0"
+_PASSED_CHAPTERS = ("-map", "0", "-map_chapters", "1", "-c", "copy", "-fflags", "+bitexact")
+
+
+class Refused(ValueError):
+    """A container does not hold a stream. is_sound: of sound."""
+
+    def __init__(self, text: str, is_sound: bool = False) -> None:
+        super().__init__(text)
+        self.is_sound = is_sound
+
+
+class Target:
+    """A file to write, with its container's name."""
+
+    def __init__(self, out: Path, is_passed: bool = False) -> None:
+        """Opens the file, which is written from its start on.
+
+        Args:
+            out: its suffix says which container.
+            is_passed: streams go through "tee".
+
+        Raises:
+            ValueError: no container has such a suffix.
+        """
+        self.out, self.is_passed = out, is_passed
+        options = {"fflags": "+bitexact"}
+        if out.suffix in (".mp4", ".mov", ".m4v"):
+            options["movflags"] = "+faststart"
+        try:
+            self.file: Any = av.open(str(out), "w", options=options)
+        except ValueError:
+            raise ValueError(f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}") from None
+        self.name: str = self.file.format.name
+        if is_passed:
+            self._named = self.file.supported_codecs
+            if self.name == "matroska":
+                with av.open(io.BytesIO(), "w", format="wav") as acm:
+                    self._named |= acm.supported_codecs
+            self.file.close()
+            told = ":".join(f"{key}={value}" for key, value in options.items())
+            path = str(out).replace("\\", "\\\\").replace("|", "\\|").replace("'", "\\'")
+            self.file = av.open(f"[f={self.name}:{told}]{path}", "w", format="tee", options={"fflags": "+bitexact"})
+
+    def added(self, stream: Any, what: str, is_picture: bool = False) -> Any:
+        """Adds a stream like this one.
+
+        Args:
+            stream: of another file.
+            what: how errors call it.
+            is_picture: "tee" may take it although the container does not name its codec; whether it can be read
+                then is for the caller to see.
+
+        Raises:
+            Refused: the container does not hold such.
+        """
+        name = codec_name(stream)
+        if (
+            self.is_passed
+            and not is_picture
+            and stream.type in ("audio", "video", "subtitle")
+            and name not in self._named
+        ):
+            raise self.refused(what, stream.type == "audio")
+        try:
+            return self.file.add_stream_from_template(stream, opaque=True)
+        except (ValueError, av.FFmpegError):
+            raise self.refused(what, stream.type == "audio") from None
+
+    def refused(self, what: str, is_sound: bool = False) -> Refused:
+        return Refused(f"{self.name} does not hold {what}", is_sound)
+
+    def add_chapters(self, path: Path) -> None:
+        """Those of a file, to this one, which is whole: "tee" does not pass them on. Raises ValueError."""
+        whole = self.out.with_stem(self.out.stem + "-chapters")
+        inputs = ["-copyts", "-i", str(self.out), "-i", str(path)]
+        flags = ["-movflags", "+faststart"] if self.out.suffix in (".mp4", ".mov", ".m4v") else []
+        command = [
+            find_ffmpeg(),
+            "-loglevel",
+            "error",
+            "-nostdin",
+            *inputs,
+            *_PASSED_CHAPTERS,
+            *flags,
+            "-y",
+            str(whole),
+        ]
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ran.returncode:
+                raise ValueError(f"ffmpeg: {first_line(ValueError(ran.stderr))}")
+            whole.replace(self.out)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+def codec_name(stream: Any) -> str:
+    return stream.codec_context.name if stream.codec_context is not None else "no codec"
+
+
+def tag_of(stream: Any) -> str | None:
+    """The codec's tag, four characters, which may say which kind of the codec this is; None where there is none."""
+    try:
+        tag: str = stream.codec_context.codec_tag
+    except UnicodeDecodeError:
+        return None
+    return None if tag == _NO_TAG else tag

@@ -1,0 +1,91 @@
+"""One frame through encoder and container, before the hours: what they refuse is said now, and what they would lose.
+
+What is written is decoded again: a container may take a codec without knowing how to describe it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import vapoursynth as vs
+
+from vsexvc.film.captions import has_captions
+from vsexvc.film.container import Refused
+from vsexvc.film.encode import Part, encode, seen
+from vsexvc.film.job import Job
+from vsexvc.film.join import Other
+from vsexvc.film.join import rehearse as rehearse_joining
+
+_CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # one that holds what another does not is looked for in this order
+
+
+def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:
+    """Encodes one black frame and joins it with the beginning of the other streams.
+
+    Args:
+        job: its encoding and arguments.
+        clip: in colour.
+        other: see join.join.
+        joined: a file that is written and removed; its suffix says which container.
+
+    Returns:
+        Notices: what is left out or changed.
+
+    Raises:
+        ValueError, OSError: what encoder or container would say at the end.
+    """
+    part = job.folder / "rehearsal.mkv"
+    try:
+        encode(clip.std.BlankClip(length=1).frames(), job.arguments, job.encoding, part)
+        try:
+            notices = _tried(part, other, joined)
+        except Refused as refused:
+            raise ValueError(f"{refused}: {_way_out(part, other, joined, refused)}") from None
+    finally:
+        part.unlink(missing_ok=True)
+        joined.unlink(missing_ok=True)
+    if job.model is not None and has_captions(job.source):
+        notices.append(
+            f"left out: captions inside the picture of {job.source.name}; ffmpeg -f lavfi -i "
+            f'"movie={job.source.name}[out0+subcc]" -map s captions.srt writes them to a file'
+        )
+    return notices
+
+
+def _tried(part: Path, other: Other | None, joined: Path) -> list[str]:
+    notices = rehearse_joining((part, Part(seen(part), "")), other, joined)
+    encoded, written = readable(part), readable(joined)
+    if encoded is not None and written != encoded:
+        codec, _, pixels, *_ = encoded
+        raise Refused(f"{joined.suffix[1:]} does not hold the picture ({codec}, {pixels}) so that it can be read")
+    return notices
+
+
+def readable(path: Path) -> tuple[Any, ...] | None:
+    """Codec, profile, format and samples of the first frame; None where it cannot be decoded."""
+    with suppress(av.FFmpegError, StopIteration), av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        frame = next(file.decode(stream))
+        return stream.codec_context.name, stream.profile, frame.format.name, *map(bytes, frame.planes)
+    return None
+
+
+def _way_out(part: Path, other: Other | None, joined: Path, refused: Refused) -> str:
+    """What to do where a container was refused."""
+    for suffix in _CONTAINERS:
+        if suffix == joined.suffix:
+            continue
+        trial = joined.with_suffix(suffix)
+        try:
+            _tried(part, other, trial)
+            return f"name a file *{suffix}"
+        except (ValueError, OSError):
+            continue
+        finally:
+            trial.unlink(missing_ok=True)
+    if refused.is_sound and other is not None:
+        return f"name other sound with --sound, as made by ffmpeg -i {other.path.name} -vn -c:a flac SOUND.mka"
+    return "name another --codec"
