@@ -102,7 +102,9 @@ def test_a_codec_in_all_containers(tmp_path: Path, codec: str, pixels: str, extr
             continue
         written.add(container)
         assert ffmpeg(*arguments, *encoding.arguments(), str(theirs), given=raw).returncode == 0
-        assert decoded(out) == frames and tag(out) == tag(theirs), container
+        assert decoded(out) == frames, container
+        # Older versions of ffmpeg tag what Matroska has a name of its own for.
+        assert tag(out) == tag(theirs) or (container == "mkv" and "(" not in tag(out)), container
     assert written == held
 
 
