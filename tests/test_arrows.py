@@ -70,6 +70,7 @@ ORDER = {
         "film.cluster",
         "film.rehearse",
         "film.render",
+        "check",
         "__main__",
     ],
     "train": [

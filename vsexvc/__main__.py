@@ -7,6 +7,7 @@ film/ and by weights/, which are only imported when they are needed: torch takes
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -62,6 +63,12 @@ def _convert(args: argparse.Namespace, report: Report) -> int:
 
 
 def _check(args: argparse.Namespace, report: Report) -> int:
+    if args.path is None:
+        from vsexvc import check
+
+        steps = check.run()
+        print(json.dumps(check.as_dict(steps), indent=1) if args.json else "\n".join(check.lines(steps)))
+        return 0 if all(step.ok for step in steps) else 1
     from vsexvc.weights import identify
 
     loads, lines = identify.check(args.path)
@@ -252,8 +259,14 @@ def _add_models(commands: Any) -> None:
     convert.add_argument("path", metavar="PATH", type=Path, help="their archive, or the folder it was unpacked to")
     convert.add_argument("-o", "--out", type=Path, help="the file, *.safetensors (default: beside PATH, by its name)")
     convert.add_argument("--half", action="store_true", help="half precision: half the size, other last digits")
-    check = commands.add_parser("check", help="say what a file is, and whether it would load (exit code 0 or 1)")
-    check.add_argument("path", metavar="PATH", help="file, folder or name of a model")
+    check = commands.add_parser(
+        "check",
+        help="say whether this environment works, or whether a model would load (exit code 0 or 1)",
+        description="Without PATH: loads VapourSynth, plugin, package and weights step by step, colours ten frames, "
+        "and says for each failure what helps. With PATH: says what a file is, and whether it would load as a model.",
+    )
+    check.add_argument("path", metavar="PATH", nargs="?", help="file, folder or name of a model")
+    check.add_argument("--json", action="store_true", help="without PATH: one JSON object, for reports of bugs")
 
 
 def _positive(text: str) -> int:
