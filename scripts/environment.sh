@@ -1,4 +1,4 @@
-# Sourced by demo.sh and test.sh: finds a Python, makes .venv in the checkout and installs vsexvc into it.
+# Sourced by demo.sh and test.sh: finds a Python, makes .venv in the checkout and installs vsexvc[$EXTRA] into it.
 # Afterwards ROOT is the checkout, PYTHON the environment's interpreter, and its programs (vspipe) come first on PATH.
 # An environment that is there and complete is used as it is. Messages go to stderr.
 
@@ -19,13 +19,14 @@ make_environment() {
         printf 'making .venv with %s\n' "$python" >&2
         "$python" -m venv --clear "$venv" >&2 || fail "could not make $venv with $python"
     fi
-    if [ "$(cat "$venv/installed" 2>/dev/null)" != "$(stamp)" ]; then
+    # Of the two extras, dev includes demo.
+    if ! grep -qxE "($EXTRA|dev) $(stamp)" "$venv/installed" 2>/dev/null; then
         # ${CC:-} may be a command with arguments; the build hook looks for a compiler in the same order.
         command -v ${CC:-cc} >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
             fail "found no C compiler: install one (Debian: apt-get install gcc libc6-dev), or name one in \$CC"
         printf 'installing vsexvc and what it needs into .venv (torch alone is some GB)\n' >&2
-        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$ROOT[dev]" >&2 || fail "pip install failed"
-        stamp >"$venv/installed"
+        "$venv/bin/python" -m pip install --disable-pip-version-check -e "$ROOT[$EXTRA]" >&2 || fail "pip install failed"
+        printf '%s %s\n' "$EXTRA" "$(stamp)" >"$venv/installed"
     fi
     PYTHON=$venv/bin/python
     export PATH=$venv/bin:$PATH

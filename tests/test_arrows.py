@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError
 from pathlib import Path
 
 import pytest
+
+from scripts.imports import graph, in_order, rooms
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = {
@@ -139,3 +142,21 @@ def test_arrows(name: str) -> None:
             assert "vapoursynth" not in tops
     later = {f"{top}.{module}" for module in order[order.index(inner) :]}
     assert not names & later
+
+
+@pytest.mark.parametrize("top", ORDER)
+def test_neither_rooms_nor_modules_make_a_circle(top: str) -> None:
+    modules_of = graph(top)
+    assert len(list(in_order(modules_of))) == len(modules_of) == len(ORDER[top])
+    assert {*in_order(rooms(modules_of))} == {*rooms(modules_of)}
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    """By rooms too, where no two modules make one."""
+    for name, text in {"a/one": "import p.b.one", "b/one": "", "b/two": "from p.a import one"}.items():
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    found = graph("p", tmp_path)
+    assert [*in_order(found)] == ["p.b.one", "p.a.one", "p.b.two"]
+    with pytest.raises(CycleError):
+        list(in_order(rooms(found)))

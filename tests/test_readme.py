@@ -1,4 +1,4 @@
-"""Every script and command that the README shows, run on tiny clips (demo.sh and test.sh themselves are run by CI)."""
+"""README and docs: every script and command that they show, run on tiny clips (CI runs demo.sh and test.sh); links."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TEXTS = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+BLOCKS = [
+    (language, textwrap.dedent(code))
+    for text in TEXTS.values()
+    for language, code in re.findall(r"^ *```(python|sh)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+]
+SCRIPT = "from vapoursynth import core, YUV420P8\ncore.std.BlankClip(None, 64, 48, YUV420P8, 3).set_output()\n"
 BY_CI = ("scripts/demo.sh", "scripts/test.sh", "pip install")
 
 
@@ -81,11 +88,13 @@ def test_training_and_evaluation(folder: Path) -> None:
 
 
 def test_whole_films(folder: Path) -> None:
-    blocks = [code for language, code in BLOCKS if language == "sh" and "python -m vsexvc render" in code]
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert [line.split()[3] for line in commands] == ["scenes", "compare", "render", "render"]
+    found = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+    commands = list(dict.fromkeys(line for line in found if line.startswith("python -m vsexvc")))
+    assert [line.split()[3] for line in commands] == ["scenes", "compare", "render", "render", "render"]
     for command in commands:
-        small = " --size 64" if "scenes" not in command else ""
+        small = "" if "scenes" in command or "film.vpy" in command else " --size 64"
+        if "film.vpy" in command:
+            (folder / "film.vpy").write_text(SCRIPT)
         run(command.replace("python -m", f"{sys.executable} -m") + small, folder)
         if "scenes" in command:
             plan = folder / "plan.toml"
@@ -93,6 +102,25 @@ def test_whole_films(folder: Path) -> None:
         if "render" in command:
             (folder / "out.mkv").unlink()
     assert (folder / "sheet.png").stat().st_size and "</html>" in (folder / "page.html").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1500
+
+
+@pytest.mark.parametrize("path", [*TEXTS, Path("CONTRIBUTING.md")], ids=str)
+def test_links(path: Path) -> None:
+    """Files exist, and so do the headings that are linked to."""
+    text = (ROOT / path).read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert links or path.stem == "colour"
+    for link in links:
+        name, _, heading = link.partition("#")
+        target = (ROOT / path).parent / name if name else ROOT / path
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if heading else []
+        slugs = [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings]
+        assert not heading or heading in slugs, link
 
 
 def test_no_command_is_left_out() -> None:
