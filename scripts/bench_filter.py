@@ -212,7 +212,7 @@ core.exvc.Colorize(clip, picture * {references}, {arguments}).set_output()
 def filter_run(
     width: int, height: int, frames: int, references: int = 1, arguments: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """One run of vspipe on a clip of flat stripes with a cut every SCENE frames: what it costs hangs on no picture.
+    """One run of vspipe on a clip of flat stripes with a cut every SCENE frames: the cost depends on no picture.
 
     The number of references counts at each cut, where the most similar one is chosen.
     """

@@ -1,7 +1,7 @@
-"""Command line: whole films, and the models that are here or can be fetched; `python -m vsexvc --help`.
+"""Parse the command line and run a command: whole films, models, checks; see `python -m vsexvc --help`.
 
-Arguments are named here, and what happens is said; the work is done by render.py, plan.py and compare.py of
-film/ and by weights/, which are only imported when they are needed: torch takes seconds.
+render.py, plan.py and compare.py of film/, and weights/, do the work. They are imported when they are needed, since
+torch takes seconds to import.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _add_render(commands: Any) -> None:
         "--threads",
         metavar="N",
         type=_positive,
-        help="of torch, in each worker; last bits hang on it (4, or the cores if they are fewer)",
+        help="of torch, in each worker; last bits depend on it (4, or the cores if they are fewer)",
     )
     run.add_argument("--work", metavar="FOLDER", type=Path, help="where parts are kept meanwhile (OUT.parts)")
     run.add_argument("--keep", action="store_true", help="do not remove it at the end")

@@ -1,8 +1,8 @@
-"""What this environment is made of, found step by step: for `python -m vsexvc check`.
+"""Examine this environment step by step, for `python -m vsexvc check`.
 
-VapourSynth leaves out a plugin that does not load, and says nothing. Therefore each part is loaded here by itself, and
-where one fails, the line that helps is said. Nothing is imported before its step; a step is left out where one that it
-needs has failed.
+VapourSynth skips a plugin that does not load, and reports nothing. Therefore each part is loaded here by itself, and
+for each failure the remedy is printed. Nothing is imported before its step; a step is skipped where one that it
+requires has failed.
 """
 
 from __future__ import annotations

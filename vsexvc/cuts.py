@@ -1,4 +1,4 @@
-"""What is known of a clip's scene cuts. Takes memory for the frames that were looked at, however long the clip is."""
+"""Remember which frames are scene cuts. Memory depends on the frames that were examined, not on the clip's length."""
 
 from __future__ import annotations
 

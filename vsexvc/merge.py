@@ -1,11 +1,11 @@
-"""The full-size output: a frame of the source with new U and V (RGB: R, G and B), from colours at the network's size.
+"""Write the full-size output: a frame of the source with new U and V (RGB: R, G and B).
 
-A step callable of exvc.PyFilter; it knows VapourSynth frames and colour/spaces.py, and nothing of references, order or
+A step callable of exvc.PyFilter. It takes the colours at the network's size and does not depend on references, order or
 networks. Y and the frame properties are the source's own.
 
-Where chroma is subsampled but still finer than the network's picture, luma is brought to the samples of chroma first
-and all work is done there: in 4:2:0 that is a quarter of it, and as near to the truth as bringing U and V there. Where
-chroma is no finer (small pictures) U and V are made at full size first: else colours would be sampled unsmoothed.
+Where chroma is subsampled but still finer than the network's picture, luma is brought to the samples of chroma first,
+and all work is done there: in 4:2:0 that is a quarter of the work, and as accurate. Where chroma is no finer (small
+pictures), U and V are made at full size first: otherwise colours would be sampled without smoothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vsexvc.support.threads import TorchThread
 
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
 _FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes
-_SPACES = 4  # colour spaces of which the tables are kept
+_SPACES = 4  # colour spaces whose tables are kept
 
 
 class Merge:

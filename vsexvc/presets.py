@@ -1,4 +1,4 @@
-"""Presets: what is done around the network."""
+"""Define the presets: how pictures are prepared for the network, and how its colours are applied."""
 
 from __future__ import annotations
 

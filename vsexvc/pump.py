@@ -1,6 +1,6 @@
-"""The pump: frames in any order -> the session's steps in the right order. The same bytes whatever the order.
+"""Order the work: requests for frames in any order become the session's steps in the right order, with the same bytes.
 
-It knows VapourSynth frames and the session, and nothing of formats, arguments or full-size pictures (plugin.py).
+This module depends on VapourSynth frames and the session, not on formats, arguments or full-size pictures.
 
     scene      from one cut to the next. Cuts are a pure function of the frame number.
     segment    from one start of the recurrent state to the next: a scene; with propagate, `ref_frames` cut it too.
@@ -12,12 +12,12 @@ It knows VapourSynth frames and the session, and nothing of formats, arguments o
    replay goes block by block, other requests get their turn between two blocks, and it always makes progress. A frame
    that cannot be read or used fails those that need it: its block, and what follows it in its segment.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
-   Whoever comes back with frames first looks whether another request has meanwhile done the work.
+   Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
    references. All stores are bounded in number and in bytes; nothing is as long as the clip.
 
-Nothing here lives longer than its pump, but for a thread that other pumps share; no VideoFrame is kept beyond the call
-that brought it.
+Nothing here outlives its pump, except a thread that other pumps share. No VideoFrame is kept after the call that
+brought it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
 
-BLOCK = 4  # frames of which the correspondence is computed at once
+BLOCK = 4  # frames whose correspondence is computed at once
 
 _LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 REFERENCES = 64  # how many are kept, and how many a scene may choose among

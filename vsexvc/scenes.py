@@ -1,4 +1,4 @@
-"""Where scenes begin: a pure function of the frame number, by measures that VapourSynth's filters make."""
+"""Find scene cuts: a pure function of the frame number, from measures that VapourSynth's filters compute."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""How a network is computed: precision, memory layout, folded upsampling, OpenVINO, TensorRT, CUDA graphs.
+"""Prepare a network to compute faster: precision, memory layout, folded upsampling, OpenVINO, TensorRT, CUDA graphs.
 
-What is computed stays nets/network.py's: `prepared` gives a copy with the same methods, of which parts are changed for
-quicker ones. A part that needs to be made ready for the sizes that come (compiled, captured) is wrapped in `ByShape`.
-
-Nothing here knows frames, files of weights or VapourSynth. OpenVINO and TensorRT are imported where they are asked for.
+`prepared` returns a copy with the same methods and faster parts; nets/ still defines what is computed. A part that must
+be compiled or captured for a size is wrapped in `ByShape`. This module does not depend on frames, weights files or
+VapourSynth. OpenVINO and TensorRT are imported where they are used.
 """
 
 from __future__ import annotations

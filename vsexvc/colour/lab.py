@@ -1,4 +1,4 @@
-"""Colour arithmetic: sRGB pictures <-> CIE Lab (D65). Pure functions on tensors; no VapourSynth, no network, no state.
+"""Convert between sRGB pictures and CIE Lab (D65): pure functions on tensors.
 
 Axes: B batch, H and W rows and columns, 3 = (R, G, B) or (L, a, b).
 """

@@ -1,7 +1,7 @@
-"""References beside each other: one HTML page with frames of a film under each of them, to choose from.
+"""Write an HTML page that shows frames of a film under each of several references.
 
-What is shown is what Colorize makes of these frames, recurrence and all. The page (compare.html) holds everything it
-needs; here it gets its pictures. What may not enter: how films are read (source.py), what a page looks like.
+The pictures are results of Colorize, with the recurrence of their scene. The template (compare.html) contains
+everything else; source.py reads the films.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A file that streams are added to, in whatever container its suffix names.
+"""Open a container file to which streams are added; its suffix names the container.
 
 PyAV asks a muxer which codecs it names. Muxers write more than they name: FFV1 in MOV, Ut Video and sound by tags of
-Windows' ACM in Matroska. ffmpeg's muxer "tee" passes such streams on without asking. What may not enter: what goes into
-the file, and when (join.py).
+Windows' ACM in Matroska. ffmpeg's muxer "tee" passes such streams on without asking. join.py decides what is written.
 """
 
 from __future__ import annotations

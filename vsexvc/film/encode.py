@@ -1,10 +1,9 @@
-"""Parts of a film: frames go through ffmpeg, a process, into a file of one video stream; and what is known of that.
+"""Encode frames to a part: a file with one video stream, written by an ffmpeg process.
 
     VapourSynth frames -> raw pixels -> ffmpeg -> Matroska
 
-Bit-exact: no dates, no random numbers, a fixed number of the encoder's threads. A part says in which order its frames
-are stored; what time they have is decided when parts are joined (join.py). What may not enter: which frames make a
-part, and who makes it (parts.py).
+The output is bit-exact: no dates, no random numbers, a fixed number of the encoder's threads. A part records the order
+in which its frames are stored; join.py sets their times, and parts.py decides which frames make a part.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from vsexvc.support.system import own_group
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
 _RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to
-_THREADS = 4  # of the encoder: x264's bytes hang on their number
+_THREADS = 4  # of the encoder: x264's bytes depend on their number
 _SUBSAMPLINGS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
 FORMATS = {
     f"yuv{name}p{'' if bits == 8 else f'{bits}le'}": (bits, *subsampling)

@@ -1,4 +1,4 @@
-"""What a render is asked for: the colours of a film, and all that a worker needs to know."""
+"""Describe a render: the colours of a film, and everything that a worker needs to know."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Job:
         weights: fingerprint of the model.
         firsts: of the scenes.
         parts: first frame of each, and the one behind its last.
-        threads: of torch in each worker: bytes hang on it.
+        threads: of torch in each worker; the bytes depend on it.
         versions: of the programs, by their names.
     """
 

@@ -1,10 +1,10 @@
-"""A film out of its parts: packets of pictures get their frames' times, the source's other streams go along.
+"""Join the parts of a film: packets of pictures get their frames' times, and the source's other streams are copied.
 
     parts, in order -> packets of the picture, each with its frame's own time --.
     source ----------> packets of sound, subtitles; covers, fonts, chapters -----+--> OUT
 
-Nothing is encoded but subtitles that are text, where the container knows other words for them, and lossless sound that
-it does not hold (sound.py); nothing is random. What may not enter: pixels, and where parts come from (parts.py).
+Two kinds of streams are encoded anew, where the container requires it: text subtitles, and lossless sound (sound.py).
+Nothing is random. This module does not touch pixels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Still pictures as they are meant to be seen, read by Pillow: upright, in sRGB, and where they are transparent.
+"""Read still pictures with Pillow as they are meant to be seen: upright, in sRGB, with their transparency.
 
-What may not enter: VapourSynth, and what the pictures are for (references.py).
+Nothing here depends on VapourSynth; references.py makes clips of the pictures.
 """
 
 from __future__ import annotations

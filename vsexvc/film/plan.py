@@ -1,4 +1,4 @@
-"""The plan of a film: which reference each scene takes, as a TOML file that people edit; and the sheet to edit it by.
+"""Read and write the plan of a film, a TOML file that names each scene's reference, and draw its contact sheet.
 
     source = "film.mkv"
     frames = 3012
@@ -6,12 +6,11 @@
     first = 0
     reference = "a.png"
 
-In place of a picture a scene may have several, each with the frame from which it holds (`{0 = "a.png", 40 = "b.png"}`),
-or `false`: it is left as it is. `grey = true` makes it grey.
+In place of a picture a scene may have several, each with the frame from which it is used (`{0 = "a.png", 40 =
+"b.png"}`), or `false`: the scene is left as it is. `grey = true` makes it grey.
 
-A scene without a reference goes on with that of the scene before. The scenes of a plan are the cuts of the rendered
-film: who deletes one joins two scenes, who adds one parts them. What may not enter: how scenes are found and pictures
-read (source.py), and what is made of a plan (render.py).
+A scene without a reference continues with that of the scene before. The scenes of a plan are the cuts of the result:
+deleting one joins two scenes, adding one splits a scene. source.py finds scenes; render.py uses the plan.
 """
 
 from __future__ import annotations

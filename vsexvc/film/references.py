@@ -1,9 +1,9 @@
-"""References: the pictures and clips that give colours, as one VapourSynth clip; numbered where their names say so.
+"""Open references, pictures and clips, as one VapourSynth clip; numbered where their names contain a frame number.
 
-    ref_000412.png    holds from frame 412 of the film
+    ref_000412.png    is used from frame 412 of the film
 
-Pictures are read by pictures.py, clips and what Pillow has no reader for by bestsource. What may not enter: which scene
-takes which reference (plan.py, plugin.py).
+pictures.py reads pictures; bestsource reads clips and what Pillow cannot read. plan.py and plugin.py decide which scene
+takes which reference.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One frame through encoder and container, before the hours: what they refuse is said now, and what they would lose.
+"""Pass one frame through encoder and container before the long work, to report now what they refuse or lose.
 
-What is written is decoded again: a container may take a codec without knowing how to describe it.
+The result is decoded again: a container may accept a codec without being able to describe it.
 """
 
 from __future__ import annotations

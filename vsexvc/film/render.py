@@ -1,12 +1,12 @@
-"""Whole films: scenes are coloured and encoded as parts, by one process or by many, and joined when all are there.
+"""Render whole films: colour and encode scenes as parts, in one process or many, and join them.
 
-    1. The film is opened (source.py) and its scenes found, or taken from a plan (plan.py). Whole scenes make parts,
-       short ones together; which ones hangs on the scenes alone, so that every run cuts alike.
-    2. The parts that are not there yet are made (parts.py), each by ffmpeg into a file of its own (encode.py).
-    3. When all are there, they are joined with the source's other streams (join.py).
+    1. Open the film (source.py), and find its scenes or take them from a plan (plan.py). Whole scenes make parts, short
+       ones together. The parts depend on the scenes alone, so that every run has the same parts.
+    2. Make the parts that are missing (parts.py), each by ffmpeg into a file of its own (encode.py).
+    3. Join them with the source's other streams (join.py).
 
-A run that was ended at any moment goes on with what the working folder has; one with other arguments starts over. What
-may not enter: options' names and what is printed (__main__.py), pixels (plugin.py), containers (join.py).
+A run that was stopped at any moment continues from the working folder; one with other arguments starts over.
+__main__.py defines the options and prints, plugin.py makes pixels, join.py writes containers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Order:
     """What is asked for. source: a film, or a script (*.vpy), which does its own colouring.
 
     Attributes:
-        references: pictures and clips, of which each scene takes its best. Either they or a plan.
+        references: pictures and clips; each scene takes its best. Either these or a plan.
         colours: their device None: cuda where there is one. Their format is made of encoding's.
         sc, sc_threshold: how scenes are found where there is no plan.
         sound: a file that streams, chapters and titles are taken from, in place of the film.

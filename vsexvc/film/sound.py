@@ -1,6 +1,6 @@
-"""Lossless sound that a container does not hold as it is: as PCM with the same samples.
+"""Write lossless sound that a container does not hold as PCM with the same samples.
 
-What may not enter: which streams go along, and when (join.py).
+join.py decides which streams are written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The film as a VapourSynth clip: opened, cut into scenes, looked at.
+"""Open a film as a VapourSynth clip, find its scenes, and make pictures of its frames.
 
-Everything is read through bestsource, whose index goes where it is told to, never beside the source. What may not
-enter: colouring (plugin.py), files that are written, and what the pictures are for (plan.py, compare.py, render.py).
+Bestsource reads everything; its index goes to the folder that is passed, never beside the source. No files are written
+here, and nothing is coloured.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""When the frames of a film are shown: read from its file, or made of a script's rate and durations.
-
-What may not enter: packets that are written (join.py).
-"""
+"""Find when the frames of a film are shown: from its file, or from a script's rate and durations."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Small helpers for files, threads and error texts, used by every room."""
+"""Helpers for files, threads, progress and error texts."""

@@ -1,4 +1,4 @@
-"""Texts of errors."""
+"""Make one-line texts of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their hashes."""
+"""Write files atomically, read JSON records, and hash files."""
 
 from __future__ import annotations
 

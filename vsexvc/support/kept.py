@@ -1,4 +1,4 @@
-"""Stores that forget: bounded by number and by the bytes of the tensors in them."""
+"""Keep recent values in stores bounded by number and by the bytes of their tensors."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _new_bar() -> Any:
     except ImportError:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    # It is drawn by whoever reports: no thread of rich's own beside ours.
+    # The thread that reports draws it: rich starts no thread of its own.
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False)
 
 

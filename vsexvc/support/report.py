@@ -1,4 +1,4 @@
-"""What a command tells while it runs: lines and a bar for people on stderr, or JSON on stdout."""
+"""Report what a command does: lines and a bar on stderr, or JSON on stdout."""
 
 from __future__ import annotations
 

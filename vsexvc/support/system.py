@@ -1,4 +1,4 @@
-"""What differs between systems: locks of files, files that are open, groups of processes, the heap."""
+"""Hide differences between systems: file locks, open files, process groups, the heap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads that compute with torch, and how Ctrl-C ends a request."""
+"""Run torch in threads of its own, and end requests at Ctrl-C."""
 
 from __future__ import annotations
 

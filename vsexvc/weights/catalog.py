@@ -1,11 +1,11 @@
-"""Models by name: which are known, where downloaded ones lie, and how an archive gets there whole.
+"""List known models, locate downloaded ones, and get their archives into the cache.
 
-The only room that talks to the network. It knows bytes, hashes and folders; what is in a file is store.py's matter.
-Nothing here imports torch or VapourSynth or writes to stdout; notices go to stderr.
+transfer.py talks to the network; store.py reads the files. Nothing here imports torch or VapourSynth or writes to
+stdout; notices go to stderr.
 
-In the cache folder a model NAME has, in the order in which they come into being: `NAME.lock` (held by who downloads),
-`NAME.zip.part` with `NAME.zip.part.json` (what has come so far, and of what), `NAME.zip` (whole, hash checked),
-`NAME.safetensors.json` (the hashes, kept for good) and `NAME.safetensors`. Only the last two stay.
+In the cache folder a model NAME has these files, in the order in which they appear: `NAME.lock` (held by the process
+that downloads), `NAME.zip.part` with `NAME.zip.part.json` (the bytes so far, and their origin), `NAME.zip` (whole, hash
+checked), `NAME.safetensors.json` (the hashes, kept for good) and `NAME.safetensors`. Only the last two stay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The authors' released checkpoint: read from their archive or its unpacked folder.
+"""Read the authors' released checkpoint from their archive or its unpacked folder.
 
 Nothing is unpacked to disk, and loading executes no code.
 """

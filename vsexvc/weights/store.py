@@ -1,8 +1,8 @@
-"""Weights files: find, verify, load, save. The only room that knows paths and file formats of networks.
+"""Find, verify, load and save weights files.
 
 A file is safetensors: every tensor of ColorizationNet under its own name, and in the metadata `vsexvc` (the format's
 version), `config` (NetworkConfig as JSON) and what the model card repeats. The authors' released archive, or a folder
-with its files, loads as well (see `load_released`), and `convert` makes a file of it. Loading executes no code, and
+with its files, can be loaded as well (released.py), and `convert` makes a file of it. Loading executes no code, and
 unpacks nothing to disk.
 """
 

@@ -1,4 +1,4 @@
-"""One file over HTTP, continued where an earlier call ended."""
+"""Download one file over HTTP, and continue where an earlier call ended."""
 
 from __future__ import annotations
 
