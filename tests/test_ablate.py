@@ -62,7 +62,9 @@ def quick(monkeypatch) -> list[Path]:
     def acted(network, folder, **given):
         asked.append(folder)
         level = 30.0 + float(next(network.parameters()).detach().flatten()[0])
-        scores = {name: [protocol.Score([level], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")}
+        scores = {
+            name: [protocol.Score([level], [5.0], [9.0], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")
+        }
         return protocol.Evaluation(folder.name, ["0.avi"], scores)
 
     monkeypatch.setattr(protocol, "evaluate_folder", acted)

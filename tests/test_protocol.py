@@ -149,6 +149,7 @@ def test_baselines_of_a_still_clip():
     true, flow = (protocol.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
     assert min(true.psnr) > 60
     assert min(flow.psnr) > 45
+    assert max(true.delta_e) < 0.2 and len(true.delta_e_90) == 5
     assert len(true.psnr) == len(true.ssim) == len(true.colourfulness) == 5
     assert len(true.flicker) == 4
     assert true.flicker == pytest.approx([0, 0, 0, 0], abs=1e-3)
@@ -184,11 +185,12 @@ def test_luminance_matching_takes_the_nearest_sample():
 
 
 def test_means_go_over_frames_then_over_clips():
-    long = protocol.Score([30.0, 20.0, 10.0], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
-    short = protocol.Score([40.0], [0.5], [7], [], 0.4)
+    long = protocol.Score([30.0, 20.0, 10.0], [1, 2, 3], [4, 5, 6], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
+    short = protocol.Score([40.0], [6], [8], [0.5], [7], [], 0.4)
     summary = protocol.summarise([long, short])
     assert summary["psnr"] == 30.0  # (20 + 40) / 2, not (30 + 20 + 10 + 40) / 4
     assert summary["last"] == 25.0
+    assert summary["delta_e"] == 4.0 and summary["delta_e_90"] == 6.5
     assert summary["ssim"] == 0.75
     assert summary["colourfulness"] == 6.0
     assert summary["flicker"] == 2.0  # a clip without pairs has no say

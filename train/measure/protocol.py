@@ -39,7 +39,7 @@ _BLOCK = 8  # frames whose correspondence is found at once
 _ROWS = 512  # positions whose nearest neighbours are found at once
 RAW = "nearest neighbour, raw features"
 ZEROED = "model, previous zeroed"
-_BASELINES_VERSION = 1  # raise it when a baseline or a measure changes: cached figures are then made anew
+_BASELINES_VERSION = 2  # raise it when a baseline or a measure changes: cached figures are then made anew
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -51,11 +51,14 @@ class Score:
 
     Attributes:
         psnr, ssim, colourfulness: one value per frame.
+        delta_e, delta_e_90: CIEDE2000, mean and 90th percentile over the pixels, one value per frame.
         flicker: one per pair of adjacent frames (none for a clip of two frames, none where all is occluded).
         cdc: one for the clip.
     """
 
     psnr: list[float]
+    delta_e: list[float]
+    delta_e_90: list[float]
     ssim: list[float]
     colourfulness: list[float]
     flicker: list[float]
@@ -74,8 +77,11 @@ def score(clip: Clip, ab: Tensor) -> Score:
     planes = ab.permute(0, 2, 3, 1).numpy()
     pairs = zip(planes[:-1], planes[1:], clip.motion[1:], strict=True)
     changes = [metrics.flicker(previous, current, *motion) for previous, current, motion in pairs]
+    differences = [metrics.delta_e(r, t) for r, t in zip(result, truth, strict=True)]
     return Score(
         psnr=[metrics.psnr(r, t) for r, t in zip(result, truth, strict=True)],
+        delta_e=[mean for mean, _ in differences],
+        delta_e_90=[high for _, high in differences],
         ssim=[metrics.ssim(r, t) for r, t in zip(result, truth, strict=True)],
         colourfulness=[metrics.colourfulness(r) for r in result],
         flicker=[change for change in changes if change == change],  # nan: no pixel without occlusion
@@ -92,6 +98,8 @@ def summarise(scores: list[Score]) -> dict[str, float]:
     return {
         "psnr": mean([mean(s.psnr) for s in scores]),
         "last": mean([s.psnr[-1] for s in scores]),
+        "delta_e": mean([mean(s.delta_e) for s in scores]),
+        "delta_e_90": mean([mean(s.delta_e_90) for s in scores]),
         "ssim": mean([mean(s.ssim) for s in scores]),
         "colourfulness": mean([mean(s.colourfulness) for s in scores]),
         "flicker": mean([mean(s.flicker) for s in scores if s.flicker]),
@@ -290,11 +298,12 @@ class Evaluation:
         }
 
     def as_markdown(self) -> str:
-        header = ("method", "dB", "last", "SSIM", "colourfulness", "flicker", "CDC")
+        header = ("method", "dB", "last", "CIEDE2000", "90 %", "SSIM", "colourfulness", "flicker", "CDC")
         rows = []
         for name, of_clips in self.scores.items():
             s = summarise(of_clips)
-            first = [f"{s['psnr']:.2f}", f"{s['last']:.2f}", f"{s['ssim']:.4f}"] if name != "truth" else ["-", "-", "-"]
+            first = [f"{s[key]:.2f}" for key in ("psnr", "last", "delta_e", "delta_e_90")] + [f"{s['ssim']:.4f}"]
+            first = first if name != "truth" else ["-"] * len(first)
             rows.append([name, *first, f"{s['colourfulness']:.1f}", f"{s['flicker']:.3f}", f"{s['cdc']:.5f}"])
         text = f"### {self.folder}, {len(self.clips)} clips\n\n{tables.table(header, rows)}"
         curves = {name: psnr_by_frame(of_clips) for name, of_clips in self.scores.items() if name != "truth"}
