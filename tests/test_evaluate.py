@@ -8,15 +8,15 @@ import cv2
 import pytest
 
 from tests.test_faces import write_boxes, write_face
-from tests.test_protocol import ActedNetwork, ActedSession, write_clips
-from train.measure import evaluate, faces, keypoints, nothing, protocol
+from tests.test_protocol import ActedNetwork, ActedSession, drawn, write_clips, write_video
+from train.measure import back, evaluate, faces, keypoints, legacy, letterbox, nothing, protocol
 
 
 @pytest.fixture
 def acted(monkeypatch: pytest.MonkeyPatch) -> ActedNetwork:
     """Session and weights are acted; what the correspondence says is, too: always the first cell."""
     network = ActedNetwork()
-    for module in (protocol, faces, nothing):
+    for module in (protocol, faces, nothing, back, letterbox, legacy):
         monkeypatch.setattr(module, "Session", ActedSession)
     monkeypatch.setattr(protocol.store, "load", lambda model, device: network)
     monkeypatch.setattr(keypoints.NetworkMatcher, "describe", lambda self, lab: None)
@@ -38,6 +38,10 @@ def data(tmp_path: Path) -> Path:
         write_face(place / name, "a", (220, 180, 160))
         write_face(place / name, "b", (200, 150, 120))
     write_clips(place / "val_fast", count=2, frames=3)
+    (place / "legacy" / "old_refs").mkdir(parents=True)
+    write_video(place / "legacy" / "old.avi", drawn(3, size=(90, 160)))
+    for name in "ab":
+        write_face(place / "legacy" / "old_refs", name, (220, 180, 160))
     write_boxes(place / "val_faces", "a.png,10,20,30,40", "b.png,10,20,30,40")
     points = [f"{name}.png,face,{k},{10 + 20 * k},20" for name in "ab" for k in (0, 1)]
     (place / "val_semantic" / "keypoints.csv").write_text("\n".join(["file,class,point,x,y", *points]) + "\n")
@@ -105,11 +109,18 @@ def test_without_folders_all_of_data_is_measured(acted, data, tmp_path, capsys):
         "Faces: val_faces, 4 pairs",
         "Keypoints: val_semantic, 2 pictures, PCK in %",
         "Nothing to match: val_fast, 2 clips, frame 2",
+        "There and back: val_fast, 2 clips, 1 round",
+        "Letterbox: val_fast, 2 clips, 32 black lines on two sides, first 3 frames",
+        "Legacy: legacy, 2 pairs of scene and reference",
     ]
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert [len(document[what]) for what in ("folders", "faces", "keypoints", "nothing")] == [1, 1, 1, 1]
+    for what in ("folders", "faces", "keypoints", "nothing", "back", "letterbox", "legacy"):
+        assert len(document[what]) == 1, what
+    assert (tmp_path / "out" / "sheets" / "legacy" / "old, scene from 0.png").exists()
     assert document["nothing"][0]["photographs"] == ["a.png", "b.png"]
-    assert document["settings"]["folders"] == [str(data / n) for n in ("val_fast", "val_faces", "val_semantic")]
+    assert document["settings"]["folders"] == [
+        str(data / n) for n in ("val_fast", "val_faces", "val_semantic", "legacy")
+    ]
 
 
 def test_what_chooses_and_every_thins(acted, data, capsys):
@@ -122,6 +133,8 @@ def test_what_chooses_and_every_thins(acted, data, capsys):
 def test_what_lacks_its_folder_or_network_is_said(acted, data, folder, tmp_path):
     with pytest.raises(ValueError, match=r"--what faces needs a folder of faces, got .*clips"):
         evaluate.main(arguments(folder, "--what", "faces"))
+    with pytest.raises(ValueError, match=r"--what legacy needs a folder of legacy"):
+        evaluate.main(arguments(folder, "--what", "legacy"))
     with pytest.raises(ValueError, match="--what keypoints needs a network"):
         evaluate.main(arguments("--data", data, "--what", "keypoints", "--baselines-only"))
     with pytest.raises(ValueError, match=r"a folder must be named where --data .*nowhere holds none of val_fast"):

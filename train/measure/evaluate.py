@@ -12,13 +12,13 @@ import cv2
 import torch
 
 from train import commit
-from train.measure import faces, keypoints, nothing, protocol, tables
+from train.measure import back, faces, keypoints, legacy, letterbox, nothing, protocol, tables
 from train.measure.baselines import FRAMES, clip_paths
 from train.measure.protocol import at_least
 from vsexvc.nets.network import ColorizationNet
 
 _DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-_KNOWN = ("val_fast", "val_clips", "val_faces", "val_semantic")
+_KNOWN = ("val_fast", "val_clips", "val_faces", "val_semantic", "legacy")
 
 
 class Figures(Protocol):
@@ -38,7 +38,9 @@ class Request:
     Attributes:
         network: in evaluation mode; None: only what learns nothing.
         clips, faces, things: folders of clips, of photographs with boxes.csv, of pictures with keypoints.csv.
+        legacy: folders of black-and-white clips, each with a folder of references.
         frames: of each clip at most.
+        rounds: how often clips are played there and back.
         every: only every such clip of a folder, pair of faces, picture of a class.
         limit: of these only the first.
         out: folder for plots, contact sheets and the baselines' figures.
@@ -48,7 +50,9 @@ class Request:
     clips: tuple[Path, ...]
     faces: tuple[Path, ...]
     things: tuple[Path, ...]
+    legacy: tuple[Path, ...]
     frames: int
+    rounds: int
     every: int
     limit: int | None
     out: Path | None
@@ -81,6 +85,25 @@ def _nothing(r: Request) -> Iterator[Figures]:
         yield nothing.measure(r.network, r.paths(folder), folder.name, photographs)
 
 
+def _back(r: Request) -> Iterator[Figures]:
+    assert r.network is not None
+    for folder in r.clips:
+        yield back.measure(r.network, r.paths(folder), folder.name, frames=r.frames, rounds=r.rounds)
+
+
+def _letterbox(r: Request) -> Iterator[Figures]:
+    assert r.network is not None
+    for folder in r.clips:
+        frames = min(r.frames, letterbox.FRAMES)
+        yield letterbox.measure(r.network, r.paths(folder), folder.name, frames=frames)
+
+
+def _legacy(r: Request) -> Iterator[Figures]:
+    assert r.network is not None
+    for folder in r.legacy:
+        yield legacy.measure(r.network, folder, limit=r.limit, out=r.out)
+
+
 @dataclass(frozen=True)
 class Measure:
     """One of --what: how it is run, the field of Request that it runs on, whether it asks for a network."""
@@ -101,6 +124,9 @@ MEASURES = {
     "faces": Measure(_faces, "faces", needs_network=False),
     "keypoints": Measure(_keypoints, "things", needs_network=True),
     "nothing": Measure(_nothing, "clips", needs_network=True),
+    "back": Measure(_back, "clips", needs_network=True),
+    "letterbox": Measure(_letterbox, "clips", needs_network=True),
+    "legacy": Measure(_legacy, "legacy", needs_network=True),
 }
 
 
@@ -111,7 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `python -m train evaluate`."""
     add = parser.add_argument
     add("folders", nargs="*", type=Path, metavar="FOLDER",
-        help=f"of true colour clips, of faces with {faces.BOXES}, of things with {keypoints.KEYPOINTS} "
+        help=f"of true colour clips, of faces with {faces.BOXES}, of things with {keypoints.KEYPOINTS}, "
+        f"of old clips with their NAME{legacy.REFERENCES} "
         f"(default: {', '.join(_KNOWN)} of --data)")  # fmt: skip
     add("--what", nargs="+", choices=MEASURES, help="measures to run (default: all that the folders allow)")
     add("--data", type=Path, default=_DATA, help="where folders are taken from if none is named (default: %(default)s)")
@@ -119,6 +146,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baselines-only", action="store_true", help="no network, only what learns nothing")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--frames", type=at_least(2), default=FRAMES, help="of each clip (default: %(default)s)")
+    add("--rounds", type=at_least(1), metavar="N", default=1,
+        help="how often clips are played there and back (default: %(default)s)")  # fmt: skip
     add("--every", type=at_least(1), metavar="N", default=1,
         help="only every Nth clip of a folder, pair of faces, picture of a class (default: %(default)s)")  # fmt: skip
     add("--limit", type=at_least(1), metavar="N", help="of these only the first N")
@@ -151,15 +180,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _request(args: argparse.Namespace, folders: Sequence[Path]) -> Request:
-    """A folder with neither boxes.csv nor keypoints.csv holds clips."""
+    """Tells the folders apart by what lies in them; what lies in no other kind of folder is a clip."""
     of_faces = tuple(folder for folder in folders if (folder / faces.BOXES).exists())
     things = tuple(folder for folder in folders if (folder / keypoints.KEYPOINTS).exists())
+    old = tuple(folder for folder in folders if legacy.holds_legacy(folder))
     return Request(
         network=None if args.baselines_only else protocol.load_network(args.model, args.device),
-        clips=tuple(folder for folder in folders if folder not in {*of_faces, *things}),
+        clips=tuple(folder for folder in folders if folder not in {*of_faces, *things, *old}),
         faces=of_faces,
         things=things,
+        legacy=old,
         frames=args.frames,
+        rounds=args.rounds,
         every=args.every,
         limit=args.limit,
         out=args.out,

@@ -97,15 +97,15 @@ def sheet(rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> Pict
     return np.concatenate(lines, axis=0)
 
 
-def thumbnail(picture: Picture) -> Picture:
-    """Shrunk or grown to fit into a cell of `write_overview`, its aspect kept, on grey: (144, 256, 3)."""
-    width, height = _THUMBNAIL
+def thumbnail(picture: Picture, size: tuple[int, int] = _THUMBNAIL) -> Picture:
+    """Shrinks or grows a picture to fit into a cell of `size` columns and rows, its aspect kept, on grey."""
+    width, height = size
     scale = min(width / picture.shape[1], height / picture.shape[0])
-    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    inner = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    small = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     cell = np.full((height, width, 3), 128, np.uint8)
-    cell[top : top + size[1], left : left + size[0]] = small
+    cell[top : top + inner[1], left : left + inner[0]] = small
     return cell
 
 

@@ -1,0 +1,95 @@
+"""Letterbox and pillarbox: what black borders around the frames cost; the reference has none.
+
+The first true frame is the reference, nothing came before the second frame, and the frames from the second on are
+coloured three times: plain, with black rows above and below, with black columns on both sides. Only the picture within
+the borders is compared with the truth.
+
+Axes: N frames of a clip, H = 216, W = 384.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from train.measure import metrics
+from train.measure.baselines import Clip, read_clip
+from train.measure.protocol import correspondences, to_rgb
+from train.measure.tables import Table
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.session import Session
+
+BORDER = 32  # rows or columns on each side
+FRAMES = 12  # of each clip: borders cost as much in few frames as in many
+_MARGINS = {"plain": (0, 0), "letterbox": (BORDER, 0), "pillarbox": (0, BORDER)}  # rows, columns
+
+
+@torch.inference_mode()
+def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int) -> Tensor:
+    """Colours the frames from the second on within black borders, as the filter does.
+
+    Args:
+        network: in evaluation mode.
+        clip: the true frames; the first one is the reference, without borders.
+        rows: black ones above, and as many below.
+        columns: black ones on the left, and as many on the right.
+
+    Returns:
+        ab (N - 1, 2, H, W) float32 on the CPU, of the picture alone.
+    """
+    session = Session(network)
+    reference, state = session.reference(clip.lab[:1]), session.start(None)
+    L = F.pad(clip.lab[1:, :1], (columns, columns, rows, rows))
+    height, width = clip.lab.shape[2:]
+    results = []
+    for correspondence in correspondences(session, L, reference):
+        state, ab = session.step(state, correspondence)
+        results.append(ab[:, :, rows : rows + height, columns : columns + width].cpu())
+    return torch.cat(results).float()
+
+
+def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frames: int = FRAMES) -> Table:
+    """Colours every clip plain, letterboxed and pillarboxed.
+
+    Args:
+        network: in evaluation mode.
+        clips: the video files.
+        name: of their folder, for the title.
+        frames: of each clip at most.
+
+    Raises:
+        OSError: a clip cannot be read.
+    """
+    found: dict[str, list[list[float]]] = {}
+    for path in tqdm(clips, desc=f"letterbox: {name}", unit="clip", disable=None):
+        clip = read_clip(path, frames)
+        for row, margins in _MARGINS.items():
+            result = to_rgb(clip, colour_within(network, clip, *margins))
+            figures = [(metrics.psnr(r, t), *metrics.delta_e(r, t)) for r, t in zip(result, clip.rgb[1:], strict=True)]
+            found.setdefault(row, []).append(np.mean(figures, axis=0).tolist())
+    of_clips = {row: np.array(values) for row, values in found.items()}
+    losses = {row: of_clips["plain"][:, 0] - values[:, 0] for row, values in of_clips.items()}
+    summary = {
+        row: dict(zip(("psnr", "delta_e", "delta_e_90"), values.mean(0).tolist(), strict=True))
+        | {"loss": float(losses[row].mean()), "worst loss": float(losses[row].max())}
+        for row, values in of_clips.items()
+    }
+    columns = ("psnr", "loss", "worst loss", "delta_e", "delta_e_90")
+    return Table(
+        title=f"Letterbox: {name}, {len(clips)} clips, {BORDER} black lines on two sides, first {frames} frames",
+        header=("frames", "dB", "loss", "worst loss", "CIEDE2000", "90 %"),
+        rows=[[row, *(f"{values[column]:.2f}" for column in columns)] for row, values in summary.items()],
+        document={
+            "folder": name,
+            "clips": [path.name for path in clips],
+            "frames": frames,
+            "rows": summary,
+            "per_clip": found,
+        },
+    )
