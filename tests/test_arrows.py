@@ -18,6 +18,8 @@ ORDER = {
         "support.files",
         "support.progress",
         "support.report",
+        "support.environment",
+        "support.openmp",
         "support.threads",
         "support.kept",
         "nets.config",

@@ -6,6 +6,8 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.backends import prepare
+from vsexvc.backends import cuda, prepare
 from vsexvc.backends.cuda import FusedCorrelation, tensorrt_engine
 from vsexvc.backends.options import ComputeOptions, precisions, unavailable
 from vsexvc.backends.prepare import prepared
@@ -176,6 +178,30 @@ def test_openvino_leaves_signals_alone() -> None:
     assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
+def test_openvino_builds_for_two_threads_at_once() -> None:
+    """As two filters with different `threads` do: in a new process, that imports openvino at the same moment."""
+    pytest.importorskip("openvino")
+    text = (
+        "import os, sys, threading, torch\n"
+        "from test_prepare import ComputeOptions, colours, network, prepared, psnr\n"
+        "plain, found, environment = network(), {}, dict(os.environ)\n"
+        "def build(threads):\n"
+        "    found[threads] = colours(prepared(plain, ComputeOptions('openvino', 'fp32', threads)), 32, 32)\n"
+        "builders = [threading.Thread(target=build, args=(threads,)) for threads in (1, 2, 3)]\n"
+        "for builder in builders: builder.start()\n"
+        "for builder in builders: builder.join()\n"
+        "print(sorted(found), all(psnr(ab, colours(plain, 32, 32)) > 55 for ab in found.values()))\n"
+        "print(dict(os.environ) == environment, None in sys.modules.values())\n"
+        "sender = sys.modules.get('openvino_telemetry')\n"
+        "print(sender is None or not sender.Telemetry().consent)\n"
+    )
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent)))}
+    environment.pop("CI", None)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "[1, 2, 3] True\nTrue False\nTrue\n"), done.stderr
+
+
 def test_folded_upsampling_is_exact() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 3, 3, padding=1).double()
@@ -265,17 +291,93 @@ def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPa
 
     fake.__dict__.update(__version__="0", dynamo=SimpleNamespace(compile=compile), save=save)
     monkeypatch.setitem(sys.modules, "torch_tensorrt", fake)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     torch.manual_seed(0)
     x, part = torch.randn(1, 3, 8, 8), nn.Conv2d(3, 4, 3).requires_grad_(False)
     cache = tmp_path / "engines"
     for _ in range(2):
-        run = tensorrt_engine(part, (x,), dtype=torch.float16, cache=cache)
+        run = tensorrt_engine(part, (x,), cache=cache)
         assert torch.allclose(run(x), part(x), atol=1e-6)
-    assert len(asked) == 1 and asked[0]["enabled_precisions"] == {torch.float32, torch.float16}
+    assert len(asked) == 1 and asked[0]["use_explicit_typing"] and "enabled_precisions" not in asked[0]
     part.weight.mul_(2)
-    assert torch.allclose(tensorrt_engine(part, (x,), dtype=torch.float16, cache=cache)(x), part(x), atol=1e-6)
+    assert torch.allclose(tensorrt_engine(part, (x,), cache=cache)(x), part(x), atol=1e-6)
     assert len(asked) == 2 and len(list(cache.iterdir())) == 2
+
+
+def test_a_graph_is_captured_on_the_device_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for torch's CUDA: device and stream of each call, and one pool for all graphs of a device."""
+    here: list[Any] = []  # devices and streams that hold, the innermost last
+    seen: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def holds(what: Any, **options: Any) -> Iterator[None]:
+        here.append(what)
+        yield
+        here.pop()
+
+    @contextmanager
+    def graph(graph: Any, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        seen.append(("capture", here[-1], pool, stream, capture_error_mode))
+        yield
+
+    class Graph:
+        def replay(self) -> None:
+            seen.append(("replay", here[-1]))
+
+    def stream_of(device: torch.device) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: None, device=device)
+
+    part = nn.Conv2d(3, 4, 3).requires_grad_(False).to("meta")
+    calls: list[Any] = []
+    part.register_forward_hook(lambda *_: calls.append(list(here)))
+    fakes = {
+        "device": holds, "stream": holds, "graph": graph, "CUDAGraph": Graph, "Stream": stream_of,
+        "current_stream": stream_of, "graph_pool_handle": lambda: ("pool", here[-1]),
+    }  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    cuda._graph_pool.cache_clear()
+    x = torch.empty(1, 3, 8, 8, device="meta")
+    for _ in range(2):
+        cuda.cuda_graph(part, (x,))(x)
+    cuda._graph_pool.cache_clear()
+    device, pool = x.device, ("pool", x.device)
+    for capture, replay in (seen[:2], seen[2:]):
+        assert capture[:3] == ("capture", device, pool) and capture[3].device == device
+        assert capture[4] == "thread_local" and replay == ("replay", device)
+    assert len(calls) == 8 and all(devices[0] == device for devices in calls) and not here
+    assert all(len(devices) == 2 for devices in (*calls[:3], *calls[4:7]))  # warmed up on the stream beside
+
+
+def test_single_precision_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag is false while the part computes, and as before afterwards, whatever happens."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+
+    class Part(nn.Module):
+        def forward(self, fails: bool) -> None:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            if fails:
+                raise ValueError
+
+    part = Part()
+    cuda.without_tf32(part)
+    part(False)
+    with pytest.raises(ValueError):  # noqa: PT011
+        part(True)
+    assert seen == [False, False] and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"), [(None, set()), ("graphs", {"graphs"}), ("fused,graphs,x", {"fused", "graphs"})]
+)
+def test_what_no_gpu_has_run_is_off_unless_asked_for(
+    said: str | None, taken: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VSEXVC_CUDA", raising=False)
+    if said is not None:
+        monkeypatch.setenv("VSEXVC_CUDA", said)
+    assert ComputeOptions().cuda == taken
 
 
 def test_transfers_on_a_cpu_are_copies() -> None:
@@ -291,10 +393,13 @@ def test_transfers_on_a_cpu_are_copies() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestGpu:
     @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-    def test_single_precision(self, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Graphs, fused correlation and streams together, called again and again."""
+    @pytest.mark.parametrize("extras", [(), ("graphs",), ("fused",), ("graphs", "fused")], ids=" ".join)
+    @pytest.mark.parametrize("index", range(torch.cuda.device_count()))
+    def test_single_precision(self, config: dict[str, Any], extras: tuple[str, ...], index: int) -> None:
+        """Graphs, fused correlation and streams alone and together, on each device, called again and again."""
         net = network(**config)
-        fast = prepared(copy.deepcopy(net).cuda(), ComputeOptions(precision="fp32"))
+        options = ComputeOptions(precision="fp32", cuda=frozenset(extras))
+        fast = prepared(copy.deepcopy(net).to(f"cuda:{index}"), options)
         expected = colours(net)
         for _ in range(3):
             assert psnr(colours(fast).cpu(), expected) > 60

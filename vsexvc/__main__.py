@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vsexvc.support.environment import environment, passive
 from vsexvc.support.report import Report, end_unheard
 from vsexvc.weights import catalog
 
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     report = Report(as_json=getattr(args, "json", False))
     try:
-        code: int = _COMMANDS[args.command](args, report)
+        with environment(**passive()):  # for torch, and for the processes that commands start
+            code: int = _COMMANDS[args.command](args, report)
         return code
     except ModuleNotFoundError as error:
         report.end(f"{args.command} needs {error.name}, which is not installed: pip install vsexvc[video]")

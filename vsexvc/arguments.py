@@ -135,7 +135,10 @@ def check_computation(backend: str, precision: str | None, trt: bool, threads: i
         fail("trt", "False with another backend than 'torch'", trt)
     if precision is not None and precision not in PRECISIONS:
         fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
-    if threads is not None:
+    # A number from here on: torch's own may be another one when the next filter comes.
+    if threads is None:
+        threads = torch.get_num_threads()
+    else:
         threads = check_range("threads", integer("threads", threads), 1, 1024)
     return ComputeOptions("tensorrt" if trt else backend, precision, threads)
 

@@ -10,6 +10,7 @@ pictures), U and V are made at full size first: otherwise colours would be sampl
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
+from vsexvc.backends.transfer import upload
 from vsexvc.colour.spaces import ColorSpace
 from vsexvc.colour.upsample import Grid, subsample, upsample_ab
 from vsexvc.frames import REPORTED, UNSPECIFIED, Lightness, Tags, read_tags
@@ -60,6 +62,8 @@ class Merge:
         self._guided = guided
         # One thread: a second gains nothing here, and takes a core from the network.
         self._lightness, self._worker = Lightness(device), TorchThread(1)
+        # A stream of its own on a GPU, beside the network's: all that it reads comes from the host.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._space = lru_cache(_SPACES)(ColorSpace)
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
@@ -84,10 +88,11 @@ class Merge:
     def _within_memory(self, *arguments: Any) -> dict[int, np.ndarray[Any, Any]]:
         """`_planes`; on the CPU from the time on that the device's memory does not suffice."""
         try:
-            return self._planes(*arguments)
+            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+                return self._planes(*arguments)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            self._device = torch.device("cpu")
+            self._device, self._stream = torch.device("cpu"), None
             self._lightness = Lightness(self._device)
         return self._planes(*arguments)
 
@@ -131,7 +136,7 @@ class Merge:
 
     def _read(self, frame: vs.VideoFrame, plane: int) -> Tensor:
         """A copy of a plane in its own numbers, (H, W) float32; what is no number is 0, infinity 1."""
-        values = torch.from_numpy(np.array(frame[plane])).to(self._device).to(torch.float32)
+        values = upload(torch.from_numpy(np.array(frame[plane])), self._device).to(torch.float32)
         return values.nan_to_num_(0.0, 1.0, -1.0) if frame.format.sample_type == vs.FLOAT else values
 
     def _tag(self, frame: vs.VideoFrame, tags: Tags) -> None:

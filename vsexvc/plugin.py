@@ -6,8 +6,12 @@ requested while the script loads.
 
 from __future__ import annotations
 
+import vsexvc.support.openmp as openmp  # first: it loads torch
+
+# isort: split
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import vapoursynth as vs
@@ -130,6 +134,11 @@ def colorize(
         network = store.shared(name, place, how, auto_download=bool(auto_download))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
+    if openmp.MAY_SPIN and place.type == "cpu" and how.backend == "torch" and how.threads != 1:
+        _tell_once(
+            "Colorize: torch was loaded before vsexvc, with threads that spin where they wait: on a busy machine set "
+            "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
+        )
     schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
     return build(
         clip,
@@ -145,6 +154,11 @@ def colorize(
         preset=around,
         threads=how.threads,
     )
+
+
+@lru_cache
+def _tell_once(text: str) -> None:
+    vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text)
 
 
 def _entry(**arguments: Any) -> Mapping[str, Any]:

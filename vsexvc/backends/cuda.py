@@ -1,9 +1,12 @@
-"""Parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines."""
+"""Parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines, and single precision as such.
+
+No GPU has run any of this yet: the first three are only taken where they are asked for (options.py).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,8 @@ class FusedCorrelation(Correlation):
         super().__init__(plain.temperature, plain.largest, plain.dtype)
         from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-        self._attend: Part = torch.compile(
-            partial(flex_attention, return_aux=AuxRequest(max_scores=True)), dynamic=False
-        )
+        # Compiled once for the first shape, and once more for all others: references have sizes of their own.
+        self._attend: Part = torch.compile(partial(flex_attention, return_aux=AuxRequest(max_scores=True)))
 
     def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
         """See Correlation."""
@@ -45,30 +47,61 @@ class FusedCorrelation(Correlation):
         return warped[0, :, :, :count].transpose(1, 2).float(), found.max_scores[0][:, None] * self.temperature
 
 
+def without_tf32(part: nn.Module) -> None:
+    """Lets a part compute float32 as such: else cuDNN's convolutions keep 10 of its 23 bits (TF32).
+
+    The flag is the process's. It is set for each call of the part, and put back.
+    """
+    before: list[bool] = []
+
+    def enter(part: nn.Module, inputs: Any) -> None:
+        before.append(torch.backends.cudnn.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = False
+
+    def leave(part: nn.Module, inputs: Any, outputs: Any) -> None:
+        torch.backends.cudnn.allow_tf32 = before.pop()
+
+    part.register_forward_pre_hook(enter)
+    part.register_forward_hook(leave, always_call=True)
+
+
+@lru_cache
+def _graph_pool(device: torch.device) -> Any:
+    """Memory that all graphs of a device share: they are replayed one after the other, and results are copied."""
+    with torch.cuda.device(device):
+        return torch.cuda.graph_pool_handle()
+
+
 def cuda_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> Part:
-    """All kernels of a part launched as one. Inputs are copied to where the graph reads."""
+    """All kernels of a part launched as one. Inputs are copied to where the graph reads.
+
+    Other threads may use the device meanwhile: the capture is of this thread and of a stream of its own.
+    """
+    device = inputs[0].device
     held = tuple(x.clone() for x in inputs)
-    side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries choose and allocate in the first calls, which a capture forbids
-        for _ in range(_WARM_UP):
-            part(*held)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = part(*held)
+    with torch.cuda.device(device):
+        side: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):  # libraries choose and allocate in the first calls, which a capture forbids
+            for _ in range(_WARM_UP):
+                part(*held)
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=_graph_pool(device), stream=side, capture_error_mode="thread_local"):
+            result = part(*held)
 
     def run(*inputs: Tensor) -> Tensor:
-        for target, x in zip(held, inputs, strict=True):
-            target.copy_(x)
-        graph.replay()
-        copied: Tensor = result.clone()
+        with torch.cuda.device(device):
+            for target, x in zip(held, inputs, strict=True):
+                target.copy_(x, non_blocking=True)
+            graph.replay()
+            copied: Tensor = result.clone()
         return copied
 
     return run
 
 
-def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, dtype: torch.dtype, cache: Path | None) -> Part:
+def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, cache: Path | None) -> Part:
     """An engine for one shape, from the cache folder if it has been built before for this GPU and these versions."""
     import torch_tensorrt
 
@@ -79,9 +112,8 @@ def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, dtype: torch
         return loaded
     with torch.inference_mode(False), torch.no_grad():
         program = torch.export.export(part, example)
-        engine: Any = torch_tensorrt.dynamo.compile(
-            program, inputs=example, enabled_precisions={torch.float32, dtype}, min_block_size=1
-        )
+        # Explicit: each layer has the precision that the part itself has.
+        engine: Any = torch_tensorrt.dynamo.compile(program, inputs=example, use_explicit_typing=True, min_block_size=1)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial_path = path.with_suffix(".part")
@@ -94,7 +126,9 @@ def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, dtype: torch
 def _name_of_engine(part: nn.Module, inputs: tuple[Tensor, ...], version: str) -> str:
     """Of all that an engine depends on."""
     digest = hashlib.sha256(f"{type(part).__name__} {torch.__version__} {version}".encode())
-    digest.update(f"{torch.cuda.get_device_name()} {[(x.dtype, tuple(x.shape)) for x in inputs]}".encode())
+    digest.update(
+        f"{torch.cuda.get_device_name(inputs[0].device)} {[(x.dtype, tuple(x.shape)) for x in inputs]}".encode()
+    )
     for name, tensor in part.state_dict().items():
         digest.update(f"{name} {tensor.dtype}".encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

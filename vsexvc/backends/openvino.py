@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,27 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from vsexvc.backends.shapes import Part
+from vsexvc.support.environment import environment
 from vsexvc.support.threads import apart
 
-_SENDER = "openvino_telemetry"  # sends statistics from a process of its own as soon as openvino is imported
+# Else openvino sends statistics to its makers, from a process of its own, as soon as it is imported.
+_SENDS_NOTHING = {"CI": "true"}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers."""
+    """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers.
+
+    All this is the whole process's, so that only one thread may be in here: see ByShape.
+    """
     handler, root = logging.NullHandler(), logging.getLogger()
     root.addHandler(handler)  # or the first message would set logging up for the whole process
-    sender = sys.modules.get(_SENDER)
-    sys.modules[_SENDER] = None  # type: ignore[assignment]  # as where it is not installed
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), environment(**_SENDS_NOTHING):
             warnings.simplefilter("ignore")
             yield
     finally:
         root.removeHandler(handler)
-        del sys.modules[_SENDER]
-        if sender is not None:
-            sys.modules[_SENDER] = sender
 
 
 def openvino_model(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:

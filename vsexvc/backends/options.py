@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CUDA_EXTRAS = ("graphs", "fused")  # written for GPUs, and never run on one
+CUDA_VARIABLE = "VSEXVC_CUDA"  # of the environment: which of them are taken, as in "graphs,fused"
 
 
 def precisions(device: str | torch.device) -> tuple[str, ...]:
@@ -44,6 +47,10 @@ def unavailable(backend: str, device: str | torch.device) -> str:
     return ""
 
 
+def _asked_for() -> frozenset[str]:
+    return frozenset(CUDA_EXTRAS) & frozenset(os.environ.get(CUDA_VARIABLE, "").split(","))
+
+
 @dataclass(frozen=True)
 class ComputeOptions:
     """What a network is prepared for.
@@ -51,9 +58,12 @@ class ComputeOptions:
     Attributes:
         backend: one of BACKENDS.
         precision: one of PRECISIONS; None: the first of `precisions`.
-        threads: of OpenVINO; None: torch's number. Torch's own is for the thread that calls to set.
+        threads: of the CPU; None: torch's number at that moment. Of torch itself, the thread that calls must have as
+            many (vsexvc.support.threads.TorchThread): one network is computed by one such thread.
+        cuda: of CUDA_EXTRAS; unless told otherwise those that CUDA_VARIABLE names.
     """
 
     backend: str = "torch"
     precision: str | None = None
     threads: int | None = None
+    cuda: frozenset[str] = field(default_factory=_asked_for)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vsexvc.backends.cuda import FusedCorrelation, cuda_graph, tensorrt_engine
+from vsexvc.backends.cuda import FusedCorrelation, cuda_graph, tensorrt_engine, without_tf32
 from vsexvc.backends.openvino import openvino_model
 from vsexvc.backends.options import BACKENDS, PRECISIONS, ComputeOptions, precisions, unavailable
 from vsexvc.backends.shapes import ByShape, Part
@@ -66,13 +66,17 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
     if device.type == "cuda":
         # Unit vectors want fp16's digits and not bf16's range.
         fast.correlation.dtype = torch.float32 if dtype == torch.float32 else torch.float16
-        if importlib.util.find_spec("triton") is not None:  # what makes the kernel; torch brings it on Linux
+        # triton makes the kernel; torch brings it on Linux.
+        if "fused" in how.cuda and importlib.util.find_spec("triton") is not None:
             replace_parts(fast, correlation=FusedCorrelation(fast.correlation))
         if backend == "tensorrt":
-            _wrap(fast, partial(tensorrt_engine, dtype=dtype, cache=cache))
-        else:
-            replace_parts(fast, color=ByShape(fast.color, cuda_graph))
-        replace_parts(fast, motion=ByShape(fast.motion, cuda_graph))
+            _wrap(fast, partial(tensorrt_engine, cache=cache))
+        elif dtype == torch.float32:
+            for child in fast.children():
+                without_tf32(child)
+        if "graphs" in how.cuda:
+            captured = ("motion",) if backend == "tensorrt" else ("color", "motion")
+            replace_parts(fast, **{name: ByShape(fast.get_submodule(name), cuda_graph) for name in captured})
     return fast
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 Part = Callable[..., Any]
 _SHAPES = 4  # shapes for which a part is kept ready
+_building = threading.Lock()  # torch.export and what it calls are made for one thread at a time
 
 
 class ByShape(nn.Module):
@@ -27,6 +29,7 @@ class ByShape(nn.Module):
         if shapes not in self._ready:
             while len(self._ready) >= _SHAPES:
                 self._ready.popitem(last=False)
-            self._ready[shapes] = self._build(self.part, inputs)
+            with _building:
+                self._ready[shapes] = self._build(self.part, inputs)
         self._ready.move_to_end(shapes)
         return self._ready[shapes](*inputs)

@@ -8,6 +8,9 @@ takes which reference.
 
 from __future__ import annotations
 
+import vsexvc.support.openmp  # noqa: F401  (first: it loads torch)
+
+# isort: split
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
