@@ -392,11 +392,11 @@ class TestWhole:
     @pytest.mark.parametrize(
         ("arguments", "how"),
         [
-            ({}, ComputeOptions()),
-            ({"preset": "upstream"}, ComputeOptions(precision="fp32")),
-            ({"preset": "upstream", "precision": "bf16"}, ComputeOptions(precision="bf16")),
+            ({}, ComputeOptions(threads=1)),  # torch's number at that moment: conftest.py
+            ({"preset": "upstream"}, ComputeOptions(precision="fp32", threads=1)),
+            ({"preset": "upstream", "precision": "bf16"}, ComputeOptions(precision="bf16", threads=1)),
             ({"backend": "openvino", "precision": "fp32", "threads": 2}, ComputeOptions("openvino", "fp32", 2)),
-            ({"trt": True}, ComputeOptions("tensorrt")),
+            ({"trt": True}, ComputeOptions("tensorrt", threads=1)),
         ],
         ids=str,
     )
@@ -415,6 +415,21 @@ class TestWhole:
         with pytest.raises(vs.Error, match=r"^Colorize: enough$"):
             core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), device="cpu", **arguments)
         assert asked == [how]
+
+    def test_one_network_has_one_thread_that_computes(self, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where torch's number changes between two filters, the second has a network of its own."""
+        made = []
+
+        def build(clip: vs.VideoNode, ref: vs.VideoNode, session: Any, *others: Any, **options: Any) -> vs.VideoNode:
+            made.append((options["threads"], session.network))
+            return clip
+
+        monkeypatch.setattr("vsexvc.plugin.build", build)
+        for threads in (1, 2, 1):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            vsexvc.colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=model, device="cpu")
+        assert [threads for threads, _ in made] == [1, 2, 1]
+        assert made[0][1] is made[2][1] is not made[1][1]
 
     def test_threads_are_the_filters_own(self, model: str) -> None:
         """What torch gives to threads that begin later stays what it was."""
