@@ -646,6 +646,20 @@ def test_scripts_that_do_not_do(
     fails(capsys, ["render", str(script), "-o", str(tmp_path / "out.mkv")], *words)
 
 
+def test_a_script_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it loads cannot be loaded twice. Its suffix may be written in any case; a *.py is told what to do."""
+    script, runs = tmp_path / "FILM.VPY", tmp_path / "runs"
+    script.write_text(
+        "import vapoursynth as vs\n"
+        f"open(r'{runs}', 'a').write('x')\n"
+        "vs.core.std.BlankClip(width=64, height=64, format=vs.YUV420P8, length=4).set_output()\n"
+    )
+    assert main(["render", str(script), "-o", str(tmp_path / "out.mkv"), "--threads", "1"]) == 0
+    assert runs.read_text() == "x" and len(decoded(tmp_path / "out.mkv")) == 4
+    other = script.rename(tmp_path / "film.py")
+    fails(capsys, ["render", str(other), "-o", str(tmp_path / "b.mkv")], "film.py", "is named *.vpy")
+
+
 def test_a_script_makes_its_own_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "film.vpy"
     script.touch()

@@ -183,6 +183,33 @@ def test_frames_that_cannot_be_coloured() -> None:
         source.picture(broken, 4, (64, 64))
 
 
+def test_frames_that_are_flagged_as_interlaced(tmp_path: Path) -> None:
+    """Of a progressive film they are taken as they are; of an interlaced one they are made whole."""
+    path = tmp_path / "film.mpg"
+    codec = ["-c:v", "mpeg2video", "-qscale:v", "1", "-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"]
+    film.make_film(path, (6,), sound=0, codec=codec, filters="setfield=tff")
+    flagged = source.open_video(path, tmp_path / "index")
+    assert flagged.get_frame(3).props["_FieldBased"] == vs.FIELD_TOP
+    with pytest.raises(ValueError, match=r"frame 0 of the film: must be progressive.* --interlaced ignore .*bwdif"):
+        source.find_scenes(flagged)
+    kept = source.open_video(path, tmp_path / "index", "ignore")
+    assert len(source.find_scenes(kept)) == 1
+    assert bytes(kept.get_frame(3)[0]) == bytes(flagged.get_frame(3)[0])
+    with pytest.raises(ValueError, match="interlaced must be one of ignore, bwdif, got 'x'"):
+        source.open_video(path, tmp_path / "index", "x")
+    if not hasattr(core, "bwdif"):
+        pytest.skip("needs vapoursynth-bwdif")
+    made = source.open_video(path, tmp_path / "index", "bwdif")
+    assert made.num_frames == flagged.num_frames and len(source.find_scenes(made)) == 1
+    top, whole = np.asarray(flagged.get_frame(3)[0]), np.asarray(made.get_frame(3)[0])
+    assert np.array_equal(top[::2], whole[::2]) and not np.array_equal(top, whole)
+
+
+def test_a_script_is_no_film(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"film '.*f\.VPY' must be a film, this is a script: render takes it"):
+        source.open_video(tmp_path / "f.VPY", tmp_path)
+
+
 def test_picture() -> None:
     """In the aspect of the screen, no larger than the box nor than it is, in the clip's own colours."""
     red = core.std.BlankClip(format=vs.RGB24, width=720, height=576, length=2, color=[200, 30, 40])

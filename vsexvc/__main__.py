@@ -92,7 +92,8 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         references=tuple(args.ref or ()),
         colours=Colours(**given("size", "saturation", "propagate", "device", "backend", "precision")),
         encoding=Encoding(**given("codec", "crf", "preset", "pix_fmt"), extra=tuple(args.ffmpeg_args)),
-        **given("plan", "model", "sc", "sc_threshold", "sound", "threads", "workers", "ray", "work", "keep"),
+        **given("plan", "model", "interlaced", "sc", "sc_threshold", "sound"),
+        **given("threads", "workers", "ray", "work", "keep"),
     )
     render(order, report)
     return 0
@@ -101,7 +102,8 @@ def _render(args: argparse.Namespace, report: Report) -> int:
 def _scenes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import plan, source
 
-    scenes = plan.make(args.source, source.default_cache(), args.out, args.sheet, args.sc_threshold, report.stage)
+    cache, threshold = source.default_cache(), args.sc_threshold
+    scenes = plan.make(args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced)
     for number, scene in enumerate(scenes, 1):
         if args.json:
             report("scene", scene=number, first=scene.first, frames=scene.stop - scene.first, seconds=scene.seconds)
@@ -114,7 +116,7 @@ def _compare(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import compare, source
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
-    options["sc_threshold"] = args.sc_threshold
+    options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced}
     compare.write(args.source, args.ref, args.out, source.default_cache(), args.frames, report.stage, **options)
     print(args.out)
     return 0
@@ -243,6 +245,11 @@ def _add_network(to: Any) -> None:
 
 def _add_threshold(to: Any) -> None:
     to.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    to.add_argument(
+        "--interlaced",
+        choices=("ignore", "bwdif"),
+        help="frames flagged as interlaced are progressive all the same; or are deinterlaced by the plugin bwdif",
+    )
 
 
 def _add_models(commands: Any) -> None:

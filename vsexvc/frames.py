@@ -22,6 +22,10 @@ _SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
 ERROR = "ExvcError"  # on a frame of `tagged`: why it cannot be used
 HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
 REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart")  # properties of coloured frames
+_UNFIELDED = (
+    "std.SetFieldBased(0) or --interlaced ignore where only the flag is wrong, else deinterlace it, as bwdif and "
+    "--interlaced bwdif do"
+)
 _NOT_FOR_RESIZE = ("_Field", "_FieldBased")
 
 
@@ -90,7 +94,8 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
             if f.format.color_family == vs.GRAY and not progressive:
                 raise ValueError(f"must be YUV or RGB: a grey picture has no colours to give, got {f.format.name}")
             if progressive and _number(f, "_FieldBased", 0):
-                raise ValueError(f"must be progressive, got _FieldBased={f.props['_FieldBased']}")
+                seen = f.props["_FieldBased"]
+                raise ValueError(f"must be progressive, got _FieldBased={seen}: {_UNFIELDED}")
             tags, error = read_tags(f), None
         except ValueError as reason:
             tags, error = Tags(RGB_LUMA, UNSPECIFIED, UNSPECIFIED, False, 0), first_line(reason)

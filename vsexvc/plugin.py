@@ -9,9 +9,12 @@ from __future__ import annotations
 import vsexvc.support.openmp as openmp  # first: it loads torch
 
 # isort: split
+import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import vapoursynth as vs
@@ -106,6 +109,7 @@ def colorize(
     Raises:
         vapoursynth.Error: an argument is out of range, a model cannot be loaded, a device is not there.
     """
+    _load_plugin()
     check_clip("clip", clip)
     check_references(ref)
     size = check_range("size", integer("size", size), 64, 1080)
@@ -159,6 +163,28 @@ def colorize(
 @lru_cache
 def _tell_once(text: str) -> None:
     vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, text)
+
+
+def _load_plugin() -> None:
+    """Loads the native plugin where VapourSynth has not: it looks beside itself, and may lie in another site-packages.
+
+    Raises:
+        vapoursynth.Error: there is no such plugin beside this package either.
+    """
+    if hasattr(vs.core, "exvc"):
+        return
+    places = [Path(__file__).parents[1]]
+    with suppress(importlib.metadata.PackageNotFoundError):
+        places.append(Path(str(importlib.metadata.distribution("vsexvc").locate_file(""))))
+    folders = [place / "vapoursynth" / "plugins" / "exvc" for place in places]
+    libraries = [file for folder in folders for name in ("so", "dylib", "dll") for file in folder.glob(f"exvc.{name}")]
+    if not libraries:
+        where = Path(vs.__file__).parent
+        raise vs.Error(
+            f"Colorize: the plugin core.exvc must be in {where / 'plugins'} or {folders[0]}, it is in neither: install "
+            "vsexvc into the same site-packages as vapoursynth"
+        )
+    vs.core.std.LoadPlugin(str(libraries[0]))
 
 
 def _entry(**arguments: Any) -> Mapping[str, Any]:

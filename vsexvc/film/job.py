@@ -32,6 +32,7 @@ class Job:
 
     Attributes:
         source: a film, or a script.
+        interlaced: of source.open_video.
         folder: the working folder.
         encoding, arguments: of encode.encode.
         references: of a film, none where all of it is left; stills: of each only the first frame.
@@ -49,6 +50,7 @@ class Job:
     folder: Path
     encoding: Encoding
     colours: Colours
+    interlaced: str | None = None
     references: tuple[Path, ...] = ()
     stills: bool = False
     ref_frames: tuple[int, ...] | None = None

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import chdir, redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -42,9 +43,10 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
         ValueError, OSError: what cannot be opened, which argument is wrong.
     """
     if job.model is None:
-        return _script_output(job.source)
+        torch.set_num_threads(job.threads)
+        return _script_output(job.source, job.source.read_bytes())
     index = Folder(job.folder).index
-    film = source.open_video(job.source, index)
+    film = source.open_video(job.source, index, job.interlaced)
     clip = source.with_scenes(film, job.firsts)
     colours = job.colours
     if device is not None:  # which may not have the precision
@@ -80,12 +82,16 @@ def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.
     return vs.core.std.Splice(pieces) if job.left else result
 
 
-def _script_output(path: Path) -> vs.VideoNode:
-    """Output 0 of a script, run as vspipe does: in its folder. What it prints goes to stderr."""
+@lru_cache(maxsize=1)
+def _script_output(path: Path, text: bytes) -> vs.VideoNode:
+    """Output 0 of a script, run as vspipe does: in its folder. What it prints goes to stderr.
+
+    It is run once in a process: a second std.LoadPlugin of the same file is an error.
+    """
     vs.clear_outputs()
     try:
         with chdir(path.parent), redirect_stdout(sys.stderr):
-            exec(compile(path.read_bytes(), str(path), "exec"), {"__name__": "__vapoursynth__", "__file__": str(path)})
+            exec(compile(text, str(path), "exec"), {"__name__": "__vapoursynth__", "__file__": str(path)})
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""

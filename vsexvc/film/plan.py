@@ -75,6 +75,7 @@ def make(
     sheet: Path | None = None,
     sc_threshold: float | None = None,
     stages: Stages = silent,
+    interlaced: str | None = None,
 ) -> list[Scene]:
     """Finds the scenes of a film and writes what is there to plan by.
 
@@ -85,6 +86,7 @@ def make(
         sheet: their first frames, a PNG (write_sheet).
         sc_threshold: of Colorize.
         stages: see source.Stages.
+        interlaced: see source.open_video.
 
     Returns:
         The scenes.
@@ -99,7 +101,7 @@ def make(
         check_writable("plan", out)
     if sheet is not None:
         check_writable("sheet", sheet, ".png")
-    clip = open_video(film, cache)
+    clip = open_video(film, cache, interlaced)
     scenes = find_scenes(clip, sc_threshold, stages=stages)
     if out is not None:
         _write(out, film.absolute(), scenes)

@@ -53,6 +53,7 @@ class Order:
     Attributes:
         references: pictures and clips; each scene takes its best. Either these or a plan.
         colours: their device None: cuda where there is one. Their format is made of encoding's.
+        interlaced: what frames are that are flagged so, see source.open_video.
         sc, sc_threshold: how scenes are found where there is no plan.
         sound: a file that streams, chapters and titles are taken from, in place of the film.
         threads: of torch, in each worker. They are part of the result: None goes on with as many as were begun with.
@@ -68,6 +69,7 @@ class Order:
     plan: Path | None = None
     model: str | None = None
     colours: Colours = field(default_factory=Colours)
+    interlaced: str | None = None
     sc: bool = True
     sc_threshold: float | None = None
     encoding: Encoding = field(default_factory=Encoding)
@@ -80,7 +82,7 @@ class Order:
 
     @property
     def is_script(self) -> bool:
-        return self.source.suffix == ".vpy"
+        return self.source.suffix.lower() == ".vpy"
 
     @property
     def partial(self) -> Path:
@@ -164,6 +166,10 @@ def _check(order: Order) -> None:
     """What can be seen without opening anything. Raises ValueError, OSError."""
     if not order.source.is_file():
         raise FileNotFoundError(f"IN must be a film or a script, there is no file {str(order.source)!r}")
+    if order.source.suffix.lower() == ".py":
+        raise ValueError(
+            f"IN must be a film or a script *.vpy, got {str(order.source)!r}: a script for VapourSynth is named *.vpy"
+        )
     if not order.out.suffix:
         raise ValueError(f"--out must end in the name of a container, as .mkv and .mp4, got {str(order.out)!r}")
     if not order.out.absolute().parent.is_dir():
@@ -171,7 +177,7 @@ def _check(order: Order) -> None:
     if order.out.exists():
         raise FileExistsError(f"--out must be a new file, {str(order.out)!r} is there already")
     given = (bool(order.references), order.plan is not None)
-    if order.is_script and (any(given) or order.model is not None or order.colours != Colours()):
+    if order.is_script and (any(given) or order.model or order.interlaced or order.colours != Colours()):
         raise ValueError("--ref, --plan and what else is about colours are for films, a script makes its own")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
@@ -202,7 +208,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         clip = coloured(job)
         first = clip[:1]
     else:
-        film = source.open_video(order.source, folder.index)
+        film = source.open_video(order.source, folder.index, order.interlaced)
         if (gap := check_whole(order.source, film_times(order.source, folder.index))) is not None:
             report("note", text=f"{order.source.name}: {gap}")
         first = film[:1]
@@ -246,6 +252,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         folder.path.absolute(),
         order.encoding.resolved().fitted(order.out.suffix),
         order.colours,
+        interlaced=order.interlaced,
         stills=scheme is not None,
         threads=order.threads or threads or min(MOST_THREADS, os.cpu_count() or 1),
         versions=tuple(versions().items()),
@@ -256,6 +263,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         return job, json.loads(json.dumps(asked))
     status = job.source.stat()
     asked["input"] = [str(job.source), status.st_size, status.st_mtime_ns]
+    asked |= {} if job.interlaced is None else {"interlaced": job.interlaced}
     model = store.find(order.model).absolute()
     references = listed(order.references) if scheme is None else scheme.references
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,6 +22,8 @@ from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
 from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
 
+INTERLACED = ("ignore", "bwdif")
+
 Progress = Callable[[int, int], None]  # told how much is done, of how much
 Stages = Callable[[str], Progress]  # what is done, in a few words -> who is told how far it is
 
@@ -51,21 +53,28 @@ def default_cache() -> Path:
     return folder
 
 
-def open_video(path: Path, cache: Path) -> vs.VideoNode:
+def open_video(path: Path, cache: Path, interlaced: str | None = None) -> vs.VideoNode:
     """A film of constant size and format.
 
     Args:
         path: of the film.
         cache: folder of bestsource's index; made where it is missing.
+        interlaced: what frames are that are flagged as interlaced, one of INTERLACED: "ignore": progressive all the
+            same; "bwdif": interlaced, the plugin bwdif makes whole frames of them. None: they stay flagged, and
+            Colorize does not take them.
 
     Raises:
         OSError: there is no such file, the cache cannot be made.
         ValueError: bestsource is missing, or cannot read the file, or takes for a film what is none; the film changes
             its size or format on the way.
     """
+    if path.suffix.lower() in (".vpy", ".py"):
+        raise ValueError(f"film {str(path)!r} must be a film, this is a script: render takes it if it is named *.vpy")
     clip = open_any("film", path, cache)
     if not clip.width or not clip.height or clip.format is None:
         raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
+    if interlaced is not None:
+        clip = _progressive(clip, interlaced)
     shape = _stated_shape(path)
     return clip if shape is None else clip.std.SetFrameProps(_SARNum=shape.numerator, _SARDen=shape.denominator)
 
@@ -151,6 +160,21 @@ def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Imag
             return Image.fromarray(np.dstack([np.asarray(plane) for plane in frame]))
     except vs.Error as error:
         raise ValueError(f"frame {number} cannot be read: {first_line(error)}") from None
+
+
+def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
+    """The clip with no frame flagged as interlaced. For interlaced see open_video."""
+    whole = clip
+    if interlaced == "bwdif":
+        if not hasattr(vs.core, "bwdif"):
+            raise ValueError("--interlaced bwdif needs that plugin of VapourSynth: pip install vsexvc[deinterlace]")
+        made = clip.bwdif.Bwdif(field=1)  # the order of fields is that of each frame's flag
+        whole = clip.std.FrameEval(
+            lambda n, f: made if f.props.get("_FieldBased", 0) else clip, prop_src=clip, clip_src=[made, clip]
+        )
+    elif interlaced != "ignore":
+        raise ValueError(f"interlaced must be one of {', '.join(INTERLACED)}, got {interlaced!r}")
+    return whole.std.SetFieldBased(0)
 
 
 def _stated_shape(path: Path) -> Fraction | None:
