@@ -51,6 +51,7 @@ ORDER = {
         "session",
         "frames",
         "scenes",
+        "changes",
         "cuts",
         "pump",
         "merge",

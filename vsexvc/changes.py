@@ -1,0 +1,210 @@
+"""Find where scenes begin in a run of small grey pictures: cuts, dissolves and fades. NumPy only.
+
+Everything is computed from the products of the pictures without their means. The cosine of two pictures, their
+similarity, depends on what they show; exposure, flicker and the level of a fade do not change it. A frame `before` is
+the last of a scene, and a frame `after`, `gap` frames later, the first of the next, where
+
+1. no frame of the few up to `before` is similar to any of the few from `after`. Flashes and black frames inside a scene
+   fail here: the scene goes on behind them.
+2. the frames on both sides are similar to each other. Fast motion fails here: its frames differ everywhere.
+3. each frame between is a weighted sum of both pictures; the weight passes from the first to the second and does not
+   turn back; and where it passes, the picture loses contrast. A dissolve of unlike pictures loses half of its energy, a
+   fade all of it. Pans and zooms lose none.
+
+A flat frame (black, white) shows nothing, so it is never a side, unless both sides are flat and of another level. Where
+such pairs overlap, the narrowest gap remains. The new scene begins where its picture has the larger weight. The result
+depends on nothing but the pictures. Their products are exact in float32: no order of summation changes a bit.
+
+Axis letters: t frames, h rows, w columns, n pairs of `before` and `after`, m frames between them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_THRESHOLD = 0.35  # how unlike both sides must be
+SIZE = (32, 18)  # width and height of the pictures: more would no longer be exact in float32
+REACH = 64  # frames on either side of a frame that decide on it
+
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.intp]
+
+_GAPS = (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 41, 49)  # frames from `before` to `after`; 1 is a cut
+_RUN = 4  # frames looked at on either side: a flash is shorter
+_LONG = 8  # frames over which motion is measured, at most
+_NOISE = 12.0  # energy (variance) of the grain: a flat frame has no more
+_LEVEL = 20.0  # difference of the means of flat frames that makes them unlike
+_SAME = 0.5  # similarity of the frames around a flash inside a scene, at least
+_BORDER = 24  # a pixel that is never lighter is a black border
+_LONG_BLACK = 24  # flat frames after which a scene begins in any case
+# Fitted on three generated films (tests/scene_film.py): of a pair against its sides, of the frames between.
+_STEADY, _STEADY_LONG = 2.5, 1.5  # least ratios of the differences across and within
+_GRADUAL = 0.1  # how much more unlike the sides of a gradual change must be: motion comes closer to one than to a cut
+_MOST_REST, _MOST_CONTRAST, _MOST_TURNS = 0.4, 0.7, 0.01
+
+
+class _Compared(NamedTuple):
+    """What is known of all pictures of a window.
+
+    Attributes:
+        products: (t, t) mean products of the pictures without their means.
+        energy: (t,) its diagonal.
+        similarity: (t, t) -1..1.
+        across: (t, t) the highest similarity, 0..1, of the _RUN frames up to one and those from another.
+        steps: (t, _RUN - 1) similarities of neighbours in the _RUN frames from each frame.
+    """
+
+    products: _Floats
+    energy: _Floats
+    similarity: _Floats
+    across: _Floats
+    steps: _Floats
+
+
+class _Vote(NamedTuple):
+    """A pair of sides; the better ones are less. first: the frame that the scene begins with."""
+
+    gap: int
+    similarity: float
+    first: int
+    before: int
+    after: int
+
+
+def find_changes(pictures: NDArray[np.uint8], threshold: float = DEFAULT_THRESHOLD) -> list[int]:
+    """Return the frames that begin a new scene, ascending; never frame 0.
+
+    Those less than REACH frames from an end that is not the film's own are not certain.
+
+    Args:
+        pictures: (t, h, w) consecutive frames, 8-bit luma of full range, h * w at most 576.
+        threshold: how unlike both sides must be, 0 (any) to 1 (none).
+    """
+    compared = _compare(pictures)
+    votes = [vote for gap in _GAPS if gap < len(pictures) for vote in _votes(compared, gap, threshold)]
+    kept: list[_Vote] = []
+    for vote in sorted(votes + _after_black(compared.energy)):
+        if all(vote.first >= other.first + _RUN or other.first >= vote.first + _RUN for other in kept) and all(
+            vote.after <= other.before or vote.before >= other.after for other in kept
+        ):
+            kept.append(vote)
+    return sorted(vote.first for vote in kept)
+
+
+def _compare(pictures: NDArray[np.uint8]) -> _Compared:
+    count = len(pictures)
+    seen = pictures.reshape(count, -1)
+    seen = seen[:, seen.max(0) > _BORDER]
+    if not seen.shape[1]:
+        seen = pictures.reshape(count, -1)
+    values = seen.astype(np.float32) - 128.0
+    raw = np.einsum("im,jm->ij", values, values).astype(np.float64)
+    sums = values.sum(1, dtype=np.float64)
+    mean = sums / values.shape[1]
+    products = (raw - np.multiply.outer(sums, mean)) / values.shape[1]
+    energy = np.diagonal(products).copy()
+    alike = _NOISE * np.exp(-(((mean[:, None] - mean) / _LEVEL) ** 2))  # all that flat frames have in common
+    scale = np.sqrt(energy + _NOISE)
+    similarity = (products + alike) / (scale[:, None] * scale)
+    frames = _without_flashes(energy, similarity)
+    products, energy, similarity = products[np.ix_(frames, frames)], energy[frames], similarity[np.ix_(frames, frames)]
+    frames = np.arange(count)
+    across = similarity
+    for _ in range(_RUN - 1):  # the edges repeated
+        across = np.maximum(similarity, across[(frames - 1).clip(0)])
+    row = across
+    for _ in range(_RUN - 1):
+        across = np.maximum(row, across[:, (frames + 1).clip(None, count - 1)])
+    one = (frames[:, None] + np.arange(_RUN - 1)).clip(None, count - 1)
+    steps = similarity[one, (one + 1).clip(None, count - 1)]
+    return _Compared(products, energy, similarity, across.clip(0.0), steps)
+
+
+def _without_flashes(energy: _Floats, similarity: _Floats) -> _Ints:
+    """The frame to look at for each frame: in place of a flash, or of black frames inside a scene, the one before.
+
+    They have less than half of the contrast of the frames on either side, which are similar.
+    """
+    count = len(energy)
+    frames = np.arange(count)
+    for length in range(1, min(_RUN, count - 1)):
+        before = np.arange(count - length - 1)
+        after = before + length + 1
+        inside = before[:, None] + np.arange(1, length + 1)
+        is_pale = energy[inside].max(1) < np.minimum(energy[before], energy[after]) / 2.0
+        flashes = inside[is_pale & (similarity[before, after] > _SAME)]
+        frames[flashes] = (flashes[:, :1] - 1).repeat(length, axis=1)
+    return frames[frames]
+
+
+def _votes(compared: _Compared, gap: int, threshold: float) -> list[_Vote]:
+    """The pairs so far apart that are both sides of a change."""
+    _, energy, similarity, all_across, steps = compared
+    last = len(energy) - 1
+    unlike = 1.0 - np.diagonal(all_across, gap)
+    flat = energy < _NOISE
+    sides = flat[:-gap] == flat[gap:] if gap == 1 else ~(flat[:-gap] | flat[gap:])
+    least = threshold if gap == 1 else min(1.0, threshold + _GRADUAL)
+    before = np.flatnonzero(sides & (unlike > least))
+    after, unlike = before + gap, unlike[before]
+    near = np.concatenate([steps[(before - _RUN + 1).clip(0)], steps[after]], axis=1)
+    typical = np.where(flat[before], near.min(1), np.median(near, axis=1))
+    steady = unlike**2 > _STEADY * (1.01 - typical)
+    back, ahead = (before - min(gap, _LONG)).clip(0), (after + min(gap, _LONG)).clip(None, last)
+    within = (similarity[back, before] + similarity[after, ahead]) / 2.0
+    if gap > 1:
+        steady &= unlike > _STEADY_LONG * (1.01 - within)
+    before, across = before[steady], 1.0 - unlike[steady]
+    if not len(before):
+        return []
+    passes, place = (np.ones(len(before), bool), before * 0) if gap == 1 else _passes(compared, before, gap)
+    return [
+        _Vote(gap, float(across[n]), int(before[n] + 1 + place[n]), int(before[n]), int(before[n]) + gap)
+        for n in np.flatnonzero(passes)
+    ]
+
+
+def _passes(compared: _Compared, before: _Ints, gap: int) -> tuple[NDArray[np.bool_], _Ints]:
+    """Whether the frames between pass from one picture to the other, and the first of them that is more of the second.
+
+    Args:
+        before: (n,) first sides.
+        gap: 2 or more.
+    """
+    products, energy = compared.products, compared.energy
+    after, last = before + gap, len(energy) - 1
+    between = before[:, None] + np.arange(1, gap)
+    old, new, both = (value[:, None] for value in (energy[before], energy[after], products[before, after]))
+    with_old, with_new = products[between, before[:, None]], products[between, after[:, None]]
+    inside = energy[between]
+    scale = old * new - both * both  # above 0: lit pictures that are unlike
+    weight_old = (with_old * new - with_new * both) / scale
+    weight_new = (with_new * old - with_old * both) / scale
+    rest = (inside - weight_old * with_old - weight_new * with_new).clip(0.0).sum(1) / (inside + _NOISE).sum(1)
+    lead = weight_old - weight_new  # 1 to -1
+    path = np.concatenate([np.ones_like(old), lead, -np.ones_like(old)], axis=1)
+    turns = np.abs(np.diff(path, axis=1)).sum(1) / 2.0 - 1.0
+    place = np.where((lead < 0.0).any(1), (lead < 0.0).argmax(1), gap - 1)
+    # Contrast against what it would be without a change: the mean of a third of the frames, around the place.
+    mean_old = energy[(before[:, None] - np.arange(_RUN)).clip(0)].mean(1, keepdims=True)
+    mean_new = energy[(after[:, None] + np.arange(_RUN)).clip(None, last)].mean(1, keepdims=True)
+    share = ((1.0 - lead) / 2.0).clip(0.0, 1.0)
+    contrast = inside / ((1.0 - share) * mean_old + share * mean_new + _NOISE)
+    third = max(1, (gap - 1) // 3)
+    start = (place - (third + 1) // 2).clip(0, gap - 1 - third)
+    contrast = np.take_along_axis(contrast, start[:, None] + np.arange(third), axis=1).mean(1)
+    is_mixed = (rest < _MOST_REST) & (contrast < _MOST_CONTRAST) & (scale[:, 0] > 0.05 * old[:, 0] * new[:, 0])
+    return is_mixed & (turns < _MOST_TURNS * (gap + 2)), place
+
+
+def _after_black(energy: _Floats) -> list[_Vote]:
+    """The first lit frame after many flat ones."""
+    found, run = [], 0
+    for n, flat in enumerate(energy < _NOISE):
+        if not flat and run >= _LONG_BLACK:
+            found.append(_Vote(_GAPS[-1] + 1, 0.0, n, n - 1, n))
+        run = run + 1 if flat else 0
+    return found
