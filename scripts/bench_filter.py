@@ -298,7 +298,7 @@ def _panel(points: list[tuple[float, float]], x_name: str, y_name: str) -> str:
         parts.append(f'<text x="{px - 6:.1f}" y="{py + 4:.1f}" text-anchor="end">{y:g}</text>')
     label = y_name
     if len({x for x, _ in points}) > 1:
-        slope, start = np.polyfit(*np.array(points).T, 1)
+        slope, start = np.polyfit([x for x, _ in points], [y for _, y in points], 1)
         ends = [place(x, max(0.0, start + slope * x)) for x in (0.0, max(x for x, _ in points))]
         parts.append('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" stroke="#27c" fill="none"/>'.format(*ends[0], *ends[1]))
         label += f" = {start:.3g} {'-' if slope < 0 else '+'} {abs(slope):.3g} per {x_name.split(' ')[0].rstrip('s')}"

@@ -36,7 +36,7 @@ def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_0
     Raises UnreadableError where nothing can be decoded.
     """
     capture = cv2.VideoCapture(str(path))
-    frames = []
+    frames: list[Any] = []
     while len(frames) < most:
         good, frame = capture.read()
         if not good:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def cached_clips(paths: list[Path], cache: Path, options: DataOptions | None = N
             log.warning("left out: %s", error)
             continue
         some = np.linspace(0, len(frames) - 1, 5).astype(int)
-        L, chroma = cached(target.with_suffix(".tone.npy"), lambda f=frames, s=some: np.array(tone(f[s]))).tolist()
+        L, chroma = cached(target.with_suffix(".tone.npy"), partial(_tone_of, frames, some)).tolist()
         why = options.unfit(L, chroma)
         if why:
             left_out[why] += 1
@@ -126,6 +127,14 @@ def cached_clips(paths: list[Path], cache: Path, options: DataOptions | None = N
         reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
         log.warning("%d of %d clips left out: %s", left_out.total(), len(paths), reasons)
     return arrays
+
+
+def _tone_of(frames: Picture, some: NDArray[np.int_]) -> NDArray[np.float64]:
+    return np.array(tone(frames[some]))
+
+
+def _flow_of(frames: Picture, stride: int) -> NDArray[Any]:
+    return optical_flow.both_ways(_luminance(frames), stride)
 
 
 @dataclass
@@ -298,7 +307,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
             block = first // _BLOCK * _BLOCK
             pairs = cached(
                 path.with_suffix(f".flow-{stride}-{block}.npy"),
-                lambda block=block: optical_flow.both_ways(_luminance(clip[block : block + _BLOCK + stride]), stride),
+                partial(_flow_of, clip[block : block + _BLOCK + stride], stride),
             )
             both = [window.flow(flow, clip.shape[1:3]) for flow in pairs[first - block]]
             yield both[home], optical_flow.consistent(both[home], both[1 - home])

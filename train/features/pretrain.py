@@ -232,7 +232,8 @@ def _terms(net: FeatureNet, heads: _Heads, batch: dict[str, Tensor], o: Pretrain
         levels = net(x.contiguous(memory_format=torch.channels_last))
     pooled = levels.relu5_2.float().mean((2, 3))
     both_views = pooled.unflatten(0, (b, 2))
-    terms = {"views": contrast(*heads.project(both_views).unbind(1), o.temperature)}
+    one, other = heads.project(both_views).unbind(1)
+    terms = {"views": contrast(one, other, o.temperature)}
     if (batch["label"] >= 0).any():
         label = batch["label"].repeat_interleave(2)
         terms["classes"] = 0.5 * F.cross_entropy(heads.classify(pooled), label, ignore_index=-1)
