@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from train.data import samples
+from train.data import files
 from train.measure import metrics, tables
 from train.measure.baselines import Clip
 from train.measure.protocol import correspondences, to_rgb
@@ -69,13 +69,13 @@ def read_scenes(folder: Path) -> Iterator[Scene]:
     Raises:
         OSError: a clip cannot be read.
     """
-    for path in samples.find([folder], samples.VIDEO_SUFFIXES):
+    for path in files.find([folder], files.VIDEO_SUFFIXES):
         place = path.with_name(path.stem + REFERENCES)
         if not place.is_dir():
             continue
-        references = tuple(samples.find([place], samples.IMAGE_SUFFIXES))
+        references = tuple(files.find([place], files.IMAGE_SUFFIXES))
         scenes = _SCENES.get(path.stem, {0: ""})
-        rgb = samples.read_clip(path, _size(path), max(scenes) + SHOWN[-1] + 1)
+        rgb = files.read_clip(path, _size(path), max(scenes) + SHOWN[-1] + 1)
         for first, own in scenes.items():
             frames = rgb[first : first + SHOWN[-1] + 1]
             yield Scene(f"{path.stem}, scene from {first}", own, Clip(path, frames), references)
@@ -86,7 +86,7 @@ def _size(path: Path) -> tuple[int, int]:
     width, height = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     capture.release()
     if not width or not height:
-        raise samples.UnreadableError(f"legacy: {path} has no frame that can be decoded")
+        raise files.UnreadableError(f"legacy: {path} has no frame that can be decoded")
     return network_size(width, height)
 
 
@@ -130,7 +130,7 @@ def measure(network: ColorizationNet, folder: Path, *, limit: int | None = None,
     for scene in tqdm(list(read_scenes(folder))[:limit], desc="legacy", unit="scene", disable=None):
         sheet: dict[str, Sequence[Picture]] = {}
         for path in scene.references:
-            reference = samples.read_image(path)
+            reference = files.read_image(path)
             result, similarity = colour(network, scene, reference)
             shown = [result[min(k, len(result) - 1)] for k in SHOWN]
             kind = "own" if path.stem == scene.own else "another scene's"
