@@ -369,9 +369,10 @@ def precision_rows(options: argparse.Namespace) -> list[Row]:
     for lab, rgb in clips_of(options):
         outputs: dict[str, list[Tensor]] = {name: [] for name in ("", *fast)}
         references = {name: session.reference(lab[:1]) for name, session in (fast | {"": exact}).items()}
-        own = {name: exact.start(reference) for name, reference in references.items()}
+        area = exact.area(lab[1:, :1])
+        own = {name: exact.start(reference, area) for name, reference in references.items()}
         for block in lab[1:, :1].split(BLOCK):
-            aligned = {name: s.correspond(block, references[name]) for name, s in (fast | {"": exact}).items()}
+            aligned = {name: s.correspond(block, references[name], area) for name, s in (fast | {"": exact}).items()}
             for i in range(len(block)):
                 same: State = own[""]
                 own[""], expected = exact.step(same, aligned[""][i])

@@ -48,10 +48,10 @@ class FreeSession:
     def reference(self, lab: Tensor) -> None:
         return None
 
-    def correspond(self, L: Tensor, reference: None) -> list[FreeSession]:
+    def correspond(self, L: Tensor, reference: None, area: Any = None) -> list[FreeSession]:
         return [self] * len(L)
 
-    def start(self, reference: None) -> None:
+    def start(self, reference: None, area: Any = None) -> None:
         return None
 
     def step(self, state: None, aligned: FreeSession) -> tuple[None, Tensor]:

@@ -48,6 +48,7 @@ ORDER = {
         "weights.released",
         "weights.store",
         "weights.identify",
+        "borders",
         "session",
         "frames",
         "scenes",

@@ -112,10 +112,10 @@ class TrueSession:
     def reference(self, lab: Tensor) -> Tensor:
         return lab[:, 1:] if self.ab is None else self.ab
 
-    def correspond(self, L: Tensor, reference: Tensor) -> list[Aligned]:
+    def correspond(self, L: Tensor, reference: Tensor, area: Any) -> list[Aligned]:
         return [Aligned(torch.ones_like(one[None]), reference) for one in L]
 
-    def start(self, reference: Any) -> None:
+    def start(self, reference: Any, area: Any) -> None:
         return None
 
     def step(self, state: None, aligned: Aligned) -> tuple[None, Tensor]:

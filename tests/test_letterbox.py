@@ -18,11 +18,11 @@ def test_the_picture_is_what_lies_within_the_borders(monkeypatch, rows, columns)
             assert lab.shape == (1, 3, 48, 64)  # no borders
             return super().reference(lab)
 
-        def correspond(self, L, reference):
+        def correspond(self, L, reference, area):
             assert L.shape[1:] == (1, 48 + 2 * rows, 64 + 2 * columns)
             assert (L[:, :, :rows] == 0).all() and (L[:, :, rows + 48 :] == 0).all()
             assert (L[..., :columns] == 0).all() and (L[..., columns + 64 :] == 0).all()
-            return super().correspond(L, reference)
+            return super().correspond(L, reference, area)
 
         def step(self, state, correspondence):
             return None, torch.cat((correspondence.L, 2 * correspondence.L), dim=1)

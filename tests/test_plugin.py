@@ -73,14 +73,14 @@ class ConstantSession:
         self.references.append(lab)
         return len(self.references)
 
-    def correspond(self, L: Tensor, reference: int) -> list[Any]:
+    def correspond(self, L: Tensor, reference: int, area: Any) -> list[Any]:
         @dataclass
         class One:
             similarity: Tensor
 
         return [One(torch.full_like(one[None], 0.5)) for one in L]
 
-    def start(self, reference: int | None) -> None:
+    def start(self, reference: int | None, area: Any) -> None:
         return None
 
     def step(self, state: None, one: Any) -> tuple[None, Tensor]:

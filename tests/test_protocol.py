@@ -69,7 +69,10 @@ class ActedSession:
         assert lab.shape[:2] == (1, 3)
         return lab
 
-    def correspond(self, L, reference):
+    def area(self, L):
+        return None
+
+    def correspond(self, L, reference, area=None):
         assert L.shape[1] == 1
         self.seen.append(len(L))
         mean = reference[:, 1:].mean((2, 3), keepdim=True)
@@ -78,7 +81,7 @@ class ActedSession:
             for one in L.split(1)
         ]
 
-    def start(self, reference):
+    def start(self, reference, area=None):
         return None if reference is None else reference[:, 1:]
 
     def step(self, state, correspondence):

@@ -52,7 +52,7 @@ class FakeSession:
         self.references += 1
         return round(float(lab[0, 0, 0, 0]), 1)
 
-    def correspond(self, L: Tensor, reference: float) -> list[FakeCorrespondence]:
+    def correspond(self, L: Tensor, reference: float, area: Any = None) -> list[FakeCorrespondence]:
         assert L.shape[1:] == (1, HEIGHT, WIDTH)
         self.running += 1
         self.thread_errors += self.running != 1
@@ -62,7 +62,7 @@ class FakeSession:
         # closest grey is most similar
         return [FakeCorrespondence(one[None], 1.0 - (one[None] - reference).abs() / 100.0, reference) for one in L]
 
-    def start(self, reference: float | None) -> float:
+    def start(self, reference: float | None, area: Any = None) -> float:
         return 0.0 if reference is None else reference
 
     def step(self, state: float, one: FakeCorrespondence) -> tuple[float, Tensor]:
@@ -352,10 +352,10 @@ class TestBounds:
             def reference(self, lab: Tensor) -> Any:
                 return super().reference(lab), torch.empty(1, 256, h // 4, w // 4), torch.empty(1, 3, h, w)
 
-            def correspond(self, L: Tensor, reference: Any) -> list[FakeCorrespondence]:
+            def correspond(self, L: Tensor, reference: Any, area: Any = None) -> list[FakeCorrespondence]:
                 return super().correspond(L, reference[0])
 
-            def start(self, reference: Any) -> Any:
+            def start(self, reference: Any, area: Any = None) -> Any:
                 return (0.0,)
 
             def step(self, state: Any, one: FakeCorrespondence) -> tuple[Any, Tensor]:
@@ -381,3 +381,57 @@ class TestBounds:
         del node, session, pump
         gc.collect()
         assert [ref() for ref in dead] == [None, None]
+
+
+class TestAreas:
+    """The area within black borders: one for each segment, of the first frames up to the next cut."""
+
+    SIZE = (32, 48)
+
+    def node(self, borders: dict[int, int], cuts: Iterable[int], dark: Iterable[int] = (), **plan: Any) -> Any:
+        """Frames of 48 x 32 with as many black rows above and below as `borders` says from a frame on."""
+        h, w = self.SIZE
+        cuts, dark, starts = set(cuts), set(dark), sorted(borders)
+        seen: dict[tuple[int, int], int] = {}
+
+        class Watching(FakeSession):
+            def correspond(self, L: Tensor, reference: float, area: Any = None) -> list[FakeCorrespondence]:
+                inside = area[0].start, area[0].stop
+                seen[inside] = seen.get(inside, 0) + 1
+                shown = torch.full_like(L, float(area[0].start))
+                return [FakeCorrespondence(one[None], one[None], reference) for one in shown]
+
+            def step(self, state: float, one: FakeCorrespondence) -> tuple[float, Tensor]:
+                return state, one.L.expand(1, 2, h, w)
+
+        blank = core.std.BlankClip(format=vs.GRAY16, width=w, height=h, length=100, keep=True)
+
+        def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+            f, rows = f.copy(), borders[starts[bisect_right(starts, n) - 1]]
+            picture = np.asarray(f[0])
+            picture[:] = 0
+            picture[rows : h - rows] = 0 if n in dark else 30000
+            f.props["_SceneChangePrev"] = int(n in cuts)
+            return f
+
+        clips = [blank.std.ModifyFrame(blank, fill), ref_clip(REFERENCES[:1])]
+        pump = Pump(Watching(), Schedule(100, **plan))
+        return core.exvc.PyFilter(clips=clips, step=pump, format=vs.YUV444PS, width=w, height=h), pump
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_any_order(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pump_module, "_AREAS", 1)
+        node, pump = self.node({0: 4, 30: 0, 42: 6}, (30, 42, 45), dark=[*range(50, 60)])
+        for n in random.Random(seed).sample(range(100), 60):
+            assert read(node.get_frame(n))[0] == (4 if n < 30 else 0 if n < 42 else 6), n
+        assert len(pump._areas) == 1
+
+    def test_of_a_scene_that_begins_in_the_dark(self) -> None:
+        node, _ = self.node({0: 5}, (), dark=range(60))
+        assert [read(node.get_frame(n))[0] for n in (99, 0, 50)] == [5, 5, 5]
+
+    def test_no_frame_beyond_a_cut_is_looked_at(self) -> None:
+        node, _ = self.node({0: 6, 12: 2}, (12,))
+        assert [read(node.get_frame(n))[0] for n in (11, 12)] == [6, 2]
+        whole, _ = self.node({0: 6, 12: 2}, (12,), sc=False)
+        assert [read(whole.get_frame(n))[0] for n in (11, 12)] == [2, 2]

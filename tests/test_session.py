@@ -10,7 +10,7 @@ from test_network import small
 
 from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.network import ColorizationNet, Match
-from vsexvc.session import Session, network_size, picture_area
+from vsexvc.session import Session, network_size
 
 pytestmark = pytest.mark.numbers
 
@@ -88,40 +88,80 @@ def test_propagation_from_another_size_is_refused() -> None:
 
 
 class TestBlackBorders:
-    @pytest.mark.parametrize(
-        ("borders", "area"),
-        [
-            ((0, 0, 0, 0), (0, 64, 0, 80)),
-            ((8, 12, 0, 0), (8, 52, 0, 80)),
-            ((0, 0, 9, 3), (0, 64, 9, 77)),
-            ((1, 2, 3, 4), (1, 62, 3, 76)),
-            ((30, 25, 20, 20), (0, 64, 0, 80)),  # hardly anything is left: a dark picture
-            ((64, 0, 0, 0), (0, 64, 0, 80)),
-        ],
-    )
-    def test_area(self, borders: tuple[int, int, int, int], area: tuple[int, int, int, int]) -> None:
-        top, bottom, left, right = borders
-        L = torch.rand(1, 1, 64, 80) * 2.9
-        L[:, :, top : 64 - bottom, left : 80 - right] += 5.0
-        rows, columns = picture_area(L)
-        assert (rows.start, rows.stop, columns.start, columns.stop) == area
+    """What the network makes of a picture is the same whatever black lies around it."""
+
+    INNER = (slice(16, 80), slice(8, 104))  # 64 x 96
+    lab = torch.rand(5, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 50 + 10
+
+    def around(self, lab: torch.Tensor) -> torch.Tensor:
+        """The pictures within borders: (N, C, 96, 112)."""
+        return torch.nn.functional.pad(lab, (8, 8, 16, 16))
+
+    def colours(self, frames: torch.Tensor, reference: torch.Tensor, propagate: bool = False) -> list[torch.Tensor]:
+        """Similarity, warped colours and ab of each frame."""
+        session = Session(small(features_input="L", head="blend", motion=3))
+        held = session.reference(reference)
+        state = session.start(held if propagate else None, session.area(frames))
+        results = []
+        for one in session.correspond(frames, held):
+            state, ab = session.step(state, one)
+            results.append(torch.cat((one.similarity, one.warped_ab, ab), dim=1))
+        return results
+
+    @pytest.mark.parametrize("propagate", [False, True])
+    @pytest.mark.parametrize("bordered", ["frames", "reference", "both"])
+    def test_inside_nothing_changes(self, bordered: str, propagate: bool) -> None:
+        plain = self.colours(self.lab[1:, :1], self.lab[:1], propagate)
+        frames, reference = self.lab[1:, :1], self.lab[:1]
+        frames = frames if bordered == "reference" else self.around(frames)
+        reference = reference if bordered == "frames" else self.around(reference)
+        for one, expected in zip(self.colours(frames, reference, propagate), plain, strict=True):
+            if bordered != "reference":
+                outside = one.clone()
+                outside[:, :, *self.INNER] = 0.0
+                assert not outside.any()
+                one = one[:, :, *self.INNER]
+            assert torch.allclose(one, expected, atol=1e-3)
+
+    def test_a_dark_frame_keeps_the_area_of_its_scene(self) -> None:
+        session = Session(small(features_input="L", head="tanh"))
+        L = self.lab[:3, :1].clone()
+        L[1] *= 0.01  # a fade
+        area = session.area(L)
+        state, shapes = session.start(), set()
+        for one in session.correspond(self.around(L), session.reference(self.lab[:1])):
+            state, ab = session.step(state, one)
+            assert state.prev_lab is not None and ab[:, :, *self.INNER].any()
+            shapes.add(state.prev_lab.shape[2:])
+        assert shapes == {(64, 96)} and area == (slice(0, 64), slice(0, 96))
+
+    def test_a_given_area_holds(self) -> None:
+        session = Session(small(features_input="L", head="tanh"))
+        reference = session.reference(self.lab[:1])
+        one = session.correspond(self.lab[:1, :1], reference, (slice(8, 40), slice(0, 64)))[0]
+        assert one.L_centred.shape[2:] == (32, 64) and one.warped_ab.shape[2:] == (64, 96)
+        assert one.similarity[:, :, 8:40, :64].all() and not one.similarity[:, :, 40:].any()
+
+    def test_a_propagated_reference_is_cut_as_the_scene_is(self) -> None:
+        """Its own dark edge is picture where the scene's frames are lit there; another frame is brought to the size."""
+        session = Session(small(features_input="L", head="tanh"))
+        lab = self.lab[:1].clone()
+        lab[:, :, :8] = 0.0
+        dark = session.reference(lab)
+        area = slice(0, 64), slice(0, 96)
+        assert dark.lab.shape[2:] == (56, 96) and session.start(dark).prev_lab is dark.lab
+        cut = session.start(dark, area).prev_lab
+        assert cut is not None and torch.allclose(cut[:, :1] + 50.0, lab[:, :1], atol=1e-4)
+        stretched = session.start(session.reference(self.lab[:1]), (slice(16, 48), slice(0, 96))).prev_lab
+        assert stretched is not None and stretched.shape == (1, 3, 32, 96)
 
     def test_margins_of_a_picture_without_borders_are_inside(self) -> None:
         """100 columns are padded to 104: what is there belongs to the picture."""
         session = Session(small(features_input="L", head="tanh"))
         lab = torch.rand(1, 3, 64, 100) * 50 + 10
         aligned = session.correspond(lab[:, :1], session.reference(lab))[0]
-        assert aligned.match.warped_ab.shape == (1, 2, 64, 104) and bool((aligned.inside == 1).all())
+        assert aligned.match.warped_ab.shape == (1, 2, 64, 104) and aligned.area == (slice(0, 64), slice(0, 100))
         assert bool(aligned.match.warped_ab[:, :, :, 0].any())
-
-    def test_a_dark_frame_does_not_forget_its_colours(self) -> None:
-        session = Session(small(features_input="L", head="tanh"))
-        lab = torch.rand(1, 3, 64, 64) * 50 + 10
-        L = lab[:, :1].clone()
-        L[:, :, :20] = 1.0
-        state, ab = session.step(session.start(), session.correspond(L, session.reference(lab))[0])
-        assert state.prev_lab is not None
-        assert not ab[:, :, :20].any() and bool(state.prev_lab[:, 1:, :20].any())
 
     def test_they_stay_neutral_and_give_no_colour(self) -> None:
         """The reference's borders are painted red: no frame may find that colour, nor colour borders of its own."""
@@ -131,15 +171,13 @@ class TestBlackBorders:
         lab[:, 0, :14], lab[:, 0, 50:] = 1.0, 1.0
         lab[:, 1:, :14], lab[:, 1:, 50:] = 90.0, 90.0
         L = torch.rand(2, 1, 60, 80) * 90 + 5
-        L[:, :, :, :11] = 0.5
-        L[1, :, :, :11] = 50.0  # the second frame has no border
+        L[:, :, :, :9] = 0.5
         reference = session.reference(lab)
         state = session.start()
-        for i, aligned in enumerate(session.correspond(L, reference)):
+        for aligned in session.correspond(L, reference):
             state, ab = session.step(state, aligned)
-            border = [x[:, :, :, :11] for x in (aligned.warped_ab, aligned.similarity, ab)]
-            assert all(not x.any() for x in border) if i == 0 else all(x.any() for x in border)
-            inside = aligned.warped_ab[:, :, :, 11:]
+            assert all(not x[:, :, :, :9].any() for x in (aligned.warped_ab, aligned.similarity, ab))
+            inside = aligned.warped_ab[:, :, :, 9:]
             assert torch.allclose(inside, torch.tensor((-20.0, -30.0)).view(1, 2, 1, 1), atol=1e-3)
 
 

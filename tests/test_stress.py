@@ -123,14 +123,14 @@ class NetSession:
         mean = lab.mean((0, 2, 3)).numpy()
         return min(PICTURES, key=lambda picture: float(np.abs(mean - PICTURES_LAB[picture]).max()))
 
-    def correspond(self, L: Tensor, picture: int) -> list[Aligned]:
+    def correspond(self, L: Tensor, picture: int, area: Any) -> list[Aligned]:
         y = ((L.double() + 16.0) / 116.0) ** 3
         y = torch.where(L.double() > 8.0, y, L.double() / (24389.0 / 27.0))
         luma = torch.where(y > 0.0031308, 1.055 * y ** (1 / 2.4) - 0.055, 12.92 * y)
         codes = (luma * 65535.0).round().float() / 65535.0  # the pump's L is theirs, whatever its rounding
         return [self.net.align(one[None], picture) for one in codes]
 
-    def start(self, picture: int | None) -> Tensor:
+    def start(self, picture: int | None, area: Any) -> Tensor:
         return self.net.start(picture)
 
     def step(self, state: Tensor, aligned: Aligned) -> tuple[Tensor, Tensor]:

@@ -134,11 +134,11 @@ class GivenSession:
     def reference(self, lab: Tensor) -> None:
         self.seen.append(lab)
 
-    def correspond(self, L: Tensor, reference: None) -> list[Any]:
+    def correspond(self, L: Tensor, reference: None, area: Any) -> list[Any]:
         self.seen.append(L)
         return [SimpleNamespace(similarity=torch.full_like(one[None], 0.5), warped_ab=self.ab) for one in L]
 
-    def start(self, reference: None) -> None:
+    def start(self, reference: None, area: Any) -> None:
         return None
 
     def step(self, state: None, one: Any) -> tuple[None, Tensor]:
@@ -256,9 +256,9 @@ class TestPreset:
                 seen.append(lab)
                 return super().reference(lab)
 
-            def correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
+            def correspond(self, L: Tensor, reference: Reference, area: Any = None) -> list[Correspondence]:
                 seen.append(L)
-                return super().correspond(L, reference)
+                return super().correspond(L, reference, area)
 
         monkeypatch.setattr(plugin, "Session", Watched)
         clip, ref = middle_grey(vs.GRAY16, 2), moving(vs.RGB24, 1)
@@ -278,7 +278,8 @@ class TestPreset:
         assert np.abs(found - 0.05 * 1.25 * doubled(wrong)).max() > 0.5
 
     def test_black_borders_are_picture(self, model: str) -> None:
-        dark = middle_grey(vs.GRAY16).std.Crop(top=96).std.AddBorders(top=96, color=5000)  # L 1.5
+        grey = middle_grey(vs.GRAY16).std.Crop(top=96, bottom=96)
+        dark = grey.std.AddBorders(top=96, bottom=96, color=5000)  # L 1.5
         ref = moving(vs.RGB24, 1)
         own, preset = (
             lab_of(vsexvc.colorize(dark, ref, model=model, device="cpu", format=vs.YUV444PS, **arguments))[1:, :90]

@@ -67,6 +67,7 @@ def build(
         size=None if schedule.propagate or preset.size is not None else size,
         recurrent=output == "color",
         halve=preset.size is not None,
+        borders=preset.borders,
         threads=threads,
         device=device,
     )

@@ -10,7 +10,8 @@ This module depends on VapourSynth frames and the session, not on formats, argum
 
 1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
    replay goes block by block, other requests get their turn between two blocks, and it always makes progress. A frame
-   that cannot be read or used fails those that need it: its block, and what follows it in its segment.
+   that cannot be read or used fails those that need it: its block, and what follows it in its segment; all of the
+   segment where it is one of the first, in which the black borders are found.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
@@ -35,11 +36,12 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.backends.transfer import download
+from vsexvc.borders import Area, is_dark, picture_area
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
 from vsexvc.frames import ERROR, REPORTED, Lightness
 from vsexvc.scenes import is_cut
-from vsexvc.session import network_size, picture_area
+from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
 from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
@@ -53,6 +55,9 @@ _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
 # What each store may take, in bytes of tensors: with the default size all fits several times over.
 _REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
 _MANY_REFERENCES = 8  # among which a scene's choice takes so long that the user is told
+# Frames of a segment, counted from its start, that its area is found in; the later ones where the others are dark.
+_SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
+_AREAS = 64  # how many are kept
 _SEARCH = 32  # frames looked at in one go for the cut before
 _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a cut, that the user is told about
 
@@ -64,8 +69,8 @@ class SessionLike(Protocol):
     """What the pump asks of a session (vsexvc.session.Session). References, correspondences and states are opaque."""
 
     def reference(self, lab: Tensor, /) -> Any: ...
-    def correspond(self, L: Tensor, reference: Any, /) -> Sequence[Any]: ...
-    def start(self, reference: Any, /) -> Any: ...
+    def correspond(self, L: Tensor, reference: Any, area: Area | None, /) -> Sequence[Any]: ...
+    def start(self, reference: Any, area: Area | None, /) -> Any: ...
     def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
 
 
@@ -100,7 +105,7 @@ class Output:
 
     planes: Tensor
     arrived: Callable[[], None]
-    area: tuple[slice, slice]
+    area: Area
     reference: int
     segment: int
 
@@ -142,6 +147,7 @@ class Pump:
         size: int | None = None,
         recurrent: bool = True,
         halve: bool = False,
+        borders: bool = True,
         threads: int | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -155,10 +161,12 @@ class Pump:
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
+            borders: black borders are kept from the network; False: they are picture.
             threads, device: see TorchThread.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
         self._size, self._recurrent, self._halve = size, recurrent, halve
+        self._borders = borders
         self._lightness = Lightness()
         self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
         self._cuts = Cuts()
@@ -167,6 +175,7 @@ class Pump:
         self._recent: Kept[Any] = Kept(_RECENT_STATES, _STATE_BYTES)  # state before frame n
         self._checkpoints: Kept[Any] = Kept(_CHECKPOINTS, _STATE_BYTES)
         self._references: Kept[Any] = Kept(REFERENCES, _REFERENCE_BYTES)
+        self._areas: Kept[Area] = Kept(_AREAS, 0)  # by the segment's start
         self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
 
@@ -214,9 +223,10 @@ class Pump:
                 self._notices.append(
                     f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it"
                 )
+            area = yield from self._find_area(replay.start)
             index, reference = yield from self._find_reference(replay)
             block = range(replay.position, min(replay.position + BLOCK, self._schedule.num_frames))
-            self._advance(replay, block, index, reference, (yield [(number, _LUMA_CLIP) for number in block]))
+            self._advance(replay, block, index, reference, area, (yield [(number, _LUMA_CLIP) for number in block]))
         return output
 
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
@@ -250,6 +260,27 @@ class Pump:
             if found is not None:
                 replay.position, replay.state = found, store[found]
 
+    def _find_area(self, start: int) -> Generator[list[Need], Frames, Area | None]:
+        """The area within black borders of the segment that starts there; None where they are picture."""
+        if not self._borders:
+            return None
+        if start in self._areas:
+            return self._areas[start]
+        frames, last = [self._luma((yield [(start, _LUMA_CLIP)]))], start
+        for offset in (*_SAMPLES[1:], *_LATER_SAMPLES):
+            number = start + offset
+            if number >= self._schedule.num_frames or (offset > _SAMPLES[-1] and not is_dark(torch.cat(frames))):
+                break
+            between = range(last + 1, number + 1) if self._schedule.sc else ()
+            unknown = [k for k in between[:-1] if self._cuts[k] == UNKNOWN]
+            L = self._luma((yield [(k, _LUMA_CLIP) for k in (*unknown, number)])[-1:])
+            if any(self._cuts[k] == CUT for k in between):
+                break
+            frames.append(L)
+            last = number
+        self._areas[start] = area = picture_area(torch.cat(frames))
+        return area
+
     def _find_reference(self, replay: _Replay) -> Generator[list[Need], Frames, tuple[int, Any]]:
         """The reference of the block where the replay is, and its index."""
         frames = self._schedule.ref_frames
@@ -268,9 +299,10 @@ class Pump:
         while (index := len(scores)) < self._schedule.num_references:
             reference = yield from self._load(index)
             L = self._luma((yield [(scene, _LUMA_CLIP)]))
+            area = yield from self._find_area(scene)
             if len(scores) == index:  # no other request has done it meanwhile
-                found = self._session.correspond(L, reference)[0].similarity
-                scores.append(float(found[:, :, *picture_area(L)].mean()))
+                found = self._session.correspond(L, reference, area)[0].similarity
+                scores.append(float(found[:, :, *(area or picture_area(L))].mean()))
         return max(range(len(scores)), key=scores.__getitem__)
 
     def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
@@ -301,20 +333,22 @@ class Pump:
         """To the network's size. lab: (B, 1 or 3, H, W)."""
         return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab
 
-    def _advance(self, replay: _Replay, block: range, index: int, reference: Any, frames: Frames) -> None:
+    def _advance(
+        self, replay: _Replay, block: range, index: int, reference: Any, area: Area | None, frames: Frames
+    ) -> None:
         """Computes a block up to the next start of one, unless another request has meanwhile done so."""
         self._jump(replay)
         if replay.n in self._outputs or replay.position != block.start:
             return
         state = replay.state
         if state is None:
-            state = self._session.start(reference if self._schedule.propagate else None)
+            state = self._session.start(reference if self._schedule.propagate else None, area)
         starts = [number for number in self._schedule.ref_frames or () if number in block[1:]]
         cuts = [number for number in block[1:] if self._cuts[number] == CUT]
         end = min([block.stop, *starts[:1], *cuts[:1]])
         L = self._luma(frames[: end - block.start])
         L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
-        aligned = self._session.correspond(L, reference)
+        aligned = self._session.correspond(L, reference, area)
         for number in range(block.start, end):
             one = aligned[number - block.start]
             if self._recurrent:
@@ -322,8 +356,8 @@ class Pump:
             else:
                 ab = one.warped_ab
             planes, arrived = download(torch.cat((one.similarity, ab), dim=1)[0])
-            area = picture_area(L[number - block.start][None])
-            self._outputs[number] = Output(planes, arrived, area, index, replay.start)
+            inside = area or picture_area(L[number - block.start][None])
+            self._outputs[number] = Output(planes, arrived, inside, index, replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
         self._recent[end] = state

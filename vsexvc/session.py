@@ -8,7 +8,10 @@
 
 A State is never changed, and holds copies: whoever keeps one can replay from it and gets the same bytes.
 
-Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4.
+The network sees pictures without their black borders: a reference without its own, and all frames of a scene without
+those of the scene (`Session.area`), so that the states have one size.
+
+Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4; A and Z the area within its borders.
 """
 
 from __future__ import annotations
@@ -21,20 +24,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsexvc.backends.transfer import upload
+from vsexvc.borders import Area, picture_area, whole
 from vsexvc.colour.lab import centred
 from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
-_BLACK = 3.0  # L up to which a row or column of the network's size counts as border: 8-bit Y of about 24
-
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that gives colours: lab (1, 3, H', W') with centred L, padded, and its phi.
+    """A picture that gives colours.
 
-    keys: the part of it that frames are matched with: not its black borders.
+    Attributes:
+        picture: (1, 3, H', W') with centred L, all of it.
+        area: rows and columns within its black borders.
+        lab: (1, 3, A, Z), the area, padded.
+        phi: of lab.
+        keys: what frames are matched with.
     """
 
+    picture: Tensor
+    area: Area
     lab: Tensor
     phi: Tensor
     keys: Keys
@@ -44,22 +53,22 @@ class Reference:
 class Correspondence:
     """One frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W) -1..1.
 
-    L_centred and `match` are what the colour net sees, padded; motion is found by `embedding`.
-    `inside` is 1 within the black borders and 0 on them (1, 1, H, W), padded, where warped_ab and similarity are 0 too.
+    `area`: rows and columns within black borders; warped_ab and similarity are 0 outside. L_centred and `match` are
+    what the colour net sees: (1, C, A, Z), padded; motion is found by `embedding`.
     """
 
     L: Tensor
     warped_ab: Tensor
     similarity: Tensor
+    area: Area
     L_centred: Tensor
     match: Match
-    inside: Tensor
     embedding: Embedding
 
 
 @dataclass(frozen=True)
 class State:
-    """The previous frame: lab (1, 3, H, W) with centred L, padded, and its phi; None where nothing came before."""
+    """The previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None where nothing came before."""
 
     prev_lab: Tensor | None
     prev_phi: Tensor | None
@@ -75,26 +84,6 @@ def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]
     return min(longest, max(MULTIPLE, round(height * scale))), min(longest, max(MULTIPLE, round(width * scale)))
 
 
-def picture_area(L: Tensor) -> tuple[slice, slice]:
-    """Rows and columns of a picture within its black borders. L: (1, 1, H, W), 0..100.
-
-    All of it where less than a quarter would remain: that is a dark picture.
-    """
-    height, width = L.shape[2:]
-    bright = L[0, 0] > _BLACK
-    rows, columns = (bright.any(axis).nonzero().flatten() for axis in (1, 0))
-    if not len(rows):
-        return _whole(L)
-    (top, bottom), (left, right) = ((int(lines[0]), int(lines[-1]) + 1) for lines in (rows, columns))
-    if 4 * (bottom - top) * (right - left) < height * width:
-        return _whole(L)
-    return slice(top, bottom), slice(left, right)
-
-
-def _whole(L: Tensor) -> tuple[slice, slice]:
-    return slice(0, L.shape[2]), slice(0, L.shape[3])
-
-
 class Session:
     """A network and the order in which its parts are called. Holds no state of any clip.
 
@@ -105,68 +94,83 @@ class Session:
     def __init__(self, network: ColorizationNet, borders: bool = True) -> None:
         """`borders`: black borders take no part, in frames and references; False: they are picture, as released."""
         self.network = network.eval()
-        self._picture_area = picture_area if borders else _whole
+        self._borders = borders
         self.device = next(network.parameters()).device
         self._sparing = False
+
+    def area(self, L: Tensor) -> Area:
+        """Rows and columns of the picture within the black borders that all of these frames have. L: (B, 1, H, W)."""
+        return picture_area(L) if self._borders else whole(L)
 
     @torch.inference_mode()
     def reference(self, lab: Tensor) -> Reference:
         """lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16."""
-        height, width = lab.shape[2:]
-        area = self._picture_area(lab[:, :1])
-        lab = _padded(centred(lab.to(self.device)))
-        usable = torch.zeros((1, 1, height, width), device=self.device)
-        usable[:, :, *area] = 1.0
-        usable = _padded(usable, may_reflect=False)[0, 0] == 1.0
+        area = self.area(lab[:, :1])
+        picture = centred(lab.to(self.device))
+        inside = _padded(picture[:, :, *area])
 
         def work() -> Reference:
-            phi = self.network.embed(lab, is_reference=True).phi
-            return Reference(lab, phi, self.network.keys(lab, phi, self.network.understand(lab[:, :1]), usable))
+            phi = self.network.embed(inside, is_reference=True).phi
+            keys = self.network.keys(inside, phi, self.network.understand(inside[:, :1]))
+            return Reference(picture, area, inside, phi, keys)
 
         return self._within_memory(work)
 
     @torch.inference_mode()
-    def correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
-        """Eq. 6 for several frames at once. L: (B, 1, H, W) float32, 0..100."""
-        return self._within_memory(lambda: self._correspond(L, reference))
+    def correspond(self, L: Tensor, reference: Reference, area: Area | None = None) -> list[Correspondence]:
+        """Eq. 6 for several frames at once.
 
-    def _correspond(self, L: Tensor, reference: Reference) -> list[Correspondence]:
+        Args:
+            L: (B, 1, H, W) float32, 0..100.
+            reference: what gives the colours.
+            area: of the scene's picture within its borders; None: as found in these frames.
+        """
+        area = self.area(L) if area is None else area
+        return self._within_memory(lambda: self._correspond(L, reference, area))
+
+    def _correspond(self, L: Tensor, reference: Reference, area: Area) -> list[Correspondence]:
         if self._sparing and len(L) > 1:
-            return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference)]
-        h, w = L.shape[2:]
-        L_centred = _padded(upload(L, self.device) - 50.0)
+            return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference, area)]
+        L_centred = _padded(upload(L[:, :, *area], self.device) - 50.0)
         network = self.network
         theta, phi = network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
         match = network.match(L_centred, theta, network.understand(L_centred), reference.keys, sparing=self._sparing)
-        top, left = _margins(h, w)
         results = []
         for i in range(len(L)):
-            rows, columns = self._picture_area(L[i : i + 1])
-            inside = torch.zeros((1, 1, h, w), device=self.device)
-            inside[:, :, rows, columns] = 1.0
-            inside = _padded(inside, may_reflect=False)
-            one = Match(*(x[i : i + 1] * inside for x in match))
-            warped_ab, similarity = (x[:, :, top : top + h, left : left + w].clone() for x in one[:2])
+            one = Match(*(x[i : i + 1].clone() for x in match))
             results.append(
                 Correspondence(
                     L=L[i : i + 1].to(self.device, copy=True),
-                    warped_ab=warped_ab,
-                    similarity=similarity,
+                    warped_ab=_placed(one.warped_ab, area, L),
+                    similarity=_placed(one.similarity, area, L),
+                    area=area,
                     L_centred=L_centred[i : i + 1].clone(),
                     match=one,
-                    inside=inside,
                     embedding=Embedding(theta[i : i + 1].clone(), phi[i : i + 1].clone()),
                 )
             )
         return results
 
     @torch.inference_mode()
-    def start(self, reference: Reference | None = None) -> State:
+    def start(self, reference: Reference | None = None, area: Area | None = None) -> State:
         """Before the first frame: nothing, or the reference as if it were the frame before (section 1, propagation).
 
-        For propagation the reference must have the frames' size; `step` raises ValueError where it has not.
+        Args:
+            reference: for propagation.
+            area: of the scene. The reference is brought to it: by the same cut where its own area lies within, else in
+                size. None: it must have the frames' size; `step` raises ValueError where it has not.
         """
-        return State(None, None) if reference is None else State(reference.lab, reference.phi)
+        if reference is None:
+            return State(None, None)
+        if area is None or _size(area) == _size(reference.area):
+            return State(reference.lab, reference.phi)
+        if _is_within(reference.area, area, reference.picture):
+            lab = reference.picture[:, :, *area]
+        else:
+            own = reference.picture[:, :, *reference.area]
+            lab = F.interpolate(own, _size(area), mode="bilinear", antialias=True)
+        lab = _padded(lab)
+        return State(lab, self._within_memory(lambda: self.network.embed(lab, is_reference=True).phi))
 
     @torch.inference_mode()
     def step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
@@ -186,10 +190,7 @@ class Session:
         else:
             prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab, L_centred)
         ab = self.network.colorize(L_centred, correspondence.match, prev_lab)
-        h, w = correspondence.L.shape[2:]
-        top, left = _margins(h, w)
-        # What is dark for a while (a fade) looks like a border: the state remembers its colours.
-        shown = (ab * correspondence.inside)[:, :, top : top + h, left : left + w].contiguous()
+        shown = _placed(ab, correspondence.area, correspondence.L)
         return State(torch.cat((L_centred, ab), dim=1), phi), shown
 
     def _within_memory[T](self, work: Callable[[], T]) -> T:
@@ -211,10 +212,30 @@ def _margins(h: int, w: int) -> tuple[int, int]:
     return (-h % MULTIPLE) // 2, (-w % MULTIPLE) // 2
 
 
-def _padded(x: Tensor, may_reflect: bool = True) -> Tensor:
-    """Reflected on both sides up to the network's multiple; where a side is too short, or it may not be, repeated."""
+def _padded(x: Tensor) -> Tensor:
+    """Reflected on both sides up to the network's multiple; repeated where a side is too short."""
     h, w = x.shape[2:]
     top, left = _margins(h, w)
     margins = (left, -w % MULTIPLE - left, top, -h % MULTIPLE - top)
-    mode = "reflect" if may_reflect and max(margins[:2]) < w and max(margins[2:]) < h else "replicate"
+    mode = "reflect" if max(margins[:2]) < w and max(margins[2:]) < h else "replicate"
     return F.pad(x, margins, mode=mode) if any(margins) else x
+
+
+def _placed(x: Tensor, area: Area, frame: Tensor) -> Tensor:
+    """What was padded, back in its area of a whole frame; 0 outside. A copy. x: (1, C, A, Z); frame: (B, 1, H, W)."""
+    h, w = _size(area)
+    top, left = _margins(h, w)
+    result = x.new_zeros((*x.shape[:2], *frame.shape[2:]))
+    result[:, :, *area] = x[:, :, top : top + h, left : left + w]
+    return result
+
+
+def _size(area: Area) -> tuple[int, int]:
+    rows, columns = area
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def _is_within(own: Area, other: Area, picture: Tensor) -> bool:
+    """Whether one area is part of another, and both of a picture (1, C, H, W)."""
+    sides = zip(own, other, picture.shape[2:], strict=True)
+    return all(b.start <= a.start and a.stop <= b.stop <= size for a, b, size in sides)

@@ -50,7 +50,7 @@ def play(network: ColorizationNet, clip: Clip, reference: Clip, *, rounds: int, 
     session = Session(network)
     prepared = session.reference(reference.lab[:1])
     aligned = list(correspondences(session, clip.lab[:, :1], prepared))
-    state = session.start(prepared if propagate else None)
+    state = session.start(prepared if propagate else None, session.area(clip.lab[:, :1]))
     if not propagate:
         state, _ = session.step(state, aligned[0])
     for _ in range(rounds):

@@ -118,9 +118,10 @@ def psnr_by_frame(scores: list[Score]) -> list[float]:
 
 @torch.inference_mode()
 def correspondences(session: Session, L: Tensor, reference: Reference) -> Iterator[Correspondence]:
-    """L: (N, 1, H, W) float32, 0..100."""
+    """L: (N, 1, H, W) float32, 0..100, of one scene."""
+    area = session.area(L)
     for block in L.split(_BLOCK):
-        yield from session.correspond(block, reference)
+        yield from session.correspond(block, reference, area)
 
 
 def warped_colour(network: ColorizationNet, correspondence: Correspondence) -> Tensor:
@@ -140,7 +141,7 @@ def propagate(network: ColorizationNet, clip: Clip, *, zeroed: bool = False) -> 
     """
     session, lab = Session(network), clip.lab
     reference = session.reference(lab[:1])
-    state, nothing = session.start(reference), session.start(None)
+    state, nothing = session.start(reference, session.area(lab[1:, :1])), session.start(None)
     results: dict[str, list[Tensor]] = {}
     for correspondence in correspondences(session, lab[1:, :1], reference):
         results.setdefault("warped colour", []).append(warped_colour(network, correspondence))
