@@ -24,6 +24,7 @@ ORDER = {
         "support.kept",
         "nets.config",
         "colour.lab",
+        "colour.transparency",
         "colour.upsample",
         "colour.spaces",
         "nets.motion",

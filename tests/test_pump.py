@@ -287,7 +287,7 @@ class TestBounds:
         most = 0
         schedule = Schedule(1000)
         session = FakeSession()
-        pump = Pump(session, schedule, log=said.append)
+        pump = Pump(session, schedule, log=lambda text: said.append(text) if "needs" in text else None)
 
         def step(**arguments: Any) -> dict[str, Any]:
             nonlocal most
@@ -341,7 +341,9 @@ class TestBounds:
         node = filtered([luma_clip(40, {20}), core.std.Loop(ref_clip(REFERENCES), 3)], pump)
         for n in (0, 30):
             read(node.get_frame(n))
-        assert said == ["Colorize: the first frame of each scene is compared with all 9 references"]
+        assert [text for text in said if "no colours" not in text] == [
+            "Colorize: the first frame of each scene is compared with all 9 references"
+        ]
 
     @pytest.mark.parametrize("size", [216, 1080])
     def test_what_is_kept_is_bounded_in_bytes(self, size: int) -> None:

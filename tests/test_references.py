@@ -162,3 +162,56 @@ class TestScripts:
         code = "import sys; sys.modules['PIL'] = None; import vsexvc; vsexvc.references"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.stderr.endswith("ImportError: references: PIL is not installed: pip install vsexvc[video]\n")
+
+
+class TestFilter:
+    """References with transparent parts, as the filter sees them."""
+
+    @pytest.fixture
+    def clip(self) -> vs.VideoNode:
+        blank = core.std.BlankClip(format=vs.GRAY8, width=96, height=64, length=2)
+        luma = film.picture(0) @ np.array([0.2126, 0.7152, 0.0722])
+
+        def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+            frame = f.copy()
+            np.copyto(np.asarray(frame[0]), luma.astype(np.uint8))
+            return frame
+
+        return blank.std.ModifyFrame(blank, draw)
+
+    def half(self, path: Path, colour: tuple[int, int, int]) -> Path:
+        """A picture whose right half is transparent, over that colour."""
+        picture = np.dstack([film.picture(0), np.full((64, 96), 255, np.uint8)])
+        picture[:, 48:] = (*colour, 0)
+        Image.fromarray(picture).save(path)
+        return path
+
+    @pytest.mark.parametrize("propagate", [False, True])
+    @pytest.mark.parametrize("output", ["color", "warped"])
+    def test_what_is_transparent_lends_nothing(
+        self, clip: vs.VideoNode, model: str, tmp_path: Path, propagate: bool, output: str
+    ) -> None:
+        """Not a bit of the result depends on it; the opaque half does its part."""
+        results = []
+        for name, colour in (("black", (0, 0, 0)), ("magenta", (200, 60, 200))):
+            ref = open_references([self.half(tmp_path / f"{name}.png", colour)], tmp_path)
+            options = {"propagate": propagate, "output": output, "size": 64, "device": "cpu", "model": model}
+            results.append([bytes(plane) for plane in vsexvc.colorize(clip, ref, **options).get_frame(1)])
+        assert results[0] == results[1]
+        assert set(results[0][1]) != {128}
+
+    def test_a_reference_without_colours_is_said(self, clip: vs.VideoNode, model: str) -> None:
+        told: list[str] = []
+        handle = core.add_log_handler(lambda level, text: told.append(text))
+        try:
+            grey = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1, color=[90, 90, 90])
+            vsexvc.colorize(clip, grey, size=64, device="cpu", model=model).get_frame(0)
+        finally:
+            core.remove_log_handler(handle)
+        assert told[1:] == ["Colorize: frame 0 of ref has no colours: what takes it stays grey"]
+
+    def test_not_with_the_preset(self, clip: vs.VideoNode, model: str, tmp_path: Path) -> None:
+        ref = open_references([self.half(tmp_path / "a.png", (0, 0, 0))], tmp_path)
+        coloured = vsexvc.colorize(clip, ref, preset="upstream", device="cpu", model=model)
+        with pytest.raises(vs.Error, match="ref: must be opaque with preset 'upstream'"):
+            coloured.get_frame(0)

@@ -225,3 +225,35 @@ class TestOutOfMemory:
         with pytest.raises(MemoryError, match=r"^the memory of cpu is full, .*: lower size, or use device='cpu'$"):
             full.reference(torch.rand(1, 3, 64, 64) * 50)
         assert full.network.asked == [1, 1]
+
+
+class TestTransparentReferences:
+    def test_only_opaque_cells_are_keys(self) -> None:
+        """The keys and colours of the whole picture, without those of cells less than half opaque."""
+        session = Session(small(features_input="L"))
+        lab = torch.rand(1, 3, 64, 72) * 50 + 10
+        alpha = torch.zeros(1, 1, 64, 72)
+        alpha[:, :, 8:40, 16:32] = 1.0
+        alpha[:, :, 40:44, 16:32] = 0.4
+        whole, part = session.reference(lab), session.reference(lab, alpha)
+        cells = (torch.arange(2, 10)[:, None] * 18 + torch.arange(4, 8)).flatten()
+        assert torch.equal(part.keys.phi, whole.keys.phi[:, :, cells])
+        assert torch.equal(part.keys.lab, whole.keys.lab[:, :, cells])
+        expected = whole.keys.lab[:, 1:, cells]
+        aligned = session.correspond(lab[:, :1], part)[0]
+        assert float(aligned.warped_ab.max()) <= float(expected.max()) + 1e-4
+
+    def test_it_is_no_frame_to_start_from(self) -> None:
+        session = Session(small(features_input="L"))
+        alpha = torch.ones(1, 1, 64, 64)
+        alpha[:, :, :30] = 0.0
+        assert session.start(session.reference(torch.rand(1, 3, 64, 64) * 50, alpha)).prev_lab is None
+
+    def test_nothing_within_the_borders(self) -> None:
+        session = Session(small(features_input="L"))
+        lab = torch.rand(1, 3, 64, 64) * 50 + 10
+        lab[:, 0, :8] = lab[:, 0, 56:] = 0.0
+        alpha = torch.zeros(1, 1, 64, 64)
+        alpha[:, :, :8] = 1.0
+        with pytest.raises(ValueError, match="must show something within its borders"):
+            session.reference(lab, alpha)

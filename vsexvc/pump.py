@@ -38,6 +38,7 @@ from torch import Tensor
 from vsexvc.backends.transfer import download
 from vsexvc.borders import Area, is_dark, picture_area
 from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.colour.transparency import continued
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
 from vsexvc.frames import ERROR, REPORTED, Lightness
 from vsexvc.scenes import is_cut
@@ -59,6 +60,7 @@ _MANY_REFERENCES = 8  # among which a scene's choice takes so long that the user
 _SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
 _AREAS = 64  # how many are kept
 _SEARCH = 32  # frames looked at in one go for the cut before
+_LEAST_COLOUR = 3.0  # ab up to which a reference has no colours
 _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a cut, that the user is told about
 
 Need = tuple[int, int]  # frame number, index of the clip
@@ -68,7 +70,7 @@ Frames = Sequence[vs.VideoFrame]
 class SessionLike(Protocol):
     """What the pump asks of a session (vsexvc.session.Session). References, correspondences and states are opaque."""
 
-    def reference(self, lab: Tensor, /) -> Any: ...
+    def reference(self, lab: Tensor, alpha: Tensor | None = None, /) -> Any: ...
     def correspond(self, L: Tensor, reference: Any, area: Area | None, /) -> Sequence[Any]: ...
     def start(self, reference: Any, area: Area | None, /) -> Any: ...
     def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
@@ -307,23 +309,33 @@ class Pump:
 
     def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
         while index not in self._references:
-            lab = self._reference_lab((yield [(index, _REF_CLIP)]))
+            picture = self._picture((yield [(index, _REF_CLIP)]))
             if index not in self._references:
-                self._references[index] = self._session.reference(lab)
+                if float(picture[0][:, 1:].abs().max()) < _LEAST_COLOUR:
+                    self._notices.append(f"Colorize: frame {index} of ref has no colours: what takes it stays grey")
+                self._references[index] = self._session.reference(*picture)
         return self._references[index]
 
-    def _reference_lab(self, frames: Frames) -> Tensor:
-        """RGBS -> Lab (1, 3, h, w)."""
+    def _picture(self, frames: Frames) -> tuple[Tensor, ...]:
+        """RGBS -> Lab (1, 3, h, w), and alpha (1, 1, h, w) where the frame has one that is not all opaque."""
         (frame,) = frames
         if ERROR in frame.props:
             raise ValueError(f"ref: {frame.props[ERROR]}")
         rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))[None]
         if not torch.isfinite(rgb).all():
             raise ValueError("ref: must hold finite numbers, got NaN or infinity")
-        if self._size is not None:
-            size = network_size(frame.width, frame.height, self._size)
+        size = None if self._size is None else network_size(frame.width, frame.height, self._size)
+        alpha = _alpha(frame)
+        if alpha is not None:
+            if self._halve:
+                raise ValueError("ref: must be opaque with preset 'upstream', it has transparent parts")
+            if size is None:  # the frame was resized: what is near to transparent parts is mixed with them
+                alpha = -F.max_pool2d(-alpha, 5, stride=1, padding=2)
+            rgb, alpha = continued(rgb.clamp(0.0, 1.0), alpha, size or (frame.height, frame.width))
+            return rgb_to_lab(rgb), alpha
+        if size is not None:
             rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
-        return self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0)))
+        return (self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
 
     def _luma(self, frames: Frames) -> Tensor:
         """L (B, 1, h, w)."""
@@ -372,6 +384,20 @@ class Pump:
 def _listed(value: Any) -> list[Any]:
     """VapourSynth hands arrays of one element over as the element."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _alpha(frame: vs.VideoFrame) -> Tensor | None:
+    """The alpha of a frame at its size, (1, 1, H, W) 0..1; None where it has none, or is opaque everywhere."""
+    plane: Any = frame.props.get("_Alpha")
+    if not isinstance(plane, vs.VideoFrame):
+        return None
+    highest = 1.0 if plane.format.sample_type == vs.FLOAT else float((1 << plane.format.bits_per_sample) - 1)
+    values = torch.from_numpy(np.asarray(plane[0]).astype(np.float32))[None, None] / highest
+    values = values.nan_to_num(0.0).clamp(0.0, 1.0)
+    if bool((values == 1.0).all()):
+        return None
+    size = frame.height, frame.width
+    return values if values.shape[2:] == size else F.interpolate(values, size, mode="bilinear", antialias=True)
 
 
 def _frame(output: Output) -> vs.VideoFrame:

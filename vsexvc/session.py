@@ -26,6 +26,7 @@ from torch import Tensor
 from vsexvc.backends.transfer import upload
 from vsexvc.borders import Area, picture_area, whole
 from vsexvc.colour.lab import centred
+from vsexvc.nets.config import CELL
 from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
@@ -39,7 +40,8 @@ class Reference:
         area: rows and columns within its black borders.
         lab: (1, 3, A, Z), the area, padded.
         phi: of lab.
-        keys: what frames are matched with.
+        keys: what frames are matched with, nothing that is transparent.
+        is_partial: parts of it are transparent.
     """
 
     picture: Tensor
@@ -47,6 +49,7 @@ class Reference:
     lab: Tensor
     phi: Tensor
     keys: Keys
+    is_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,30 @@ class Session:
         return picture_area(L) if self._borders else whole(L)
 
     @torch.inference_mode()
-    def reference(self, lab: Tensor) -> Reference:
-        """lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16."""
+    def reference(self, lab: Tensor, alpha: Tensor | None = None) -> Reference:
+        """Prepares a picture that gives colours.
+
+        Args:
+            lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16.
+            alpha: (1, 1, H', W'), 0..1: what is less than half opaque gives none. None: all of it is opaque.
+
+        Raises:
+            ValueError: nothing within its borders is opaque.
+        """
         area = self.area(lab[:, :1])
         picture = centred(lab.to(self.device))
         inside = _padded(picture[:, :, *area])
+        usable = None
+        if alpha is not None:
+            opaque = _padded((alpha[:, :, *area] >= 0.5).to(self.device, torch.float32))
+            if not bool((F.avg_pool2d(opaque, CELL) == 1.0).any()):
+                raise ValueError("ref: must show something within its borders, it is transparent everywhere")
+            usable = opaque[0, 0] == 1.0
 
         def work() -> Reference:
             phi = self.network.embed(inside, is_reference=True).phi
-            keys = self.network.keys(inside, phi, self.network.understand(inside[:, :1]))
-            return Reference(picture, area, inside, phi, keys)
+            keys = self.network.keys(inside, phi, self.network.understand(inside[:, :1]), usable)
+            return Reference(picture, area, inside, phi, keys, is_partial=alpha is not None)
 
         return self._within_memory(work)
 
@@ -159,8 +176,10 @@ class Session:
             reference: for propagation.
             area: of the scene. The reference is brought to it: by the same cut where its own area lies within, else in
                 size. None: it must have the frames' size; `step` raises ValueError where it has not.
+
+        One that is transparent in parts is no whole frame: nothing came before.
         """
-        if reference is None:
+        if reference is None or reference.is_partial:
             return State(None, None)
         if area is None or _size(area) == _size(reference.area):
             return State(reference.lab, reference.phi)

@@ -1,0 +1,46 @@
+"""Pictures with transparent parts: brought to another size and continued where they show nothing.
+
+What lies under transparent pixels is no part of the picture. Resizing and the feature net look at neighbours, so it is
+replaced by what continues the opaque parts smoothly.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_NOTHING = 1e-3  # alpha below which a pixel shows nothing
+
+
+def continued(rgb: Tensor, alpha: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Resizes a picture and fills what is transparent.
+
+    Args:
+        rgb: (1, 3, H, W) float32, 0..1.
+        alpha: (1, 1, H, W) float32, 0..1.
+        size: (H', W').
+
+    Returns:
+        rgb (1, 3, H', W'), which depends on opaque pixels alone, and alpha (1, 1, H', W').
+
+    Raises:
+        ValueError: no pixel is half opaque or more.
+    """
+    alpha = torch.where(alpha < _NOTHING, torch.zeros_like(alpha), alpha)
+    shown = F.interpolate(torch.cat((rgb * alpha, alpha), dim=1), size, mode="bilinear", antialias=True)
+    share = shown[:, 3:].clamp(0.0, 1.0)
+    if float(share.max()) < 0.5:
+        raise ValueError("must show something, it is transparent everywhere")
+    return _filled(shown[:, :3] / share.clamp_min(_NOTHING), (share >= _NOTHING).to(rgb.dtype)), share
+
+
+def _filled(rgb: Tensor, known: Tensor) -> Tensor:
+    """The picture where it is known (1, 1, H, W: 1, else 0), elsewhere the mean of what is known around."""
+    if bool((known == 1.0).all()):
+        return rgb
+    # Halved until nothing is unknown, then brought up again behind what is known.
+    sums = F.avg_pool2d(torch.cat((rgb * known, known), dim=1), 2, ceil_mode=True, count_include_pad=False)
+    coarse = _filled(sums[:, :3] / sums[:, 3:].clamp_min(_NOTHING), (sums[:, 3:] > 0.0).to(rgb.dtype))
+    around = F.interpolate(coarse, rgb.shape[2:], mode="bilinear")
+    return torch.where(known == 1.0, rgb, around)
