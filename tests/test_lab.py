@@ -24,3 +24,9 @@ class TestLab:
     def test_there_and_back(self) -> None:
         rgb = picture("coffee")
         assert torch.allclose(lab.lab_to_rgb(lab.rgb_to_lab(rgb)), rgb, atol=1e-4)
+
+
+def test_the_grey_picture_of_L_is_lab_without_colour() -> None:
+    L = torch.linspace(0, 100, 4096).view(1, 1, 64, 64)
+    grey = torch.cat((L, torch.zeros(1, 2, 64, 64)), dim=1)
+    assert torch.allclose(lab.L_to_rgb(L), lab.lab_to_rgb(grey), atol=1e-5)

@@ -169,7 +169,7 @@ def test_models(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -
     code, out, err = run(capsys, "models")
     assert (code, err) == (0, "")
     assert re.search(
-        r"^exvc-small \(default\): \d\.\d MB, .*\n.*\n    source: shipped\n    licence: research", out, re.M
+        r"^exvc \(default\): \d+\.\d MB, .*\n.*\n    source: shipped\n    licence: research", out, re.M
     )
     assert re.search(
         r"^devc: size unknown until downloaded: python -m vsexvc download devc\n(.*\n)+    licence: MIT", out, re.M
@@ -186,10 +186,12 @@ def test_models(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"^broken: 0\.0 MB, .*broken.safetensors \(model .* is damaged", out, re.M)
 
 
-def test_figures_are_those_of_the_readme() -> None:
-    (row,) = re.findall(r"^\| `exvc-small` \| (\W*\d.* \|)$", (ROOT / "README.md").read_text(), re.M)
+@pytest.mark.parametrize("name", ["exvc", "exvc-small"])
+def test_figures_are_those_of_the_card(name: str) -> None:
+    card = (ROOT / "models" / "README.md").read_text()
+    row, *_ = re.findall(rf"^\| `{name}` \| (\W*\d.* \|)$", card, re.M)
     fast, _, _, calm, *_ = (cell.strip(" *") for cell in row.split("|"))
-    assert catalog.KNOWN["exvc-small"].figures == f"{fast} dB on val_fast, {calm} dB on val_clips (README)"
+    assert catalog.KNOWN[name].figures == f"{fast} dB on val_fast, {calm} dB on val_clips"
 
 
 def test_convert_and_check(devc: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +212,7 @@ def test_convert_and_check(devc: Server, tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["download", "nope"], "NAME must be one of devc, exvc-small, got 'nope'"),
+        (["download", "nope"], "NAME must be one of devc, exvc, exvc-small, got 'nope'"),
         (["convert", "/nowhere"], "No such file or directory: /nowhere"),
         (["check", "devc"], "python -m vsexvc download devc"),
         (["check", "/nowhere/x.pth"], "got '/nowhere/x.pth', which is not there"),

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from test_semantic import file as file  # a fixture
 
-from tests.test_semantic import file as file  # a fixture
 from train.features import meaning
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.meaning import MeaningNet

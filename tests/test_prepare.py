@@ -72,6 +72,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 CONFIGS: dict[str, dict[str, Any]] = {
     "released": {},
     "ours": {"features_input": "L", "head": "blend", "motion": 3, "refine": True, "warp_upsampling": "bilinear"},
+    "semantic": {"features_input": "L", "head": "blend", "warp_upsampling": "bilinear", "semantic": "lite0"},
 }
 
 

@@ -14,6 +14,8 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
+from test_semantic import published
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,11 +82,22 @@ def test_several_references(folder: Path) -> None:
 
 
 def test_training_and_evaluation(folder: Path) -> None:
-    (block,) = (code for language, code in BLOCKS if language == "sh" and "train fit" in code)
+    (block,) = (code for language, code in BLOCKS if language == "sh" and "train evaluate" in code)
     for command in (line for line in block.splitlines() if line.startswith("python -m train")):
         small = "--steps 2 --width 0.0625 --size 32 48 --length 2 --batch 1 --workers 0"
         run(command.replace("--minutes 600", small).replace("python -m", f"{sys.executable} -m"), folder)
     assert (folder / "runs" / "mine" / "weights.safetensors").exists()
+
+
+def test_training_with_meaning(folder: Path) -> None:
+    (block,) = (code for language, code in BLOCKS if language == "sh" and "train meaning" in code)
+    torch.save(published(), folder / "lite2.pth")  # Lite0's shapes, which is smaller
+    cv2.imwrite(str(folder / "IMAGES" / "1.png"), cv2.imread(str(folder / "a.png"))[::-1])
+    small = "--steps 1 --semantic lite0 --size 32 48 --length 2 --batch 1 --workers 0 --no-bf16"
+    for command in block.splitlines():
+        command = re.sub(r"--minutes \d+", small, command) + (" --steps 2 --batch 2" if "meaning --" in command else "")
+        run(command.replace("python -m", f"{sys.executable} -m"), folder)
+    assert (folder / "runs" / "exvc" / "weights.safetensors").exists()
 
 
 def test_whole_films(folder: Path) -> None:

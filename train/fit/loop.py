@@ -101,7 +101,6 @@ class FitOptions:
         follow: weight of L1 toward the warped colour, where the reference is another picture.
         decibels: weight of the error in dB, which asks as much of calm scenes as of others.
         guess: weight of L1 on the colours that the semantic features alone suggest.
-        trust: file of tensors of the trust net, to start from.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
@@ -152,7 +151,6 @@ class FitOptions:
     decibels: float = 0.0
     guess: float = 0.0
     meaning: Path | None = None
-    trust: Path | None = None
     freeze_correspondence: bool = False
     worn: float = 0.0
 
@@ -304,8 +302,6 @@ class _Run:
             net.load_state_dict(_grown(state, net.state_dict()))
         if o.meaning is not None:
             net.meaning.load_state_dict(torch.load(o.meaning, map_location="cpu", weights_only=True))
-        if o.trust is not None:
-            net.trust.load_state_dict(torch.load(o.trust, map_location="cpu", weights_only=True))
         if self.config.semantic:
             net.meaning.trunk.requires_grad_(False)
         if o.freeze_correspondence:

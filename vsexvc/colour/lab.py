@@ -72,13 +72,22 @@ def cube_root(v: Tensor) -> Tensor:
 def _lab_to_xyz(L: Tensor, ab: Tensor) -> Tensor:
     """(B, 1, H, W) and (B, 2, H, W) -> (B, 3, H, W) relative to the white."""
     y = (L + 16.0) / 116.0
-    f = torch.cat((y + ab[:, :1] / 500.0, y, y - ab[:, 1:] / 200.0), dim=1)
+    return _cube(torch.cat((y + ab[:, :1] / 500.0, y, y - ab[:, 1:] / 200.0), dim=1))
+
+
+def _cube(f: Tensor) -> Tensor:
+    """The inverse of cube_root."""
     return torch.where(f > DELTA, f**3, 3 * DELTA**2 * (f - 4.0 / 29.0))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """Lab to sRGB picture, colours outside the gamut clipped per channel. lab: (B, 3, H, W) -> (B, 3, H, W), 0..1."""
     return linear_to_srgb(lab_to_linear(lab)).clamp(0.0, 1.0)
+
+
+def L_to_rgb(L: Tensor) -> Tensor:
+    """The grey picture of an L: lab_to_rgb with ab of zero, at a third of the cost. L: (B, 1, H, W) -> (B, 3, H, W)."""
+    return linear_to_srgb(_cube((L + 16.0) / 116.0)).clamp(0.0, 1.0).expand(-1, 3, -1, -1)
 
 
 def _inverse(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.colour.lab import lab_to_rgb
+from vsexvc.colour.lab import L_to_rgb, lab_to_rgb
 from vsexvc.nets.config import NetworkConfig
 
 _UPSTREAM_MEAN = (0.40760392, 0.45795686, 0.48501961)  # B, G, R: of the released vgg19_conv
@@ -87,4 +87,4 @@ def scaled(rgb: Tensor, kind: str) -> Tensor:
 
 def grey_rgb(L_centred: Tensor) -> Tensor:
     """sRGB of the grey picture, (B, 3, H, W), 0..1. L_centred: (B, 1, H, W)."""
-    return lab_to_rgb(F.pad(L_centred + 50.0, (0, 0, 0, 0, 0, 2)))
+    return L_to_rgb(L_centred + 50.0)

@@ -37,7 +37,7 @@ from vsexvc.weights.released import (
     load_released,
 )
 
-DEFAULT = "exvc-small"
+DEFAULT = "exvc"
 FORMAT = "1"
 # Networks in use, so that the filters of a process share them: gone with the last of them.
 _in_use: WeakValueDictionary[tuple[str, int, int, str, ComputeOptions | None], ColorizationNet] = WeakValueDictionary()
