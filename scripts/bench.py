@@ -49,7 +49,13 @@ from vsexvc.support.errors import first_line
 from vsexvc.weights import store
 
 WARM_UP = 2
-STAGES = {"embed": "features, correspondence net", "correlate": "correlation", "align": "motion", "colorize": "colour"}
+STAGES = {
+    "embed": "features, correspondence net",
+    "understand": "meaning",
+    "match": "correlation",
+    "align": "motion",
+    "colorize": "colour",
+}
 PLAIN, FULL = "plain loop", "full"
 ALL = ("gmac", "network", "correlation", "precision", "around", "filter")
 FED_BACK = 100  # frames
@@ -203,9 +209,9 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
     """way: "folded": as the backends have it; PLAIN: the plain loop. On tensors without content, in no time."""
     found = dict.fromkeys(STAGES.values(), 0.0)
 
-    def count(stage: str, *arguments: Any) -> Any:
+    def count(stage: str, *arguments: Any, method: str | None = None) -> Any:
         with FlopCounterMode(display=False) as counter:
-            result = getattr(of, stage)(*arguments)
+            result = getattr(of, method or stage)(*arguments)
         found[STAGES[stage]] = counter.get_total_flops() / 2e9
         return result
 
@@ -215,14 +221,15 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
         L, similarity = lab[:, :1], lab[:, 2:]
         if way == PLAIN:
             of = plain_loop(network, lab, lab)
-            count("correlate", *count("embed", L))
+            count("match", *count("embed", L), method="correlate")
+            count("colorize", L, ab, similarity, lab)
         else:
             of = prepare.prepared(network, ComputeOptions("torch", "fp32")) if way else network
-            embedding = count("embed", lab)
-            count("correlate", *embedding, ab)
+            embedding, meaning = count("embed", lab), count("understand", L)
+            match = count("match", L, embedding.theta, meaning, network.keys(lab, embedding.phi, meaning))
+            count("colorize", L, match, lab)
             with torch.device("cpu"):  # it has no weights, and asks for a device that computes
                 count("align", *(torch.zeros_like(x, device="cpu") for x in (*embedding, lab, L)))
-        count("colorize", L, ab, similarity, lab)
     return found | {"total": sum(found.values())}
 
 
