@@ -36,7 +36,7 @@ import vapoursynth as vs
 from skimage import color as skcolor
 from torch import Tensor
 
-from vsexvc import plugin
+from vsexvc import graph, plugin
 from vsexvc.frames import REPORTED
 from vsexvc.graph import build
 from vsexvc.pump import Schedule
@@ -266,7 +266,7 @@ def truth(net: ChaoticNet, frames: Codes, starts: list[int], plan: Any) -> list[
     result = []
     for schedule, pictures in plan:
         colours = list(plain_loop(net, clip_of(frames, starts), starts, schedule, pictures))
-        with mock.patch.object(plugin, "Pump", lambda *_, colours=colours, **__: looked_up(colours)):
+        with mock.patch.object(graph, "Pump", lambda *_, colours=colours, **__: looked_up(colours)):
             node = instance(clip_of(frames, starts), ref_of(pictures), net, schedule)
         digests, u = [], np.empty_like(frames)
         for n in range(len(frames)):
