@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
@@ -139,3 +140,22 @@ def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = No
         return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
     grey = vs.core.std.ShufflePlanes(stated, 0, vs.GRAY)
     return grey.resize.Bicubic(width, height, format=vs.GRAY16, range=vs.RANGE_FULL)
+
+
+def listed(value: Any) -> list[Any]:
+    """VapourSynth hands arrays of one element over as the element."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def alpha_of(frame: vs.VideoFrame) -> Tensor | None:
+    """The alpha of a frame at its size, (1, 1, H, W) 0..1; None where it has none, or is opaque everywhere."""
+    plane: Any = frame.props.get("_Alpha")
+    if not isinstance(plane, vs.VideoFrame):
+        return None
+    highest = 1.0 if plane.format.sample_type == vs.FLOAT else float((1 << plane.format.bits_per_sample) - 1)
+    values = torch.from_numpy(np.asarray(plane[0]).astype(np.float32))[None, None] / highest
+    values = values.nan_to_num(0.0).clamp(0.0, 1.0)
+    if bool((values == 1.0).all()):
+        return None
+    size = frame.height, frame.width
+    return values if values.shape[2:] == size else F.interpolate(values, size, mode="bilinear", antialias=True)

@@ -40,7 +40,7 @@ from vsexvc.borders import Area, is_dark, picture_area
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.colour.transparency import continued
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
-from vsexvc.frames import ERROR, REPORTED, Lightness
+from vsexvc.frames import ERROR, REPORTED, Lightness, alpha_of, listed
 from vsexvc.scenes import is_cut
 from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
@@ -183,9 +183,9 @@ class Pump:
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         """One call of PyFilter (native/exvc.c). Errors are answers, but for interrupts."""
-        came = list(zip(_listed(nums), _listed(clips), strict=True))
+        came = list(zip(listed(nums), listed(clips), strict=True))
         try:
-            answer = self._worker(self._resume, n, came, _listed(frames))
+            answer = self._worker(self._resume, n, came, listed(frames))
             while self._notices:
                 self._log(self._notices.pop())
             return {"frame": _frame(answer)} if isinstance(answer, Output) else answer
@@ -325,7 +325,7 @@ class Pump:
         if not torch.isfinite(rgb).all():
             raise ValueError("ref: must hold finite numbers, got NaN or infinity")
         size = None if self._size is None else network_size(frame.width, frame.height, self._size)
-        alpha = _alpha(frame)
+        alpha = alpha_of(frame)
         if alpha is not None:
             if self._halve:
                 raise ValueError("ref: must be opaque with preset 'upstream', it has transparent parts")
@@ -379,25 +379,6 @@ class Pump:
         window = max(BLOCK, min(self._window, _OUTPUT_BYTES // bytes_of([self._outputs[end - 1].planes])))
         for number in unasked[: max(0, len(unasked) - window)]:
             del self._outputs[number]
-
-
-def _listed(value: Any) -> list[Any]:
-    """VapourSynth hands arrays of one element over as the element."""
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _alpha(frame: vs.VideoFrame) -> Tensor | None:
-    """The alpha of a frame at its size, (1, 1, H, W) 0..1; None where it has none, or is opaque everywhere."""
-    plane: Any = frame.props.get("_Alpha")
-    if not isinstance(plane, vs.VideoFrame):
-        return None
-    highest = 1.0 if plane.format.sample_type == vs.FLOAT else float((1 << plane.format.bits_per_sample) - 1)
-    values = torch.from_numpy(np.asarray(plane[0]).astype(np.float32))[None, None] / highest
-    values = values.nan_to_num(0.0).clamp(0.0, 1.0)
-    if bool((values == 1.0).all()):
-        return None
-    size = frame.height, frame.width
-    return values if values.shape[2:] == size else F.interpolate(values, size, mode="bilinear", antialias=True)
 
 
 def _frame(output: Output) -> vs.VideoFrame:
