@@ -191,7 +191,7 @@ def test_figures_are_those_of_the_card(name: str) -> None:
     card = (ROOT / "models" / "README.md").read_text()
     row, *_ = re.findall(rf"^\| `{name}` \| (\W*\d.* \|)$", card, re.M)
     fast, _, _, calm, *_ = (cell.strip(" *") for cell in row.split("|"))
-    assert catalog.KNOWN[name].figures == f"{fast} dB on val_fast, {calm} dB on val_clips"
+    assert catalog.KNOWN[name].figures.startswith(f"{fast} dB on val_fast, {calm} dB on val_clips")
 
 
 def test_convert_and_check(devc: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ KNOWN = {
             "exvc",
             "7.2 million parameters, half of them an ImageNet classifier's, the rest trained in this repository",
             "research use only",
-            "00.00 dB on val_fast, 00.00 dB on val_clips",
+            "34.02 dB on val_fast, 37.95 dB on val_clips (every third clip); faces of another scene 3.0 away",
         ),
         Known(
             "exvc-small",
