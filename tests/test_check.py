@@ -87,8 +87,8 @@ def test_damaged_weights(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "vsexvc", tmp_path / "vsexvc", ignore=shutil.ignore_patterns("__pycache__"))
     models = tmp_path / "models"
     models.mkdir()
-    content = (ROOT / "models" / "exvc-small.safetensors").read_bytes()
-    (models / "exvc-small.safetensors").write_bytes(content[: len(content) // 2])
+    content = (ROOT / "models" / "exvc.safetensors").read_bytes()
+    (models / "exvc.safetensors").write_bytes(content[: len(content) // 2])
     steps = check(tmp_path)
     assert failed(steps) == ["weights"]
     assert "damaged" in steps["weights"]["said"]

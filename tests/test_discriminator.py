@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from train.fit import losses
 from train.fit.discriminator import Discriminator, SelfAttention, add_spectral_norm, without_spectral_norm
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.network import ColorizationNet, Match
 
 TABLE_4 = [  # weights in the order of the forward pass; query, key and value where section 4's text has them
     (64, 6, 4, 4),
@@ -160,7 +160,7 @@ def test_a_generator_comes_back_with_its_own_keys() -> None:
     with torch.no_grad():
         net.eval(), plain.eval()
         assert torch.equal(plain.embed(lab).theta, net.embed(lab).theta)
-        arguments = lab[:, :1], lab[:, 1:], lab[:, :1] / 50.0, lab
+        arguments = lab[:, :1], Match(lab[:, 1:], lab[:, :1] / 50.0, lab[:, :0]), lab
         assert torch.equal(plain.colorize(*arguments), net.colorize(*arguments))
 
 

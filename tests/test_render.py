@@ -496,7 +496,7 @@ def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, then: s
         ("head -c 9999 >/dev/null; kill -9 $$", "ffmpeg: ended by signal 9"),
         ("cat >/dev/null; exit 3", "ffmpeg: ended with code 3"),
         ("yes | head -c 999999 >&2; cat >/dev/null; exit 1", "ffmpeg: y"),
-        ('head -c 61440 | FFMPEG "$@"', "ffmpeg wrote 6 of 70 frames"),  # grey 96x64 is 9216 bytes in 4:2:0
+        ('head -c 55296 | FFMPEG "$@"', "ffmpeg wrote 6 of 70 frames"),  # grey 96x64 is 9216 bytes in 4:2:0
     ],
     ids=["says why", "killed", "silent", "talkative", "too few"],
 )
