@@ -11,9 +11,10 @@ the last of a scene, and a frame `after`, `gap` frames later, the first of the n
    turn back; and where it passes, the picture loses contrast. A dissolve of unlike pictures loses half of its energy, a
    fade all of it. Pans and zooms lose none.
 
-A pale flash or a few black frames inside a scene are replaced by the frame before them. A flat frame shows nothing, so it is never a side, unless both sides are flat and of another level. Where
-such pairs overlap, the narrowest gap remains. The new scene begins where its picture has the larger weight. The result
-depends on nothing but the pictures. Their products are exact in float32: no order of summation changes a bit.
+A pale flash or a few black frames inside a scene are replaced by the frame before them. A flat frame shows nothing, so
+it is never a side, unless both sides are flat and of another level. Where such pairs overlap, the narrowest gap stays.
+The new scene begins where its picture has the larger weight. The result depends on nothing but the pictures. Their
+products are exact in float32: no order of summation changes a bit.
 
 Axis letters: t frames, h rows, w columns, n pairs of `before` and `after`, m frames between them.
 """
