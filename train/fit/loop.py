@@ -103,6 +103,7 @@ class FitOptions:
         guess: weight of L1 on the colours that the semantic features alone suggest.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
+        freeze_trust: whom to believe is not learned: trained on with the rest, it drifts back to the details.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
     """
 
@@ -152,6 +153,7 @@ class FitOptions:
     guess: float = 0.0
     meaning: Path | None = None
     freeze_correspondence: bool = False
+    freeze_trust: bool = False
     worn: float = 0.0
 
     @property
@@ -309,6 +311,8 @@ class _Run:
             net.correspondence.requires_grad_(False)
             if self.config.semantic:
                 net.meaning.project.requires_grad_(False)
+        if self.config.semantic and o.freeze_trust:
+            net.trust.requires_grad_(False)
         if source is not None:
             net.features.load_state_dict(source.state)
         if o.freeze_features or (source is not None and not source.batch_norm):
