@@ -43,7 +43,7 @@ from vsexvc.backends.options import BACKENDS, PRECISIONS, ComputeOptions, precis
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
-from vsexvc.pump import BLOCK
+from vsexvc.schedule import BLOCK
 from vsexvc.session import Session, State
 from vsexvc.support.errors import first_line
 from vsexvc.weights import store

@@ -25,8 +25,8 @@ from torch import Tensor
 from vsexvc.colour.spaces import ColorSpace
 from vsexvc.colour.upsample import Grid, subsample, upsample_ab
 from vsexvc.graph import build
-from vsexvc.pump import BLOCK, Schedule
 from vsexvc.scenes import measure_cuts
+from vsexvc.schedule import BLOCK, Schedule
 from vsexvc.session import network_size
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from skimage import color as skcolor
 from torch import Tensor
 
 from vsexvc.graph import build
-from vsexvc.pump import Schedule
+from vsexvc.schedule import Schedule
 
 core = vs.core
 CLIPS = Path(__file__).resolve().parents[2] / "shared/data/val_clips"

@@ -76,7 +76,7 @@ def test_a_picture_matched_with_itself_gives_its_own_colours_back_where_they_are
     lab = torch.rand(1, 3, 64, 64) * 80 - 40
     lab[:, 1:] = lab[:, 1:, ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3)
     theta, phi = network.embed(lab)
-    warped, similarity, _ = network.match(lab[:, :1], theta, None, network.keys(lab, phi, None))
+    warped, similarity, *_ = network.match(lab[:, :1], theta, None, (network.keys(lab, phi, None),))
     assert torch.allclose(similarity, torch.ones_like(similarity), atol=1e-4)
     assert (warped - lab[:, 1:]).abs().mean() < 0.5
 
@@ -161,7 +161,7 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
-    match = Match(ab, similarity, torch.empty(1, 0, 32, 32))
+    match = Match(ab, similarity, torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8))
     with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0))
     without = network.colorize(L, match, torch.zeros(1, 3, 32, 32))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)

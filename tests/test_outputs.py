@@ -15,7 +15,7 @@ from test_plugin import HEIGHT, LENGTH, WIDTH, constant, moving, planes, props, 
 
 import vsexvc
 from vsexvc.graph import build
-from vsexvc.pump import BLOCK, Schedule
+from vsexvc.schedule import BLOCK, Schedule
 from vsexvc.weights.store import DEFAULT
 
 core = vs.core

@@ -24,7 +24,7 @@ from vsexvc.backends.options import ComputeOptions
 from vsexvc.graph import build
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
-from vsexvc.pump import Schedule
+from vsexvc.schedule import Schedule
 from vsexvc.weights import store
 
 core = vs.core

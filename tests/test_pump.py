@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vsexvc import pump as pump_module
 from vsexvc.colour.spaces import L_from_luma
-from vsexvc.pump import BLOCK, Pump, Schedule
+from vsexvc.pump import Pump
+from vsexvc.schedule import BLOCK, Schedule
 
 core = vs.core
 WIDTH, HEIGHT = 6, 4

@@ -39,7 +39,7 @@ from torch import Tensor
 from vsexvc import graph, plugin
 from vsexvc.frames import REPORTED
 from vsexvc.graph import build
-from vsexvc.pump import Schedule
+from vsexvc.schedule import Schedule
 
 core = vs.core
 WIDTH, HEIGHT = 72, 48  # large enough that what VapourSynth would like to keep is several times the small cache

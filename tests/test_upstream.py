@@ -26,7 +26,7 @@ from vsexvc.backends.options import ComputeOptions
 from vsexvc.backends.prepare import prepared
 from vsexvc.graph import build
 from vsexvc.presets import PRESETS
-from vsexvc.pump import Schedule
+from vsexvc.schedule import Schedule
 from vsexvc.session import Correspondence, Reference, Session, State
 from vsexvc.weights import store
 

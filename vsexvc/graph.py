@@ -20,11 +20,14 @@ from vsexvc.arguments import (
 from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
 from vsexvc.merge import Merge
 from vsexvc.presets import PRESETS, Preset
-from vsexvc.pump import Pump, Schedule
+from vsexvc.pump import Pump
 from vsexvc.scenes import measure_cuts
+from vsexvc.schedule import Schedule
 from vsexvc.session import network_size
+from vsexvc.stretch import LONGEST
 from vsexvc.support.threads import interrupt
 
+_BACKWARD_BYTES = 256 << 20  # of the colours that go backward through one stretch
 _SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
 
 
@@ -68,6 +71,7 @@ def build(
         recurrent=output == "color",
         halve=preset.size is not None,
         borders=preset.borders,
+        longest=max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height))),
         threads=threads,
         device=device,
     )

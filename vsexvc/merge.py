@@ -80,7 +80,9 @@ class Merge:
             for plane, values in planes.items():
                 np.copyto(np.asarray(frame[plane]), values)
             for name in REPORTED:
-                frame.props[name] = coloured.props[name]
+                frame.props.pop(name, None)  # of an earlier filter
+                if name in coloured.props:
+                    frame.props[name] = coloured.props[name]
             return {"frame": frame}
         except Exception as error:
             return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}

@@ -34,7 +34,7 @@ from vsexvc.arguments import (
 )
 from vsexvc.graph import build
 from vsexvc.presets import PRESETS
-from vsexvc.pump import Schedule
+from vsexvc.schedule import Schedule
 from vsexvc.session import Session
 from vsexvc.support.errors import first_line
 from vsexvc.weights import store
@@ -64,6 +64,7 @@ def colorize(
     precision: str | None = None,
     trt: bool = False,
     threads: int | None = None,
+    around: int = 4,
 ) -> vs.VideoNode:
     """Colours `clip` like the pictures of `ref`.
 
@@ -84,7 +85,8 @@ def colorize(
             of the aligned reference alone, without the colour net.
         format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
-            coloured frames of the clip.
+            coloured frames of the clip. Between two of them colours come from both sides, if they are in one scene and
+            at most 128 frames apart (fewer where `size` is above 380): these frames are read ahead.
         sc: start anew at scene cuts.
         sc_threshold: see vsexvc.scenes.is_cut, 0..1. None: trust `_SceneChangePrev` where frames carry it.
         preset: "upstream": what the authors' script does around the network, for comparison with it, but for its final
@@ -101,6 +103,10 @@ def colorize(
             the first frame of each size and kept in the user's cache folder.
         threads: of the CPU that the network takes. None: torch's own number, one for each core. Frames have the same
             bytes only for the same number.
+        around: how many of `ref_frames` take part at each frame, 1..64: the one that holds, the next one, the one
+            before and so on, of the same scene and within those 128 frames. Each part of the picture takes its colours
+            from the most similar, the nearer in time where all are alike; they never mix. 1: the one that holds. With
+            preset "upstream" always 1.
 
     Returns:
         The coloured clip, with the frame properties of `clip`, and ExvcReference (frame of `ref`), ExvcSimilarity (mean
@@ -122,17 +128,18 @@ def colorize(
         fail("output", f"one of {', '.join(OUTPUTS)}", repr(output))
     if preset not in list(PRESETS):
         fail("preset", " or ".join(map(repr, PRESETS)), repr(preset))
-    around = PRESETS[preset]
-    if around.size and size != 216:
+    shape = PRESETS[preset]
+    if shape.size and size != 216:
         fail("size", f"216 with preset {preset!r}", size)
-    if around.size and not (ref.width and ref.height):
+    if shape.size and not (ref.width and ref.height):
         fail("ref", f"of constant size with preset {preset!r}", "a clip of variable size")
-    target = check_format(around.size or (clip.width, clip.height), clip.format, format, output)
+    target = check_format(shape.size or (clip.width, clip.height), clip.format, format, output)
+    around = check_range("around", integer("around", around), 1, 64)
     starts = check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
     place = check_device(device, integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):
         fail("model", "a name or a path", repr(model))
-    how = check_computation(backend, precision or around.precision, bool(trt), threads)
+    how = check_computation(backend, precision or shape.precision, bool(trt), threads)
     try:
         name = None if model is None else os.fspath(model)
         network = store.shared(name, place, how, auto_download=bool(auto_download))
@@ -143,11 +150,12 @@ def colorize(
             "Colorize: torch was loaded before vsexvc, with threads that spin where they wait: on a busy machine set "
             "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
         )
-    schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold)
+    around = 1 if preset else around
+    schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold, around)
     return build(
         clip,
         ref,
-        Session(network, borders=around.borders),
+        Session(network, borders=shape.borders),
         schedule,
         size,
         place,
@@ -155,7 +163,7 @@ def colorize(
         mask=mask,
         output=output,
         format=target,
-        preset=around,
+        preset=shape,
         threads=how.threads,
     )
 

@@ -31,25 +31,21 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.backends.transfer import download
 from vsexvc.borders import Area, is_dark, picture_area
-from vsexvc.colour.lab import rgb_to_lab
-from vsexvc.colour.transparency import continued
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
-from vsexvc.frames import ERROR, REPORTED, Lightness, alpha_of, listed
+from vsexvc.frames import ERROR, REPORTED, listed
+from vsexvc.reader import Reader
 from vsexvc.scenes import is_cut
-from vsexvc.session import network_size
+from vsexvc.schedule import BLOCK, LUMA_CLIP, REF_CLIP, SEARCH, Frames, Need, Schedule
+from vsexvc.stretch import LONGEST, Backward, Stretch, find_stretch, joined
 from vsexvc.support.errors import first_line
 from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
 
-BLOCK = 4  # frames whose correspondence is computed at once
-
-_LUMA_CLIP, _REF_CLIP = 0, 1  # the clips of the PyFilter
 REFERENCES = 64  # how many are kept, and how many a scene may choose among
 _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
@@ -59,56 +55,31 @@ _MANY_REFERENCES = 8  # among which a scene's choice takes so long that the user
 # Frames of a segment, counted from its start, that its area is found in; the later ones where the others are dark.
 _SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
 _AREAS = 64  # how many are kept
-_SEARCH = 32  # frames looked at in one go for the cut before
 _LEAST_COLOUR = 3.0  # ab up to which a reference has no colours
 _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a cut, that the user is told about
-
-Need = tuple[int, int]  # frame number, index of the clip
-Frames = Sequence[vs.VideoFrame]
 
 
 class SessionLike(Protocol):
     """What the pump asks of a session (vsexvc.session.Session). References, correspondences and states are opaque."""
 
     def reference(self, lab: Tensor, alpha: Tensor | None = None, /) -> Any: ...
-    def correspond(self, L: Tensor, reference: Any, area: Area | None, /) -> Sequence[Any]: ...
+    def correspond(self, L: Tensor, references: Any, area: Area | None, handicaps: Any = None, /) -> Sequence[Any]: ...
     def start(self, reference: Any, area: Area | None, /) -> Any: ...
     def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which frame takes which reference, and where the state starts anew.
-
-    Attributes:
-        num_frames: of the clip.
-        num_references: frames of the reference clip.
-        ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
-            each scene takes the reference that its first frame is most similar to.
-        propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
-        sc: the state starts anew at cuts.
-        sc_threshold: of vsexvc.scenes.is_cut.
-    """
-
-    num_frames: int
-    num_references: int = 1
-    ref_frames: tuple[int, ...] | None = (0,)
-    propagate: bool = False
-    sc: bool = True
-    sc_threshold: float | None = None
 
 
 @dataclass(frozen=True)
 class Output:
     """One coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
 
-    They are there once `arrived` has returned. `area`: rows and columns within black borders.
+    They are there once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
+    that each reference gave their colour to, by its index.
     """
 
     planes: Tensor
     arrived: Callable[[], None]
     area: Area
-    reference: int
+    shares: dict[int, float]
     segment: int
 
 
@@ -120,6 +91,15 @@ class _Replay:
     start: int = 0
     position: int = 0
     state: Any = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a block is computed with; `references`: those of `stretch.indices`."""
+
+    stretch: Stretch
+    references: list[Any]
+    area: Area | None
 
 
 @dataclass
@@ -150,6 +130,7 @@ class Pump:
         recurrent: bool = True,
         halve: bool = False,
         borders: bool = True,
+        longest: int = LONGEST,
         threads: int | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -164,12 +145,13 @@ class Pump:
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
             borders: black borders are kept from the network; False: they are picture.
+            longest: frames of a stretch, see stretch.py.
             threads, device: see TorchThread.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
-        self._size, self._recurrent, self._halve = size, recurrent, halve
-        self._borders = borders
-        self._lightness = Lightness()
+        self._reader = Reader(size, halve)
+        self._recurrent = recurrent
+        self._borders, self._longest = borders, longest
         self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
         self._cuts = Cuts()
         self._requests: Kept[_Request] = Kept(_REQUESTS, _STATE_BYTES)
@@ -178,6 +160,8 @@ class Pump:
         self._checkpoints: Kept[Any] = Kept(_CHECKPOINTS, _STATE_BYTES)
         self._references: Kept[Any] = Kept(REFERENCES, _REFERENCE_BYTES)
         self._areas: Kept[Area] = Kept(_AREAS, 0)  # by the segment's start
+        self._stretches: Kept[Stretch] = Kept(_AREAS, 0)  # by their first frame
+        self._backward = Backward(session.step)
         self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
 
@@ -194,10 +178,10 @@ class Pump:
 
     def _resume(self, n: int, came: list[Need], frames: Frames) -> Output | dict[str, Any]:
         for (number, clip), frame in zip(came, frames, strict=True):
-            if clip == _LUMA_CLIP and ERROR in frame.props:
+            if clip == LUMA_CLIP and ERROR in frame.props:
                 where = "clip" if number == n else f"frame {number} of clip"
                 raise ValueError(f"{where}: {frame.props[ERROR]}")
-            if clip == _LUMA_CLIP and self._schedule.sc and self._cuts[number] == UNKNOWN:
+            if clip == LUMA_CLIP and self._schedule.sc and self._cuts[number] == UNKNOWN:
                 cut = is_cut(frame.props, self._schedule.sc_threshold)
                 self._cuts[number] = CUT if cut else PLAIN
         here = dict(zip(came, frames, strict=True))
@@ -226,9 +210,11 @@ class Pump:
                     f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it"
                 )
             area = yield from self._find_area(replay.start)
-            index, reference = yield from self._find_reference(replay)
+            work = yield from self._find_work(replay, area)
             block = range(replay.position, min(replay.position + BLOCK, self._schedule.num_frames))
-            self._advance(replay, block, index, reference, area, (yield [(number, _LUMA_CLIP) for number in block]))
+            block = range(block.start, min([block.stop, *self._starts(block)[:1]]))
+            backward = yield from self._find_backward(work, block)
+            self._advance(replay, block, work, backward, (yield [(number, LUMA_CLIP) for number in block]))
         return output
 
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
@@ -241,8 +227,8 @@ class Pump:
             if told - last >= _LONG_SEARCH:
                 told = last
                 self._notices.append(f"Colorize: frame {n}: no cut in the {n - last} frames up to it, searching on")
-            look = range(max(first + 1, last - _SEARCH + 1), last + 1)
-            yield [(number, _LUMA_CLIP) for number in look if self._cuts[number] == UNKNOWN]
+            look = range(max(first + 1, last - SEARCH + 1), last + 1)
+            yield [(number, LUMA_CLIP) for number in look if self._cuts[number] == UNKNOWN]
         return max(first, last)
 
     def _switch_before(self, n: int) -> int:
@@ -268,14 +254,14 @@ class Pump:
             return None
         if start in self._areas:
             return self._areas[start]
-        frames, last = [self._luma((yield [(start, _LUMA_CLIP)]))], start
+        frames, last = [self._reader.luma((yield [(start, LUMA_CLIP)]))], start
         for offset in (*_SAMPLES[1:], *_LATER_SAMPLES):
             number = start + offset
             if number >= self._schedule.num_frames or (offset > _SAMPLES[-1] and not is_dark(torch.cat(frames))):
                 break
             between = range(last + 1, number + 1) if self._schedule.sc else ()
             unknown = [k for k in between[:-1] if self._cuts[k] == UNKNOWN]
-            L = self._luma((yield [(k, _LUMA_CLIP) for k in (*unknown, number)])[-1:])
+            L = self._reader.luma((yield [(k, LUMA_CLIP) for k in (*unknown, number)])[-1:])
             if any(self._cuts[k] == CUT for k in between):
                 break
             frames.append(L)
@@ -283,14 +269,36 @@ class Pump:
         self._areas[start] = area = picture_area(torch.cat(frames))
         return area
 
-    def _find_reference(self, replay: _Replay) -> Generator[list[Need], Frames, tuple[int, Any]]:
-        """The reference of the block where the replay is, and its index."""
-        frames = self._schedule.ref_frames
-        if frames is not None:
-            index = max(0, bisect_right(frames, replay.position) - 1)
-        else:
+    def _find_work(self, replay: _Replay, area: Area | None) -> Generator[list[Need], Frames, _Work]:
+        """The references of the block where the replay is."""
+        schedule, position = self._schedule, replay.position
+        if schedule.ref_frames is None:
             index = yield from self._choose(replay.start)
-        return index, (yield from self._load(index))
+            stretch = Stretch(replay.start, (index,), (replay.start,), index, None)
+        else:
+            start = max(replay.start, self._switch_before(position))
+            if start not in self._stretches:
+                found = yield from find_stretch(schedule, self._cuts, replay.start, position, self._longest)
+                self._stretches[start] = found
+            stretch = self._stretches[start]
+        references = []
+        for index in stretch.indices:
+            references.append((yield from self._load(index)))
+        return _Work(stretch, references, area)
+
+    def _find_backward(self, work: _Work, block: range) -> Generator[list[Need], Frames, dict[int, Tensor]]:
+        """ab of the block's frames that come from the end of its stretch, none where there is no such end."""
+        stretch = work.stretch
+        if stretch.end is None or not (self._schedule.propagate and self._recurrent):
+            return {}
+
+        def start() -> Any:
+            return self._session.start(work.references[stretch.indices.index(stretch.end)], work.area)
+
+        def aligned(some: range, frames: Frames) -> Sequence[Any]:
+            return self._aligned(work, some, self._reader.luma(frames))
+
+        return (yield from self._backward.colours(stretch, block, start, aligned))
 
     def _choose(self, scene: int) -> Generator[list[Need], Frames, int]:
         """The reference that the scene's first frame is most similar to; the first of equals."""
@@ -300,7 +308,7 @@ class Pump:
             self._notices.append(f"Colorize: the first frame of each scene is compared with all {count} references")
         while (index := len(scores)) < self._schedule.num_references:
             reference = yield from self._load(index)
-            L = self._luma((yield [(scene, _LUMA_CLIP)]))
+            L = self._reader.luma((yield [(scene, LUMA_CLIP)]))
             area = yield from self._find_area(scene)
             if len(scores) == index:  # no other request has done it meanwhile
                 found = self._session.correspond(L, reference, area)[0].similarity
@@ -309,67 +317,49 @@ class Pump:
 
     def _load(self, index: int) -> Generator[list[Need], Frames, Any]:
         while index not in self._references:
-            picture = self._picture((yield [(index, _REF_CLIP)]))
+            picture = self._reader.picture((yield [(index, REF_CLIP)]))
             if index not in self._references:
                 if float(picture[0][:, 1:].abs().max()) < _LEAST_COLOUR:
                     self._notices.append(f"Colorize: frame {index} of ref has no colours: what takes it stays grey")
                 self._references[index] = self._session.reference(*picture)
         return self._references[index]
 
-    def _picture(self, frames: Frames) -> tuple[Tensor, ...]:
-        """RGBS -> Lab (1, 3, h, w), and alpha (1, 1, h, w) where the frame has one that is not all opaque."""
-        (frame,) = frames
-        if ERROR in frame.props:
-            raise ValueError(f"ref: {frame.props[ERROR]}")
-        rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))[None]
-        if not torch.isfinite(rgb).all():
-            raise ValueError("ref: must hold finite numbers, got NaN or infinity")
-        size = None if self._size is None else network_size(frame.width, frame.height, self._size)
-        alpha = alpha_of(frame)
-        if alpha is not None:
-            if self._halve:
-                raise ValueError("ref: must be opaque with preset 'upstream', it has transparent parts")
-            if size is None:  # the frame was resized: what is near to transparent parts is mixed with them
-                alpha = -F.max_pool2d(-alpha, 5, stride=1, padding=2)
-            rgb, alpha = continued(rgb.clamp(0.0, 1.0), alpha, size or (frame.height, frame.width))
-            return rgb_to_lab(rgb), alpha
-        if size is not None:
-            rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
-        return (self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
+    def _starts(self, block: range) -> list[int]:
+        """Frames within a block from which another reference holds."""
+        return [number for number in self._schedule.ref_frames or () if number in block[1:]]
 
-    def _luma(self, frames: Frames) -> Tensor:
-        """L (B, 1, h, w)."""
-        return self._brought(torch.cat([self._lightness(frame) for frame in frames]))
+    def _aligned(self, work: _Work, block: range, L: Tensor) -> Sequence[Any]:
+        """Correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
+        L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
+        if len(work.references) == 1:
+            return self._session.correspond(L, work.references[0], work.area)
+        return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block))
 
-    def _brought(self, lab: Tensor) -> Tensor:
-        """To the network's size. lab: (B, 1 or 3, H, W)."""
-        return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab
-
-    def _advance(
-        self, replay: _Replay, block: range, index: int, reference: Any, area: Area | None, frames: Frames
-    ) -> None:
-        """Computes a block up to the next start of one, unless another request has meanwhile done so."""
+    def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
+        """Computes a block up to the next cut, unless another request has meanwhile done so."""
         self._jump(replay)
         if replay.n in self._outputs or replay.position != block.start:
             return
-        state = replay.state
+        state, stretch, area = replay.state, work.stretch, work.area
         if state is None:
-            state = self._session.start(reference if self._schedule.propagate else None, area)
-        starts = [number for number in self._schedule.ref_frames or () if number in block[1:]]
-        cuts = [number for number in block[1:] if self._cuts[number] == CUT]
-        end = min([block.stop, *starts[:1], *cuts[:1]])
-        L = self._luma(frames[: end - block.start])
-        L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
-        aligned = self._session.correspond(L, reference, area)
+            first = work.references[stretch.indices.index(stretch.holding)]
+            state = self._session.start(first if self._schedule.propagate else None, area)
+        end = min([block.stop, *(number for number in block[1:] if self._cuts[number] == CUT)])
+        L = self._reader.luma(frames[: end - block.start])
+        aligned = self._aligned(work, range(block.start, end), L)
         for number in range(block.start, end):
             one = aligned[number - block.start]
             if self._recurrent:
                 state, ab = self._session.step(state, one)
             else:
                 ab = one.warped_ab
+            if number in backward:
+                ab = joined(ab, backward[number], stretch.nearness(number))
             planes, arrived = download(torch.cat((one.similarity, ab), dim=1)[0])
             inside = area or picture_area(L[number - block.start][None])
-            self._outputs[number] = Output(planes, arrived, inside, index, replay.start)
+            shares = one.match.taken.mean((0, 2, 3)).tolist() if len(stretch.indices) > 1 else [1.0]
+            by_index = dict(zip(stretch.indices, shares, strict=True))
+            self._outputs[number] = Output(planes, arrived, inside, by_index, replay.start)
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
         self._recent[end] = state
@@ -392,6 +382,9 @@ def _frame(output: Output) -> vs.VideoFrame:
     for plane in range(3):
         np.copyto(np.asarray(frame[plane]), planes[plane])
     similarity = float(planes[0, *output.area].mean(dtype=np.float64))
-    for name, value in zip(REPORTED, (output.reference, similarity, output.segment), strict=True):
-        frame.props[name] = value
+    most = max(output.shares, key=output.shares.__getitem__)
+    values = most, similarity, output.segment, list(output.shares), list(output.shares.values())
+    for name, value in zip(REPORTED, values, strict=True):
+        if len(output.shares) > 1 or not isinstance(value, list):
+            frame.props[name] = value
     return frame

@@ -16,7 +16,7 @@ Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4; A a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,24 +134,37 @@ class Session:
         return self._within_memory(work)
 
     @torch.inference_mode()
-    def correspond(self, L: Tensor, reference: Reference, area: Area | None = None) -> list[Correspondence]:
+    def correspond(
+        self,
+        L: Tensor,
+        references: Reference | Sequence[Reference],
+        area: Area | None = None,
+        handicaps: Tensor | None = None,
+    ) -> list[Correspondence]:
         """Eq. 6 for several frames at once.
 
         Args:
             L: (B, 1, H, W) float32, 0..100.
-            reference: what gives the colours.
+            references: what gives the colours; of several, each position takes those of one (nets/choice.py).
             area: of the scene's picture within its borders; None: as found in these frames.
+            handicaps: (B, R), of each reference at each frame; None: all are alike.
         """
         area = self.area(L) if area is None else area
-        return self._within_memory(lambda: self._correspond(L, reference, area))
+        references = (references,) if isinstance(references, Reference) else references
+        handicaps = torch.zeros(len(L), len(references)) if handicaps is None else handicaps
+        return self._within_memory(lambda: self._correspond(L, references, area, handicaps.to(self.device)))
 
-    def _correspond(self, L: Tensor, reference: Reference, area: Area) -> list[Correspondence]:
+    def _correspond(
+        self, L: Tensor, references: Sequence[Reference], area: Area, handicaps: Tensor
+    ) -> list[Correspondence]:
         if self._sparing and len(L) > 1:
-            return [one for i in range(len(L)) for one in self._correspond(L[i : i + 1], reference, area)]
+            each = [slice(i, i + 1) for i in range(len(L))]
+            return [one for i in each for one in self._correspond(L[i], references, area, handicaps[i])]
         L_centred = _padded(upload(L[:, :, *area], self.device) - 50.0)
         network = self.network
         theta, phi = network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
-        match = network.match(L_centred, theta, network.understand(L_centred), reference.keys, sparing=self._sparing)
+        keys = [reference.keys for reference in references]
+        match = network.match(L_centred, theta, network.understand(L_centred), keys, handicaps, sparing=self._sparing)
         results = []
         for i in range(len(L)):
             one = Match(*(x[i : i + 1].clone() for x in match))

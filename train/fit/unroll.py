@@ -85,7 +85,7 @@ class Unrolled(nn.Module):
 
         for t in range(2, s):
             target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
-            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), keys)
+            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), (keys,))
             sought = target if meaning is None else self._sought(_frame(meaning, b, t), keys, target, true)
             every = true if meaning is None else torch.ones_like(true)
             if wanted["warped"]:

@@ -86,7 +86,7 @@ class NetworkMatcher:
         found = (queries.T @ reference.keys.phi[0]).argmax(1)
         if frame.meaning is None or reference.keys.vectors is None:
             return found.cpu()
-        evidence = network.match(frame.lab[:, :1], theta, frame.meaning, reference.keys).evidence
+        evidence = network.match(frame.lab[:, :1], theta, frame.meaning, (reference.keys,)).evidence
         by_meaning, by_guess = F.avg_pool2d(evidence[0, :2], CELL).flatten(1)[:, positions]
         w, reference_w = theta.shape[3], reference.embedding.phi.shape[3]
         scale = MEANING_CELL // CELL

@@ -10,12 +10,14 @@ C embedding channels, N positions. L_centred is L-50 (-50..50); ab -128..127; la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsexvc.nets.choice import Found, choose
 from vsexvc.nets.color import ColorNet
 from vsexvc.nets.config import CELL, NetworkConfig
 from vsexvc.nets.correlation import Correlation
@@ -45,11 +47,19 @@ class Keys(NamedTuple):
 
 
 class Match(NamedTuple):
-    """warped_ab (B, 2, H, W), similarity (B, 1, H, W), -1..1, and evidence (B, EVIDENCE or 0, H, W)."""
+    """What a frame found in its references.
+
+    Attributes:
+        warped_ab: (B, 2, H, W).
+        similarity: (B, 1, H, W), -1..1.
+        evidence: (B, EVIDENCE or 0, H, W).
+        taken: (B, R, h, w), 1 where a position takes its colour from that one of R references, else 0.
+    """
 
     warped_ab: Tensor
     similarity: Tensor
     evidence: Tensor
+    taken: Tensor
 
 
 class ColorizationNet(nn.Module):
@@ -107,34 +117,47 @@ class ColorizationNet(nn.Module):
         return Keys(*some)
 
     def match(
-        self, L_centred: Tensor, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool = False
+        self,
+        L_centred: Tensor,
+        theta: Tensor,
+        meaning: Meaning | None,
+        keys: Sequence[Keys],
+        handicaps: Tensor | None = None,
+        sparing: bool = False,
     ) -> Match:
-        """Eq. 3-5, by details and meaning, and which of both is believed.
+        """Eq. 3-5, by details and meaning; which reference a position takes, and which of both is believed.
 
         Args:
             L_centred: (B, 1, H, W) of the frame.
             theta: (B, C, h, w) of the frame.
             meaning: of the frame.
-            keys: of the reference.
+            keys: of each reference.
+            handicaps: (B, R) of the references, see nets/choice.py; None: all alike.
             sparing: with little memory.
         """
+        found = [self._find(theta, meaning, one, sparing) for one in keys]
+        (detail, by_meaning), taken = choose(found, handicaps)
+        if meaning is None or by_meaning is None:
+            small = detail
+        else:
+            grey = F.avg_pool2d(L_centred, CELL)
+            small = torch.cat(self.trust(grey, detail, by_meaning, _finer(meaning.guess)), dim=1)
+        large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
+        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken)
+
+    def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
         b, _, h, w = theta.shape
         values = keys.lab if meaning is not None else keys.lab[:, 1:]
         queries = self.with_meaning(theta, meaning).flatten(2)
         found, similarity = self.correlation(queries, keys.phi, values, sparing)
         found, similarity = found.view(b, -1, h, w), similarity.view(b, 1, h, w)
         if meaning is None:
-            small = torch.cat((found, similarity), dim=1)
-        else:
-            assert keys.vectors is not None and keys.vectors_lab is not None
-            similarity = similarity / (1.0 + self.config.semantic_weight)
-            coarse = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab, sparing)
-            by_meaning = torch.cat(coarse, dim=1).view(b, 4, *meaning.vectors.shape[2:])
-            by_meaning, guess = _finer(by_meaning), _finer(meaning.guess)
-            grey = F.avg_pool2d(L_centred, CELL)
-            small = torch.cat(self.trust(grey, torch.cat((found, similarity), dim=1), by_meaning, guess), dim=1)
-        large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
-        return Match(large[:, :2], large[:, 2:3], large[:, 3:])
+            return Found(torch.cat((found, similarity), dim=1))
+        assert keys.vectors is not None and keys.vectors_lab is not None
+        similarity = similarity / (1.0 + self.config.semantic_weight)
+        coarse = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab, sparing)
+        by_meaning = torch.cat(coarse, dim=1).view(b, 4, *meaning.vectors.shape[2:])
+        return Found(torch.cat((found, similarity), dim=1), _finer(by_meaning))
 
     def with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
         """theta or phi with the semantic vectors beside them, so that one product weighs both."""

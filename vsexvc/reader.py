@@ -1,0 +1,58 @@
+"""Read the frames that come to the pump: L of the clip and Lab of the references, at the network's size.
+
+Axes: B frames, H and W of a frame, h and w of the network's size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.colour.transparency import continued
+from vsexvc.frames import ERROR, Lightness, alpha_of
+from vsexvc.schedule import Frames
+from vsexvc.session import network_size
+
+
+class Reader:
+    """Frames -> tensors."""
+
+    def __init__(self, size: int | None, halve: bool) -> None:
+        """See vsexvc.pump.Pump."""
+        self._size, self._halve, self._lightness = size, halve, Lightness()
+
+    def luma(self, frames: Frames) -> Tensor:
+        """L (B, 1, h, w), 0..100, of GRAY16."""
+        return self._brought(torch.cat([self._lightness(frame) for frame in frames]))
+
+    def picture(self, frames: Frames) -> tuple[Tensor, ...]:
+        """Lab (1, 3, h, w) of one RGBS frame, and alpha (1, 1, h, w) where it has one that is not all opaque.
+
+        Raises ValueError for a frame that is marked as unusable, has numbers that are not finite, or is transparent
+        where it must not be.
+        """
+        (frame,) = frames
+        if ERROR in frame.props:
+            raise ValueError(f"ref: {frame.props[ERROR]}")
+        rgb = torch.from_numpy(np.stack([np.asarray(frame[plane]) for plane in range(3)]))[None]
+        if not torch.isfinite(rgb).all():
+            raise ValueError("ref: must hold finite numbers, got NaN or infinity")
+        size = None if self._size is None else network_size(frame.width, frame.height, self._size)
+        alpha = alpha_of(frame)
+        if alpha is not None:
+            if self._halve:
+                raise ValueError("ref: must be opaque with preset 'upstream', it has transparent parts")
+            if size is None:  # the frame was resized: what is near to transparent parts is mixed with them
+                alpha = -F.max_pool2d(-alpha, 5, stride=1, padding=2)
+            rgb, alpha = continued(rgb.clamp(0.0, 1.0), alpha, size or (frame.height, frame.width))
+            return rgb_to_lab(rgb), alpha
+        if size is not None:
+            rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
+        return (self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
+
+    def _brought(self, lab: Tensor) -> Tensor:
+        """To the network's size. lab: (B, 1 or 3, H, W)."""
+        return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab

@@ -1,0 +1,39 @@
+"""Say which frames there are, which references they take, and how requests name the frames that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import vapoursynth as vs
+
+BLOCK = 4  # frames whose correspondence is computed at once
+SEARCH = 32  # frames that are examined in one go for a cut
+LUMA_CLIP, REF_CLIP = 0, 1  # the clips of the PyFilter
+
+Need = tuple[int, int]  # frame number, index of the clip
+Frames = Sequence[vs.VideoFrame]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which frame takes which reference, and where the state starts anew.
+
+    Attributes:
+        num_frames: of the clip.
+        num_references: frames of the reference clip.
+        ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
+            each scene takes the reference that its first frame is most similar to.
+        propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
+        sc: the state starts anew at cuts.
+        sc_threshold: of vsexvc.scenes.is_cut.
+        around: how many of `ref_frames` around a frame take part, see stretch.py.
+    """
+
+    num_frames: int
+    num_references: int = 1
+    ref_frames: tuple[int, ...] | None = (0,)
+    propagate: bool = False
+    sc: bool = True
+    sc_threshold: float | None = None
+    around: int = 1
