@@ -110,11 +110,12 @@ def test_without_folders_all_of_data_is_measured(acted, data, tmp_path, capsys):
         "Keypoints: val_semantic, 2 pictures, PCK in %",
         "Nothing to match: val_fast, 2 clips, frame 2",
         "There and back: val_fast, 2 clips, 1 round",
+        "Two references: val_fast, 2 clips",
         "Letterbox: val_fast, 2 clips, 32 black lines on two sides, first 3 frames",
         "Legacy: legacy, 2 pairs of scene and reference",
     ]
     document = json.loads((tmp_path / "out" / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    for what in ("folders", "faces", "keypoints", "nothing", "back", "letterbox", "legacy"):
+    for what in ("folders", "faces", "keypoints", "nothing", "back", "ends", "letterbox", "legacy"):
         assert len(document[what]) == 1, what
     assert (tmp_path / "out" / "sheets" / "legacy" / "old, scene from 0.png").exists()
     assert document["nothing"][0]["photographs"] == ["a.png", "b.png"]

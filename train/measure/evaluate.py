@@ -12,7 +12,7 @@ import cv2
 import torch
 
 from train import commit
-from train.measure import back, faces, keypoints, legacy, letterbox, nothing, protocol, tables
+from train.measure import back, ends, faces, keypoints, legacy, letterbox, nothing, protocol, tables
 from train.measure.baselines import FRAMES, clip_paths
 from train.measure.protocol import at_least
 from vsexvc.nets.network import ColorizationNet
@@ -91,6 +91,12 @@ def _back(r: Request) -> Iterator[Figures]:
         yield back.measure(r.network, r.paths(folder), folder.name, frames=r.frames, rounds=r.rounds)
 
 
+def _ends(r: Request) -> Iterator[Figures]:
+    assert r.network is not None
+    for folder in r.clips:
+        yield ends.measure(r.network, r.paths(folder), folder.name, frames=r.frames)
+
+
 def _letterbox(r: Request) -> Iterator[Figures]:
     assert r.network is not None
     for folder in r.clips:
@@ -125,6 +131,7 @@ MEASURES = {
     "keypoints": Measure(_keypoints, "things", needs_network=True),
     "nothing": Measure(_nothing, "clips", needs_network=True),
     "back": Measure(_back, "clips", needs_network=True),
+    "ends": Measure(_ends, "clips", needs_network=True),
     "letterbox": Measure(_letterbox, "clips", needs_network=True),
     "legacy": Measure(_legacy, "legacy", needs_network=True),
 }

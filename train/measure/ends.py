@@ -1,0 +1,127 @@
+"""Two references: the first and the last true frame of a clip, and colours from both sides between them.
+
+Beside it one reference alone, and two that contradict each other: at the last frame all colours are turned by a third
+of the circle, so that every pixel has to follow one of them, and a mixture is grey.
+
+Axes: N frames of a clip, H = 216, W = 384.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train.measure import metrics
+from train.measure.baselines import Clip, read_clip
+from train.measure.protocol import to_rgb
+from train.measure.tables import Table
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.schedule import BLOCK
+from vsexvc.session import Session
+from vsexvc.stretch import Stretch, joined
+
+_COLOURED = 10.0  # chroma from which a pixel can tell what it follows
+_TURN = 2.0 * np.pi / 3.0
+
+
+@torch.inference_mode()
+def between(network: ColorizationNet, clip: Clip, last: Tensor | None) -> Tensor:
+    """Colours the frames between the first and the last one as the filter does with `propagate`.
+
+    Args:
+        network: in evaluation mode.
+        clip: the true frames; the first one is a reference.
+        last: (1, 3, H, W), the reference at the last frame; None: there is none.
+
+    Returns:
+        ab (N - 2, 2, H, W) float32 on the CPU.
+    """
+    session, end = Session(network), len(clip.lab) - 1
+    references = [session.reference(lab) for lab in (clip.lab[:1], last) if lab is not None]
+    places = (0, end)[: len(references)]
+    stretch = Stretch(0, tuple(range(len(places))), places, 0, None if last is None else 1)
+    area, aligned = session.area(clip.lab[:, :1]), []
+    for first in range(0, end, BLOCK):
+        block = range(first, min(first + BLOCK, end))
+        L = clip.lab[block.start : block.stop, :1]
+        aligned += session.correspond(L, references, area, stretch.handicaps(block)[: len(block)])
+    state, found = session.start(references[0], area), []
+    for one in aligned[1:]:
+        state, ab = session.step(state, one)
+        found.append(ab)
+    if last is not None:
+        state = session.start(references[1], area)
+        for n in range(end - 1, 0, -1):
+            state, ab = session.step(state, aligned[n])
+            found[n - 1] = joined(found[n - 1], ab, stretch.nearness(n))
+    return torch.cat(found).cpu().float()
+
+
+def turned(lab: Tensor) -> Tensor:
+    """The same picture, its colours turned by a third of the circle. lab: (B, 3, H, W)."""
+    a, b, cos, sin = lab[:, 1], lab[:, 2], float(np.cos(_TURN)), float(np.sin(_TURN))
+    return torch.stack((lab[:, 0], cos * a - sin * b, sin * a + cos * b), dim=1)
+
+
+def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frames: int) -> Table:
+    """Colours every clip with one reference, with two, and with two that contradict each other.
+
+    Args:
+        network: in evaluation mode.
+        clips: the video files.
+        name: of their folder, for the title.
+        frames: of each clip at most.
+
+    Raises:
+        OSError: a clip cannot be read.
+    """
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    conflicts: list[tuple[float, float]] = []
+    for path in tqdm(clips, desc=f"two references: {name}", unit="clip", disable=None):
+        clip = read_clip(path, frames)
+        for row, last in (("one reference", None), ("two references", clip.lab[-1:])):
+            found.setdefault(row, []).append(_figures(clip, between(network, clip, last)))
+        conflicts.append(_conflict(clip, between(network, clip, turned(clip.lab[-1:]))))
+    means = {row: np.mean(values, axis=0).tolist() for row, values in found.items()}
+    chroma, nearer = np.mean(conflicts, axis=0).tolist()
+    return Table(
+        title=f"Two references: {name}, {len(clips)} clips",
+        header=("", "dB", "worst frame", "jump at the end over the truth's"),
+        rows=[[row, *(f"{value:.2f}" for value in values)] for row, values in means.items()],
+        document={
+            "folder": name,
+            "clips": [path.name for path in clips],
+            "rows": means,
+            "contradiction": {"chroma": chroma, "nearer": nearer},
+            "per_clip": found | {"contradiction": conflicts},
+        },
+        notes=[
+            f"References that contradict each other: chroma {chroma:.2f} of that which is followed, "
+            f"{nearer:.0%} of the pixels follow the nearer one."
+        ],
+    )
+
+
+def _figures(clip: Clip, ab: Tensor) -> tuple[float, float, float]:
+    """dB, mean and worst frame; change of ab to the last true frame, over the truth's."""
+    between_ends = Clip(clip.path, clip.rgb[1:-1])
+    each = [metrics.psnr(r, t) for r, t in zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True)]
+    last, before = clip.lab[-1, 1:], clip.lab[-2, 1:]
+    jump = float((last - ab[-1]).norm(dim=0).mean() / (last - before).norm(dim=0).mean().clamp_min(1e-6))
+    return float(np.mean(each)), min(each), jump
+
+
+def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:
+    """Chroma over that of what each pixel follows; share of the pixels that follow the nearer reference."""
+    truth, other = clip.lab[1:-1, 1:], turned(clip.lab[1:-1])[:, 1:]
+    coloured = truth.norm(dim=1) > _COLOURED
+    follows_first = (ab - truth).norm(dim=1) <= (ab - other).norm(dim=1)
+    chroma = ab.norm(dim=1)[coloured].mean() / truth.norm(dim=1)[coloured].mean()
+    number = torch.arange(1, len(ab) + 1).view(-1, 1, 1)
+    is_first_nearer = number.mul(2) <= len(ab) + 1
+    return float(chroma), float((follows_first == is_first_nearer)[coloured].float().mean())
