@@ -9,14 +9,14 @@ import pytest
 
 from tests.test_faces import write_boxes, write_face
 from tests.test_protocol import ActedNetwork, ActedSession, drawn, write_clips, write_video
-from train.measure import back, evaluate, faces, keypoints, legacy, letterbox, nothing, protocol
+from train.measure import back, ends, evaluate, faces, keypoints, legacy, letterbox, nothing, protocol
 
 
 @pytest.fixture
 def acted(monkeypatch: pytest.MonkeyPatch) -> ActedNetwork:
     """Session and weights are acted; what the correspondence says is, too: always the first cell."""
     network = ActedNetwork()
-    for module in (protocol, faces, nothing, back, letterbox, legacy):
+    for module in (protocol, faces, nothing, back, ends, letterbox, legacy):
         monkeypatch.setattr(module, "Session", ActedSession)
     monkeypatch.setattr(protocol.store, "load", lambda model, device: network)
     monkeypatch.setattr(keypoints.NetworkMatcher, "describe", lambda self, lab: None)

@@ -72,8 +72,9 @@ class ActedSession:
     def area(self, L):
         return None
 
-    def correspond(self, L, reference, area=None):
+    def correspond(self, L, reference, area=None, handicaps=None):
         assert L.shape[1] == 1
+        reference = torch.stack(reference).mean(0) if isinstance(reference, list) else reference
         self.seen.append(len(L))
         mean = reference[:, 1:].mean((2, 3), keepdim=True)
         return [
