@@ -166,13 +166,14 @@ class TestReferences:
         pictures = [moving(vs.RGB24, 1, 40, 80), moving(vs.YUV420P10, 1, 120, 66), moving(vs.RGBS, 1)]
         mixed = core.std.Splice(pictures, mismatch=True)
         clip = moving(vs.GRAY8)
-        for arguments in ({"ref_frames": [0, 2, 4]}, {"ref_frames": [0, 2, 4], "propagate": True}):
+        alone: dict[str, Any] = {"ref_frames": [0, 2, 4], "around": 1}
+        for arguments in (alone, alone | {"propagate": True}):
             out = colorize(clip, model, mixed, **arguments)
             for n, picture in zip((1, 3, 5), pictures, strict=True):
                 assert props(out, n)["ExvcReference"] == (n - 1) // 2
                 if "propagate" in arguments:
-                    alone = colorize(clip, model, picture, ref_frames=[n - 1], propagate=True)
-                    assert same(out, alone, n)
+                    single = colorize(clip, model, picture, ref_frames=[n - 1], propagate=True)
+                    assert same(out, single, n)
 
     @pytest.mark.parametrize(
         ("ref", "tags", "text"),
@@ -190,7 +191,7 @@ class TestReferences:
 
     def test_a_grey_one_among_others(self, model: str) -> None:
         mixed = core.std.Splice([moving(vs.RGB24, 1), moving(vs.GRAY8, 1)], mismatch=True)
-        out = colorize(moving(vs.GRAY8), model, mixed, ref_frames=[0, 4])
+        out = colorize(moving(vs.GRAY8), model, mixed, ref_frames=[0, 4], around=1)
         out.get_frame(0).close()
         with pytest.raises(
             vs.Error, match=r"ref: must be YUV or RGB: a grey picture has no colours to give, got Gray8$"
