@@ -105,6 +105,7 @@ ORDER = {
         "measure.keypoints",
         "measure.nothing",
         "measure.back",
+        "measure.ends",
         "measure.letterbox",
         "measure.legacy",
         "measure.evaluate",
