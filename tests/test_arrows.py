@@ -69,6 +69,7 @@ ORDER = {
         "film.source",
         "film.references",
         "film.plan",
+        "film.vsview",
         "film.compare",
         "film.encode",
         "film.times",

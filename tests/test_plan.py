@@ -169,6 +169,15 @@ def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     assert re.fullmatch(rf"plan '{re.escape(str(path))}': {message}", str(error.value))
 
 
+def test_a_draft_lacks_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(HEAD + "[[scene]]\nfirst = 0\n[[scene]]\nfirst = 20\nreference = 'none.png'\n")
+    with pytest.raises(ValueError, match="reference must be a picture in the first scene"):
+        plan.read(path)
+    read = plan.read(path, is_draft=True)
+    assert (read.firsts, read.references, read.ref_frames) == ((0, 20), (tmp_path / "none.png",), (20,))
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"plan '.*none\.toml' must be a file, there is none"):
         plan.read(tmp_path / "none.toml")

@@ -52,6 +52,7 @@ def test_every_module_is_imported_where_the_names_of_other_systems_are_hidden() 
     modules = sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in (ROOT / "vsexvc").rglob("*.py")
+        if path.stem != "vsview"  # of a program that need not be there
     )
     assert len(modules) > 30
     code = f"""

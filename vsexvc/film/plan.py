@@ -123,8 +123,12 @@ def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def read(path: Path) -> Plan:
+def read(path: Path, *, is_draft: bool = False) -> Plan:
     """Reads a plan and checks it.
+
+    Args:
+        path: of the plan.
+        is_draft: references may be missing, in the plan and on disk.
 
     Raises:
         OSError: it cannot be read.
@@ -134,7 +138,7 @@ def read(path: Path) -> Plan:
         raise FileNotFoundError(f"plan {str(path)!r} must be a file, there is none")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        return _checked(content, path.absolute().parent)
+        return _checked(content, path.absolute().parent, is_draft)
     except UnicodeDecodeError:
         raise ValueError(f"plan {str(path)!r} must be saved as UTF-8, it is in another encoding") from None
     except ValueError as error:
@@ -207,7 +211,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _checked(content: dict[str, Any], folder: Path) -> Plan:
+def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
     """folder: where relative paths begin."""
     _only(content, "", source=str, frames=int, scene=list)
     frames, scenes = content["frames"], content["scene"]
@@ -235,11 +239,11 @@ def _checked(content: dict[str, Any], folder: Path) -> Plan:
         if pictures is None:
             left.append(Left(first, stop, scene.get("grey", False)))
             continue
-        if not pictures and not held:
+        if not pictures and not held and not is_draft:
             raise ValueError(f"{where}reference must be a picture in the first scene that gets colours, got none")
         for frame, name in pictures:
             reference = folder / name
-            if not reference.is_file():
+            if not is_draft and not reference.is_file():
                 raise ValueError(f"{where}reference must be a file, there is no {str(reference)!r}")
             if not held or reference != held[-1][1]:
                 held.append((frame, reference))
