@@ -44,6 +44,7 @@ def make_film(
     path: Path,
     lengths: Sequence[int] = (20, 30, 10, 25),
     *,
+    seeds: Sequence[int] | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     sound: int = 1,
     subtitles: str | None = None,
@@ -56,6 +57,7 @@ def make_film(
     """Writes a film of scenes, each of another picture, and returns their first frames.
 
     Args:
+        seeds: of the scenes' pictures; None: 0, 1, ...
         sound: how many audio tracks, each of another pitch.
         subtitles: their codec; None: no subtitles.
         filters: of the picture, e.g. "setpts=..." for a variable frame rate.
@@ -84,7 +86,7 @@ def make_film(
         maps += ["-map_metadata", str(number), "-map_chapters", str(number)]
     if attachment is not None:
         maps += ["-attach", str(attachment), "-metadata:s:t:0", "mimetype=text/plain"]
-    frames = (scene(seed, length, *size) for seed, length in enumerate(lengths))
+    frames = (scene(seed, length, *size) for seed, length in zip(seeds or range(len(lengths)), lengths, strict=True))
     _ffmpeg([*inputs, *maps, "-vf", filters, *codec, *options, str(path)], frames)
     return [0, *np.cumsum(lengths)[:-1].tolist()]
 

@@ -112,6 +112,16 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
     return 0
 
 
+def _keyframes(args: argparse.Namespace, report: Report) -> int:
+    from vsexvc.film import keyframes, source
+
+    names = ("model", "size", "device", "like", "sc_threshold", "interlaced")
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    keys = keyframes.write(args.source, args.out, source.default_cache(), stages=report.stage, **options)
+    print("\n".join([*keyframes.lines(keys), str(args.out / keyframes.PAGE)]))
+    return 0
+
+
 def _compare(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import compare, source
 
@@ -125,6 +135,7 @@ def _compare(args: argparse.Namespace, report: Report) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Report], int]] = {
     "render": _render,
     "scenes": _scenes,
+    "keyframes": _keyframes,
     "compare": _compare,
     "models": _models,
     "download": _download,
@@ -138,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands)
     _add_scenes(commands)
+    _add_keyframes(commands)
     _add_compare(commands)
     _add_models(commands)
     return parser
@@ -218,6 +230,22 @@ def _add_scenes(commands: Any) -> None:
     )
     _add_threshold(scenes)
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
+
+
+def _add_keyframes(commands: Any) -> None:
+    keyframes = commands.add_parser(
+        "keyframes",
+        help="choose the frames of a film that are worth colouring",
+        description="Writes them as ref_NNNNNN.png, and keyframes.html, a page that shows what each stands for. "
+        "Coloured, the folder is what render --ref takes.",
+    )
+    keyframes.add_argument("source", metavar="IN", type=Path, help="a film")
+    keyframes.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="folder for them")
+    keyframes.add_argument(
+        "--like", metavar="X", type=float, help="similarity from which one frame stands for another, 0..1 (0.5)"
+    )
+    _add_network(keyframes)
+    _add_threshold(keyframes)
 
 
 def _add_compare(commands: Any) -> None:

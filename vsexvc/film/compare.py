@@ -6,12 +6,8 @@ everything else; source.py reads the films.
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +16,16 @@ import vapoursynth as vs
 from numpy.typing import NDArray
 from PIL import Image
 
+from vsexvc.film.page import embedded, filled, save
 from vsexvc.film.plan import check_writable, timecode
 from vsexvc.film.references import listed, open_references
 from vsexvc.film.source import Stages, find_scenes, open_video, picture, silent, with_scenes
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
-from vsexvc.support.files import settle
 from vsexvc.weights.store import DEFAULT
 
 FRAMES = 8  # shown where none are named
 _BOX, _MAP_BOX, _THUMB_BOX = (960, 720), (480, 360), (320, 240)  # largest sizes of pictures
-_QUALITY = 90
 _STEP = 20  # the scale of similarities begins and ends at multiples of 1/20
 # Colours of least to most similar, RGB: each lighter than the one before, so that they can be told without colours.
 _RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232, 150))
@@ -112,13 +107,7 @@ def write(
         raise ValueError(first_line(error)) from None
     given = {"model": DEFAULT, "size": 216, **{name: value for name, value in options.items() if value is not None}}
     facts = ", ".join(f"{name} {value}" for name, value in given.items())
-    text = page(film.name, facts, [path.name for path in paths], thumbs, rows)
-    partial = out.with_name(out.name + ".new")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        settle(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    save(out, page(film.name, facts, [path.name for path in paths], thumbs, rows))
 
 
 def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Image], rows: Sequence[Row]) -> str:
@@ -137,16 +126,16 @@ def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Im
         "title": title,
         "facts": facts,
         "scale": {"low": low, "high": high, "ramp": [f"rgb{colour}" for colour in _RAMP]},
-        "references": [{"name": name, "picture": _embedded(thumb)} for name, thumb in zip(names, thumbs, strict=True)],
+        "references": [{"name": name, "picture": embedded(thumb)} for name, thumb in zip(names, thumbs, strict=True)],
         "rows": [
             {
                 "frame": row.frame,
                 "time": None if row.seconds is None else timecode(row.seconds),
-                "grey": _embedded(row.grey),
+                "grey": embedded(row.grey),
                 "cells": [
                     {
-                        "coloured": _embedded(cell.coloured),
-                        "map": _embedded(_painted((cell.similarity_map - low) / (high - low))),
+                        "coloured": embedded(cell.coloured),
+                        "map": embedded(_painted((cell.similarity_map - low) / (high - low))),
                         "similarity": cell.similarity,
                     }
                     for cell in row.cells
@@ -155,9 +144,7 @@ def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Im
             for row in rows
         ],
     }
-    template = files("vsexvc").joinpath("compare.html").read_text(encoding="utf-8")
-    # A name may hold "</script>".
-    return template.replace("{CONTENT}", json.dumps(content).replace("<", "\\u003c"))
+    return filled("compare.html", content)
 
 
 class _Column:
@@ -192,10 +179,3 @@ def _painted(share: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(
         np.stack([np.interp(share, steps, c) for c in zip(*_RAMP, strict=True)], -1).astype(np.uint8)
     )
-
-
-def _embedded(image: Image.Image) -> str:
-    """As an address that holds the picture itself; its colours are not subsampled."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

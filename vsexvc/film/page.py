@@ -1,0 +1,45 @@
+"""Make HTML pages that hold all they need: a template of this package, its style, content as JSON, pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vsexvc.support.files import settle
+
+_QUALITY = 90
+
+
+def filled(template: str, content: dict[str, Any]) -> str:
+    """Return the HTML of a page.
+
+    Args:
+        template: a file of the package vsexvc; `{STYLE}` in it stands for page.css, `{CONTENT}` for the content.
+        content: what its script shows; anything that JSON holds.
+    """
+    texts = [files("vsexvc").joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css")]
+    # A name may hold "</script>".
+    return texts[0].replace("{STYLE}", texts[1]).replace("{CONTENT}", json.dumps(content).replace("<", "\\u003c"))
+
+
+def embedded(image: Image.Image) -> str:
+    """Return an address that holds the picture itself, a JPEG without subsampled colours."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def save(out: Path, text: str) -> None:
+    """Write a page, whole or not at all, over one that is there. Raises OSError."""
+    partial = out.with_name(out.name + ".new")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        settle(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
