@@ -66,6 +66,7 @@ ORDER = {
         "graph",
         "plugin",
         "film.pictures",
+        "film.sequence",
         "film.source",
         "film.references",
         "film.plan",

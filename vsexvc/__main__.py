@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         references=tuple(args.ref or ()),
         colours=Colours(**given("size", "saturation", "propagate", "device", "backend", "precision")),
         encoding=Encoding(**given("codec", "crf", "preset", "pix_fmt"), extra=tuple(args.ffmpeg_args)),
-        **given("plan", "model", "interlaced", "sc", "sc_threshold", "sound"),
+        **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
         **given("threads", "workers", "ray", "work", "keep"),
     )
     render(order, report)
@@ -103,7 +104,7 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import plan, source
 
     cache, threshold = source.default_cache(), args.sc_threshold
-    scenes = plan.make(args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced)
+    scenes = plan.make(args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced, args.fps)
     for number, scene in enumerate(scenes, 1):
         if args.json:
             report("scene", scene=number, first=scene.first, frames=scene.stop - scene.first, seconds=scene.seconds)
@@ -126,7 +127,7 @@ def _compare(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import compare, source
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
-    options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced}
+    options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced, "fps": args.fps}
     compare.write(args.source, args.ref, args.out, source.default_cache(), args.frames, report.stage, **options)
     print(args.out)
     return 0
@@ -166,7 +167,12 @@ def _add_render(commands: Any) -> None:
         "has not just made the part before computes the scene again up to there. Of the files that a script reads "
         "nothing is known either: where they change, remove the working folder.",
     )
-    render.add_argument("source", metavar="IN", type=Path, help="a film, or a script (*.vpy), whose output 0 is taken")
+    render.add_argument(
+        "source",
+        metavar="IN",
+        type=Path,
+        help="a film, a folder of numbered pictures or a pattern for them (%%06d), or a script (*.vpy)",
+    )
     render.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="new file; *.mkv holds everything")
     colour = render.add_argument_group("colours, of a film (a script makes its own)")
     colour.add_argument(
@@ -220,7 +226,7 @@ def _add_scenes(commands: Any) -> None:
         help="list the scenes of a film, and plan references for them",
         description="Lists number, first frame, frames and time of each scene.",
     )
-    scenes.add_argument("source", metavar="IN", type=Path, help="a film")
+    scenes.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     scenes.add_argument("-o", "--out", metavar="PLAN.toml", type=Path, help="new file: a template for render --plan")
     scenes.add_argument(
         "--sheet",
@@ -255,7 +261,7 @@ def _add_compare(commands: Any) -> None:
         description="Writes one HTML page: frames of the film under each reference, how alike what they show is, and a "
         "slider between any two.",
     )
-    compare.add_argument("source", metavar="IN", type=Path, help="a film")
+    compare.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     compare.add_argument("--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", required=True, help="to choose from")
     compare.add_argument("-o", "--out", metavar="PAGE.html", type=Path, default=Path("compare.html"))
     compare.add_argument(
@@ -277,6 +283,12 @@ def _add_threshold(to: Any) -> None:
         "--interlaced",
         choices=("ignore", "bwdif"),
         help="frames flagged as interlaced are progressive all the same; or are deinterlaced by the plugin bwdif",
+    )
+    to.add_argument(
+        "--fps",
+        metavar="X",
+        type=_rate,
+        help="frames a second, of a film that is numbered pictures: 24 (default), 23.976, 30000/1001, ...",
     )
 
 
@@ -310,6 +322,17 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return number
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+        nominal = Fraction(round(rate * Fraction(1001, 1000)) * 1000, 1001)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"must be frames a second, as 24 or 30000/1001, got {text!r}") from None
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1000, got {text}")
+    return nominal if rate.denominator != 1 and abs(rate - nominal) < Fraction(1, 1000) else rate
 
 
 def _words(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def write(
     frames: Sequence[int] | None = None,
     stages: Stages = silent,
     interlaced: str | None = None,
+    fps: Fraction | None = None,
     **options: Any,
 ) -> None:
     """Colours frames of a film after each reference and writes the page.
@@ -70,14 +72,14 @@ def write(
         frames: which; one from inside a scene costs the scene up to there. None: first frames of scenes, spread over
             the film.
         stages: see source.Stages.
-        interlaced: see source.open_video.
+        interlaced, fps: see source.open_video.
         options: of Colorize.
 
     Raises:
         OSError, ValueError: something cannot be read or written, an argument is out of range.
     """
     check_writable("page", out, ".html", ".htm")
-    clip = open_video(film, cache, interlaced)
+    clip = open_video(film, cache, interlaced, fps)
     paths = listed(references)
     if frames is not None and (wrong := [n for n in frames if not 0 <= n < clip.num_frames]):
         raise ValueError(f"frames must be 0..{clip.num_frames - 1}, got {wrong[0]}")

@@ -84,11 +84,13 @@ class Part:
         order: for each packet, as they are stored, which frame of the part it is.
         sha256: of the file.
         durations: of the frames, in seconds, as (numerator, denominator); empty where they do not say.
+        key: of job.part_keys.
     """
 
     order: tuple[int, ...]
     sha256: str
     durations: tuple[tuple[int, int], ...] = ()
+    key: str = ""
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from vsexvc.support.files import read_json, settle, sha256_of, write_json
 from vsexvc.support.system import lock, remove_locked
 
 _OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
+_SUFFIXES = (".json", ".mkv")  # of a part
 
 
 class Folder:
@@ -44,7 +46,7 @@ class Folder:
             if os.fstat(self._lock.fileno()).st_nlink:  # else the process before has just removed it
                 break
             self._lock.close()
-        for left in self.path.glob("*.part"):
+        for left in (*self.path.glob("*.part"), *self.path.glob("*.moved")):
             left.unlink()
         return self
 
@@ -76,13 +78,13 @@ class Folder:
         with suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(self.file(number).with_suffix(".json").read_bytes())
             durations = tuple((int(a), int(b)) for a, b in stored["durations"])
-            return Part(tuple(map(int, stored["order"])), str(stored["sha256"]), durations)
+            return Part(tuple(map(int, stored["order"])), str(stored["sha256"]), durations, str(stored["key"]))
         return None
 
-    def has(self, number: int, frames: int) -> bool:
-        """Whether a part is there, whole and undamaged."""
+    def has(self, number: int, frames: int, key: str) -> bool:
+        """Whether a part is there, of that key, whole and undamaged."""
         part, file = self.read(number), self.file(number)
-        if part is None or len(part.order) != frames or not file.is_file():
+        if part is None or part.key != key or len(part.order) != frames or not file.is_file():
             return False
         return sha256_of(file) == part.sha256
 
@@ -90,6 +92,22 @@ class Folder:
         """Makes a written file the part of that number."""
         write_json(self.file(number).with_suffix(".json"), dataclasses.asdict(part))
         settle(partial, self.file(number))
+
+    def arrange(self, keys: Sequence[str]) -> None:
+        """Gives parts of these keys the numbers that they have now; removes the others."""
+        numbers = {key: number for number, key in enumerate(keys)}
+        moved = []
+        for record in self.path.glob("[0-9]*.json"):
+            part = self.read(int(record.stem))
+            number = None if part is None else numbers.get(part.key)
+            for suffix in _SUFFIXES if number != int(record.stem) else ():
+                old = record.with_suffix(suffix)
+                if number is None:
+                    old.unlink(missing_ok=True)
+                elif old.exists():
+                    moved.append((old.replace(self.path / f"{number:06}{suffix}.moved"), number, suffix))
+        for file, number, suffix in moved:
+            file.replace(self.path / f"{number:06}{suffix}")
 
     def clear(self) -> None:
         for entry in self.path.iterdir():

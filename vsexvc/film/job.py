@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from vsexvc import __version__
 from vsexvc.film.encode import Encoding, ffmpeg_version
@@ -32,7 +38,7 @@ class Job:
 
     Attributes:
         source: a film, or a script.
-        interlaced: of source.open_video.
+        interlaced, fps: of source.open_video.
         folder: the working folder.
         encoding, arguments: of encode.encode.
         references: of a film, none where all of it is left; stills: of each only the first frame.
@@ -42,6 +48,7 @@ class Job:
         weights: fingerprint of the model.
         firsts: of the scenes.
         parts: first frame of each, and the one behind its last.
+        keys: of the parts, see part_keys.
         threads: of torch in each worker; the bytes depend on it.
         versions: of the programs, by their names.
     """
@@ -51,6 +58,7 @@ class Job:
     encoding: Encoding
     colours: Colours
     interlaced: str | None = None
+    fps: Fraction | None = None
     references: tuple[Path, ...] = ()
     stills: bool = False
     ref_frames: tuple[int, ...] | None = None
@@ -60,8 +68,35 @@ class Job:
     firsts: tuple[int, ...] = (0,)
     arguments: tuple[str, ...] = ()
     parts: tuple[tuple[int, int], ...] = ()
+    keys: tuple[str, ...] = ()
     threads: int = 1
     versions: tuple[tuple[str, str], ...] = ()
+
+
+def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[str, ...]:
+    """For each part a hash of all that its bytes depend on. With the same key it need not be made anew.
+
+    Args:
+        job: with its scenes, references and parts.
+        common: what all parts depend on, for JSON.
+        prints: of the references.
+    """
+    keys = []
+    for first, stop in job.parts:
+        start = job.firsts[bisect_right(job.firsts, first) - 1]  # the colours of a scene depend on all of it before
+        held: list[Any] = list(prints)
+        if job.ref_frames is not None:
+            earliest = max(0, bisect_right(job.ref_frames, start) - 1)
+            used = list(zip(job.ref_frames, prints, strict=False))[earliest:]
+            held = [(max(frame, start), one) for n, (frame, one) in enumerate(used) if n == 0 or frame < stop]
+        own = {
+            "frames": (first, stop),
+            "scenes": [frame for frame in job.firsts if start <= frame < stop],
+            "references": held,
+            "left": [(max(a, first), min(b, stop), is_grey) for a, b, is_grey in job.left if a < stop and b > first],
+        }
+        keys.append(hashlib.sha256(json.dumps([common, own], sort_keys=True).encode()).hexdigest())
+    return tuple(keys)
 
 
 def versions() -> dict[str, str]:

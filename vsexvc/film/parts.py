@@ -46,7 +46,7 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
         torch.set_num_threads(job.threads)
         return _script_output(job.source, job.source.read_bytes())
     index = Folder(job.folder).index
-    film = source.open_video(job.source, index, job.interlaced)
+    film = source.open_video(job.source, index, job.interlaced, job.fps)
     clip = source.with_scenes(film, job.firsts)
     colours = job.colours
     if device is not None:  # which may not have the precision
@@ -142,7 +142,9 @@ class PartMaker:
             order = seen(partial)
             if len(order) != stop - first:
                 raise ValueError(f"ffmpeg wrote {len(order)} of {stop - first} frames")
-            self._folder.keep(number, partial, Part(order, sha256_of(partial), tuple(durations)))
+            self._folder.keep(
+                number, partial, Part(order, sha256_of(partial), tuple(durations), self._job.keys[number])
+            )
         except (ValueError, vs.Error) as error:
             raise ValueError(f"frames {first} to {stop - 1}: {_reason(error)}") from None
         finally:

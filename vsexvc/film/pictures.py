@@ -37,8 +37,14 @@ _FORMATS = (
     "TIFF",
     "WEBP",
 )
+# What is taken from a folder.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dds", ".dpx", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"),
+    *(".jpg", ".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff"),
+    ".webp",
+)
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}  # modules, and what registers them
-_GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
+GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _LEAST_COLOUR = 6  # difference of R, G and B, 0..255, up to which a surface is grey: lossy files are not exact
 _SURFACES = 64  # on the shorter side of the picture that is looked at for colours
 _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -86,7 +92,7 @@ def read(path: Path) -> Still | None:
         raise ValueError(f"{what} cannot be read: {first_line(error)}") from None
     if count > 1:
         raise ValueError(f"{what} must be one picture, this file holds {count}: save the one that is meant")
-    if image.mode in _GREY_MODES:
+    if image.mode in GREY_MODES:
         raise ValueError(f"{what} must have colours, this one is grey ({image.mode})")
     profile = image.info.get("icc_profile")
     colour, alpha = _parts(image)
@@ -102,13 +108,23 @@ def read(path: Path) -> Still | None:
 
 def _loaded(path: Path) -> tuple[Image.Image, int]:
     """The picture, upright, and how many the file holds. Raises whatever Pillow does."""
-    _register()
-    Image.init()
-    known = [name for name in _FORMATS if name in Image.OPEN]
-    with Image.open(path, formats=[*known, "TGA"] if path.suffix.lower() == ".tga" else known) as image:
+    with opened(path) as image:
         count = _pictures(image)
         image.load()
         return ImageOps.exif_transpose(image), count
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture of one of the trusted formats, not decoded yet. Raises whatever Pillow does."""
+    _register()
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]
+    return Image.open(path, formats=[*known, "TGA"] if path.suffix.lower() == ".tga" else known)
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a folder's file is taken for a picture: by its name; hidden ones are not."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _register() -> None:

@@ -21,6 +21,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def make(
     sc_threshold: float | None = None,
     stages: Stages = silent,
     interlaced: str | None = None,
+    fps: Fraction | None = None,
 ) -> list[Scene]:
     """Finds the scenes of a film and writes what is there to plan by.
 
@@ -86,7 +88,7 @@ def make(
         sheet: their first frames, a PNG (write_sheet).
         sc_threshold: of Colorize.
         stages: see source.Stages.
-        interlaced: see source.open_video.
+        interlaced, fps: see source.open_video.
 
     Returns:
         The scenes.
@@ -101,7 +103,7 @@ def make(
         check_writable("plan", out)
     if sheet is not None:
         check_writable("sheet", sheet, ".png")
-    clip = open_video(film, cache, interlaced)
+    clip = open_video(film, cache, interlaced, fps)
     scenes = find_scenes(clip, sc_threshold, stages=stages)
     if out is not None:
         _write(out, film.absolute(), scenes)

@@ -25,26 +25,6 @@ import vapoursynth as vs
 from vsexvc.film import pictures
 from vsexvc.film.source import default_cache, open_any, picture
 
-# What is taken from a folder.
-SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".exr",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".jxl",
-    ".png",
-    ".ppm",
-    ".qoi",
-    ".tga",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 _LOOK = (320, 240)  # the largest size in which a frame is looked at for colours
 _NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture that says its frame
 
@@ -85,7 +65,7 @@ def listed(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(file for file in path.iterdir() if _is_picture(file))
+        inside = sorted(file for file in path.iterdir() if pictures.is_picture(file))
         if not inside:
             raise ValueError(f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, it has none")
         found += inside
@@ -198,13 +178,9 @@ def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
     return blank.std.ModifyFrame(blank, draw)
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-
-
 def _number(file: Path) -> int | None:
     match = _NUMBERED.fullmatch(file.stem)
-    return int(match[1]) if match and file.suffix.lower() in SUFFIXES else None
+    return int(match[1]) if match and file.suffix.lower() in pictures.SUFFIXES else None
 
 
 def _is_numbered(file: Path) -> bool:

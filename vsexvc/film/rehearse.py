@@ -47,7 +47,7 @@ def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) ->
     finally:
         part.unlink(missing_ok=True)
         joined.unlink(missing_ok=True)
-    if job.model is not None and has_captions(job.source):
+    if job.model is not None and job.source.is_file() and has_captions(job.source):
         notices.append(
             f"left out: captions inside the picture of {job.source.name}; ffmpeg -f lavfi -i "
             f'"movie={job.source.name}[out0+subcc]" -map s captions.srt writes them to a file'

@@ -5,7 +5,8 @@
     2. Make the parts that are missing (parts.py), each by ffmpeg into a file of its own (encode.py).
     3. Join them with the source's other streams (join.py).
 
-A run that was stopped at any moment continues from the working folder; one with other arguments starts over.
+A run that was stopped at any moment continues from the working folder; one with other arguments makes those parts anew
+that depend on them.
 __main__.py defines the options and prints, plugin.py makes pixels, join.py writes containers.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -29,11 +30,12 @@ from vsexvc.film import plan, source
 from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
-from vsexvc.film.job import Colours, Job, fingerprint, versions
+from vsexvc.film.job import Colours, Job, fingerprint, part_keys, versions
 from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.film.references import at_scenes, listed, numbers_of
 from vsexvc.film.rehearse import rehearse
+from vsexvc.film.sequence import is_sequence, listing, notices
 from vsexvc.film.times import check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
@@ -42,6 +44,10 @@ from vsexvc.weights import store
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
 MOST_THREADS = 4  # of torch in each worker, unless told otherwise: more do little for pictures of this size
+
+_OF_FILM = ("input", "interlaced", "fps")  # of what is asked for: what the index depends on
+_OF_SCENES = ("size", "sc", "sc_threshold")  # what else the scenes depend on that are found
+_OF_PARTS = {"references", "ref_frames", "left", "scenes", "sc", "sc_threshold"}  # what changes some parts only
 
 Report = Callable[..., None]  # report(event, **facts); "start", "progress", "part", "note" and "end"
 
@@ -53,7 +59,7 @@ class Order:
     Attributes:
         references: pictures and clips; each scene takes its best. Either these or a plan.
         colours: their device None: cuda where there is one. Their format is made of encoding's.
-        interlaced: what frames are that are flagged so, see source.open_video.
+        interlaced, fps: of source.open_video.
         sc, sc_threshold: how scenes are found where there is no plan.
         sound: a file that streams, chapters and titles are taken from, in place of the film.
         threads: of torch, in each worker. They are part of the result: None goes on with as many as were begun with.
@@ -70,6 +76,7 @@ class Order:
     model: str | None = None
     colours: Colours = field(default_factory=Colours)
     interlaced: str | None = None
+    fps: Fraction | None = None
     sc: bool = True
     sc_threshold: float | None = None
     encoding: Encoding = field(default_factory=Encoding)
@@ -115,7 +122,7 @@ def render(order: Order, report: Report) -> None:
             times = script_times(rate, [duration for _, part in parts for duration in part.durations], total)
             times = times if other is None else later(times, other.late)
         else:
-            times = film_times(order.source, folder.index)
+            times = film_times(order.source, folder.index, order.fps)
         if not len(times.stamps) == sum(len(part.order) for _, part in parts) == total:
             raise ValueError(f"{str(order.source)!r} changed while it was rendered, or {folder.path} did")
 
@@ -136,7 +143,7 @@ def render(order: Order, report: Report) -> None:
 def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
     """Those that are not there."""
     frames = [stop - first for first, stop in job.parts]
-    todo = [number for number in range(len(frames)) if not folder.has(number, frames[number])]
+    todo = [number for number in range(len(frames)) if not folder.has(number, frames[number], job.keys[number])]
     total = sum(frames)
     done = total - sum(frames[number] for number in todo)
     scenes = None if order.is_script else len(job.firsts)
@@ -164,7 +171,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
 
 def _check(order: Order) -> None:
     """What can be seen without opening anything. Raises ValueError, OSError."""
-    if not order.source.is_file():
+    if not order.source.is_file() and not is_sequence(order.source):
         raise FileNotFoundError(f"IN must be a film or a script, there is no file {str(order.source)!r}")
     if order.source.suffix.lower() == ".py":
         raise ValueError(
@@ -177,7 +184,8 @@ def _check(order: Order) -> None:
     if order.out.exists():
         raise FileExistsError(f"--out must be a new file, {str(order.out)!r} is there already")
     given = (bool(order.references), order.plan is not None)
-    if order.is_script and (any(given) or order.model or order.interlaced or order.colours != Colours()):
+    of_films = (*given, order.model, order.interlaced, order.fps, order.colours != Colours())
+    if order.is_script and any(of_films):
         raise ValueError("--ref, --plan and what else is about colours are for films, a script makes its own")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
@@ -195,22 +203,24 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     """
     scheme = None if order.plan is None else plan.read(order.plan)
     manifest = folder.manifest()
-    job, asked = _job(order, scheme, folder, manifest.get("asked", {}).get("threads"))
-    if manifest.get("asked", asked) != asked:
-        report("note", text=f"starting over: what was begun had another {_difference(manifest['asked'], asked)}")
-    if manifest.get("asked") != asked:
-        manifest = {}
+    began: dict[str, Any] = manifest.get("asked", {})
+    job, asked = _job(order, scheme, folder, began.get("threads"))
+    if began and _differ(began, asked, (began.keys() | asked.keys()) - _OF_PARTS):
+        report("note", text=f"starting over: what was begun had another {_difference(began, asked)}")
+    elif began and began != asked:
+        report("note", text=f"making anew what depends on this: {_difference(began, asked)} changed")
+    if not began or _differ(began, asked, _OF_FILM):
         folder.clear()
 
-    if not folder.index.exists() and not order.is_script:
+    if not folder.index.exists() and order.source.is_file() and not order.is_script:
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
         clip = coloured(job)
         first = clip[:1]
     else:
-        film = source.open_video(order.source, folder.index, order.interlaced)
-        if (gap := check_whole(order.source, film_times(order.source, folder.index))) is not None:
-            report("note", text=f"{order.source.name}: {gap}")
+        film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
+        for text in _about(order, folder):
+            report("note", text=text)
         first = film[:1]
         if scheme is None:
             numbers_of(job.references, film.num_frames)
@@ -227,22 +237,49 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
             job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
     except vs.Error as error:
         raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
-    sound = order.sound or (None if order.is_script else order.source)
+    sound = order.sound or (None if order.is_script or is_sequence(order.source) else order.source)
     other = None if sound is None else Other(sound)
     for text in rehearse(job, clip, other, order.partial):
         report("note", text=text)
 
-    if order.is_script:
-        firsts = list(range(0, clip.num_frames, SCRIPT_PART))
-        parts = list(pairwise([*firsts, clip.num_frames]))
+    firsts: list[int] | None = None
+    if not order.is_script and began and scheme is None and not _differ(began, asked, (*_OF_FILM, *_OF_SCENES)):
+        firsts = manifest["firsts"]
+    elif not order.is_script:
+        firsts = _scenes(order, scheme, film, report)
+    job = _divided(job, clip.num_frames, firsts, scheme, asked)
+    folder.arrange(job.keys)
+    folder.begin({"asked": asked, "firsts": job.firsts})
+    return job, Fraction(clip.fps) if clip.fps else None, other
+
+
+def _divided(
+    job: Job, num_frames: int, firsts: Sequence[int] | None, scheme: plan.Plan | None, asked: dict[str, Any]
+) -> Job:
+    """The job with its parts. firsts: of the scenes; None: of a script nothing is known."""
+    if firsts is None:
+        firsts = range(0, num_frames, SCRIPT_PART)
+        parts = list(pairwise([*firsts, num_frames]))
     else:
-        firsts = manifest.get("firsts") or _scenes(order, scheme, film, report)
-        parts = parts_of(firsts, clip.num_frames)
+        parts = parts_of(firsts, num_frames)
         if scheme is None and job.ref_frames is not None:
             job = dataclasses.replace(job, ref_frames=at_scenes(job.ref_frames, firsts))
-    folder.begin({"asked": asked, "firsts": firsts})
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
-    return job, Fraction(clip.fps) if clip.fps else None, other
+    common = {key: value for key, value in asked.items() if key not in _OF_PARTS}
+    prints = [one for _, one in asked.get("references", ())]
+    return dataclasses.replace(job, keys=part_keys(job, common, prints))
+
+
+def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]) -> bool:
+    return any(began.get(name) != asked.get(name) for name in names)
+
+
+def _about(order: Order, folder: Folder) -> list[str]:
+    """Notices about a film that is open. Raises ValueError for one that is not whole."""
+    if is_sequence(order.source):
+        return notices(order.source, order.fps)
+    gap = check_whole(order.source, film_times(order.source, folder.index))
+    return [] if gap is None else [f"{order.source.name}: {gap}"]
 
 
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
@@ -253,6 +290,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         order.encoding.resolved().fitted(order.out.suffix),
         order.colours,
         interlaced=order.interlaced,
+        fps=order.fps,
         stills=scheme is not None,
         threads=order.threads or threads or min(MOST_THREADS, os.cpu_count() or 1),
         versions=tuple(versions().items()),
@@ -261,9 +299,11 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     if order.is_script:
         asked["input"] = [str(job.source), fingerprint(job.source)]
         return job, json.loads(json.dumps(asked))
-    status = job.source.stat()
-    asked["input"] = [str(job.source), status.st_size, status.st_mtime_ns]
-    asked |= {} if job.interlaced is None else {"interlaced": job.interlaced}
+    files = listing(job.source).files if is_sequence(job.source) else (job.source,)
+    states = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    asked["input"] = [str(job.source), *(states[0][1:] if job.source.is_file() else states)]
+    given = {"interlaced": job.interlaced, "fps": None if job.fps is None else str(job.fps)}
+    asked |= {name: value for name, value in given.items() if value is not None}
     model = store.find(order.model).absolute()
     references = listed(order.references) if scheme is None else scheme.references
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")

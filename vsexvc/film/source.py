@@ -16,6 +16,7 @@ import numpy as np
 import vapoursynth as vs
 from PIL import Image
 
+from vsexvc.film.sequence import is_sequence, open_sequence
 from vsexvc.frames import ERROR, luma, tagged
 from vsexvc.scenes import is_cut, measure_cuts
 from vsexvc.session import network_size
@@ -53,21 +54,26 @@ def default_cache() -> Path:
     return folder
 
 
-def open_video(path: Path, cache: Path, interlaced: str | None = None) -> vs.VideoNode:
+def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Fraction | None = None) -> vs.VideoNode:
     """A film of constant size and format.
 
     Args:
-        path: of the film.
+        path: of the film, or of numbered pictures (sequence.py).
         cache: folder of bestsource's index; made where it is missing.
         interlaced: what frames are that are flagged as interlaced, one of INTERLACED: "ignore": progressive all the
             same; "bwdif": interlaced, the plugin bwdif makes whole frames of them. None: they stay flagged, and
             Colorize does not take them.
+        fps: of numbered pictures; None: sequence.FPS.
 
     Raises:
         OSError: there is no such file, the cache cannot be made.
         ValueError: bestsource is missing, or cannot read the file, or takes for a film what is none; the film changes
-            its size or format on the way.
+            its size or format on the way; fps for a film that has a rate of its own; as sequence.open_sequence.
     """
+    if is_sequence(path):
+        return open_sequence(path, fps)
+    if fps is not None:
+        raise ValueError(f"--fps is for numbered pictures, {str(path)!r} has a rate of its own")
     if path.suffix.lower() in (".vpy", ".py"):
         raise ValueError(f"film {str(path)!r} must be a film, this is a script: render takes it if it is named *.vpy")
     clip = open_any("film", path, cache)

@@ -13,6 +13,8 @@ from typing import Any
 import av
 import vapoursynth as vs
 
+from vsexvc.film.sequence import FPS, is_sequence, listing
+
 _JUMP = 1.0  # seconds between two frames that are no longer a matter of their rate
 
 
@@ -25,16 +27,19 @@ class Times:
     rate: Fraction | None
 
 
-def film_times(path: Path, cache: Path) -> Times:
+def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
     """Of a film's frames, as its file has them; a recording's from where that begins.
 
     Args:
         path: of the film.
-        cache: as of vsexvc.source.open_video, which it was read by before.
+        cache, fps: as of vsexvc.source.open_video, which it was read by before.
 
     Raises:
         ValueError: it does not say when its frames are shown.
     """
+    if is_sequence(path):
+        rate = FPS if fps is None else fps
+        return Times(range(len(listing(path).files)), 1 / rate, rate)
     said = cache / "timecodes.txt"
 
     def opened(**options: str) -> vs.VideoNode:

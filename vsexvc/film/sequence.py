@@ -1,0 +1,286 @@
+"""Read a film that lies as numbered pictures in a folder.
+
+Its name is the folder's, or a pattern for the pictures' names, as `scan/reel_%06d.png`. The first number is any; a gap
+after it is an error. ffmpeg decodes the pictures, in their own depth; Pillow those that ffmpeg does not know.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import vapoursynth as vs
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vsexvc.film import pictures
+from vsexvc.support.errors import first_line
+
+FPS = Fraction(24)  # where nothing is said
+_PATTERN = re.compile(r"%(?:0(\d+))?d")
+_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
+_ORIENTATION = 0x0112  # of EXIF
+_UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda plane: plane[:, ::-1],
+    3: lambda plane: plane[::-1, ::-1],
+    4: lambda plane: plane[::-1],
+    5: lambda plane: plane.T,
+    6: lambda plane: plane.T[:, ::-1],
+    7: lambda plane: plane.T[::-1, ::-1],
+    8: lambda plane: plane.T[::-1],
+}
+_FORMATS = {  # ffmpeg's names of the formats that pictures are brought to, by whether they are grey, and bits
+    (True, 8): ("gray", vs.GRAY8),
+    (True, 16): ("gray16le", vs.GRAY16),
+    (False, 8): ("gbrp", vs.RGB24),
+    (False, 16): ("gbrp16le", vs.RGB48),
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a film by their numbers, and what else lies in the folder."""
+
+    files: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a picture is: its size upright, EXIF's number for its orientation, its kind."""
+
+    width: int
+    height: int
+    orientation: int
+    is_grey: bool
+    bits: int
+    has_alpha: bool
+
+
+def is_sequence(path: Path) -> bool:
+    """Whether a film's name means numbered pictures: it is a folder, or a pattern."""
+    return path.is_dir() or (_PATTERN.search(path.name) is not None and not path.exists())
+
+
+def listing(path: Path) -> Listing:
+    """The pictures that a folder or a pattern means.
+
+    Raises:
+        ValueError: there are none, or they are not one run of numbers without gaps.
+        OSError: the folder cannot be read.
+    """
+    what = f"film {str(path)!r}"
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what} must be pictures in a folder, there is no folder {str(folder)!r}")
+    inside = sorted(folder.iterdir())
+    if path.is_dir():
+        chosen = [file for file in inside if pictures.is_picture(file)]
+        # Of what a pattern does not mean nothing needs to be said.
+        skipped = tuple(file for file in inside if file not in frozenset(chosen))
+    else:
+        name = _name(path.name)
+        chosen, skipped = [file for file in inside if name.fullmatch(file.name) and file.is_file()], ()
+    if not chosen:
+        raise ValueError(f"{what} must be pictures numbered in their names, there are none")
+    return Listing(tuple(_in_order(what, chosen, path)), skipped)
+
+
+def _name(pattern: str) -> re.Pattern[str]:
+    """The names that a pattern means."""
+    match = _PATTERN.search(pattern)
+    assert match is not None
+    width = int(match[1] or 1)
+    number = rf"(?:\d{{{width}}}|[1-9]\d{{{width},}})"
+    return re.compile(re.escape(pattern[: match.start()]) + number + re.escape(pattern[match.end() :]))
+
+
+def _in_order(what: str, files: Sequence[Path], path: Path) -> list[Path]:
+    """The files by their numbers. Raises ValueError where they are not one run."""
+    pattern = None if path.is_dir() else _PATTERN.search(path.name)
+    numbered: list[tuple[int, str, Path]] = []  # number, name without it, file
+    for file in files:
+        if pattern is not None:
+            behind = len(path.name) - pattern.end()
+            numbered.append((int(file.name[pattern.start() : len(file.name) - behind]), "", file))
+        elif match := _NUMBER.fullmatch(file.stem):
+            numbered.append((int(match[2]), f"{match[1]}%d{match[3]}", file))
+        else:
+            raise ValueError(f"{what} must be numbered pictures, {file.name!r} has no number")
+    numbered.sort(key=lambda one: one[0])
+    for (number, name, file), (following, other, after) in pairwise(numbered):
+        if following == number or name != other:
+            raise ValueError(
+                f"{what} must be one run of numbered pictures, got {file.name!r} and {after.name!r}: name those that "
+                "are meant by a pattern, as reel_%06d.png"
+            )
+        if following != number + 1:
+            raise ValueError(f"{what} must have no gaps, {file.name!r} is followed by {after.name!r}")
+    return [file for _, _, file in numbered]
+
+
+def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
+    """The film: GRAY or RGB of 8 or 16 bits, as its pictures need, of full range.
+
+    Args:
+        path: see is_sequence.
+        fps: frames a second; None: FPS.
+
+    Raises:
+        ValueError, OSError: see listing; a picture cannot be read, or is of another size than the first. A picture that
+            turns out to be damaged when it is decoded fails its frame.
+    """
+    what, files = f"film {str(path)!r}", listing(path).files
+    heads = _heads(what, files)
+    first = heads[0]
+    for file, one in zip(files, heads, strict=True):
+        if (one.width, one.height) != (first.width, first.height):
+            raise ValueError(
+                f"{what} must be of one size, {files[0].name!r} has {first.width}x{first.height}, "
+                f"{file.name!r} {one.width}x{one.height}"
+            )
+    kind = all(one.is_grey for one in heads), max(one.bits for one in heads)
+    rate = FPS if fps is None else fps
+    blank = vs.core.std.BlankClip(
+        width=first.width,
+        height=first.height,
+        format=_FORMATS[kind][1],
+        length=len(files),
+        fpsnum=rate.numerator,
+        fpsden=rate.denominator,
+        keep=True,
+    )
+
+    def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        frame = f.copy()
+        planes = _planes(what, files[n], heads[n], kind)
+        height, width = planes[0].shape
+        if (height, width) != (frame.height, frame.width):
+            raise ValueError(f"{what}: {files[n].name!r} must be {frame.width}x{frame.height}, it is {width}x{height}")
+        for number, plane in enumerate(planes):
+            np.copyto(np.asarray(frame[number]), plane)
+        frame.props["_Range"] = vs.RANGE_FULL
+        if not kind[0]:
+            frame.props["_Matrix"] = vs.MATRIX_RGB
+        return frame
+
+    return blank.std.ModifyFrame(blank, draw)
+
+
+def notices(path: Path, fps: Fraction | None) -> list[str]:
+    """What a user should know: how the pictures are taken, which files are not."""
+    found = listing(path)
+    names = f"{found.files[0].name} to {found.files[-1].name}"
+    rate = f"{float(FPS if fps is None else fps):g} frames a second{' (--fps names another rate)' * (fps is None)}"
+    said = [f"{path.name}: {len(found.files)} pictures, {names}, at {rate}"]
+    if found.skipped:
+        some = ", ".join(file.name for file in found.skipped[:3])
+        more = f" and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
+        said.append(f"skipped in {path.name}: {some}{more}")
+    if any(one.has_alpha for one in _heads(path.name, found.files)):
+        said.append(f"left out: the alpha of {path.name}")
+    return said
+
+
+# --- one picture ------------------------------------------------------------------------------------------------
+
+
+def _heads(what: str, files: Sequence[Path]) -> list[Head]:
+    """What the pictures are, with no more decoded than the first: those that Pillow does not know are as that is."""
+    found: list[Head] = []
+    for file in files:
+        one = _head(what, file)
+        if one is None and not found:
+            frame = _decoded(what, file)
+            one = Head(frame.width, frame.height, 1, _is_grey(frame), _bits(frame), _has_alpha(frame))
+        found.append(one or found[0])
+    return found
+
+
+def _head(what: str, file: Path) -> Head | None:
+    """What a picture is; None for a kind that Pillow does not know. what: how errors call the film."""
+    try:
+        image = pictures.opened(file)
+    except UnidentifiedImageError as error:
+        if file.suffix.lower() in Image.registered_extensions():
+            raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
+        return None
+    except Exception as error:  # decoders raise whatever they come upon
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
+    with image:
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode the picture
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        mode, stored = image.mode, str(image.tile[0].args) if image.tile else ""
+        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0]
+        has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
+        return Head(width, height, orientation, mode in pictures.GREY_MODES, 16 if is_deep else 8, has_alpha)
+
+
+def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[NDArray[Any]]:
+    """Its planes as of the kind: (H, W), grey or R, G, B."""
+    frame = _decoded(what, file)
+    if _bits(frame) > kind[1] or (kind[0] and not _is_grey(frame)):
+        raise ValueError(
+            f"{what}: {file.name!r} is {frame.format.name}, of more bits or colours than the film's others"
+        )
+    is_light = "f" in frame.format.name.removeprefix("gbr")  # samples of float, as in EXR
+    names = {True: "grayf32le", False: "gbrpf32le"} if is_light else {kind[0]: _FORMATS[kind][0]}
+    planes = frame.reformat(format=names[kind[0]]).planes
+    turn = _UPRIGHT.get(head.orientation, lambda plane: plane)
+    made = []
+    for plane in planes[:1] if kind[0] else (planes[2], planes[0], planes[1]):  # gbrp: green, blue, red
+        samples = np.frombuffer(plane, "<f4" if is_light else np.uint8 if kind[1] == 8 else "<u2")
+        samples = samples.reshape(plane.height, -1)[:, : plane.width]
+        made.append(turn(_as_srgb(samples) if is_light else samples))
+    return made
+
+
+def _as_srgb(light: NDArray[Any]) -> NDArray[Any]:
+    """16 bit samples with sRGB's curve. light: what is above 1 becomes white."""
+    linear = light.astype(np.float64).clip(0.0, 1.0)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(65535 * curved).astype(np.uint16)
+
+
+def _decoded(what: str, file: Path) -> Any:
+    """The picture as ffmpeg has it, or as Pillow has it where ffmpeg knows no such."""
+    data = file.read_bytes()
+    try:
+        # From memory: its name may look like a pattern to ffmpeg.
+        with av.open(io.BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            return next(container.decode(stream))
+    except (av.FFmpegError, IndexError, StopIteration) as error:
+        try:
+            with pictures.opened(file) as image:
+                image.load()
+                mode = "L" if image.mode in pictures.GREY_MODES else "RGB"
+                return av.VideoFrame.from_ndarray(
+                    np.asarray(image.convert(mode)), format={"L": "gray", "RGB": "rgb24"}[mode]
+                )
+        except Exception:
+            raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
+
+
+def _is_grey(frame: Any) -> bool:
+    name: str = frame.format.name
+    return name.startswith(("gray", "mono", "ya"))
+
+
+def _bits(frame: Any) -> int:
+    """8 or 16."""
+    return 8 if max(component.bits for component in frame.format.components) <= 8 else 16
+
+
+def _has_alpha(frame: Any) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
