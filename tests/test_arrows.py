@@ -83,6 +83,7 @@ ORDER = {
         "film.job",
         "film.folder",
         "film.parts",
+        "film.pipe",
         "film.cluster",
         "film.rehearse",
         "film.render",

@@ -80,7 +80,6 @@ def _check(args: argparse.Namespace, report: Report) -> int:
 
 
 def _render(args: argparse.Namespace, report: Report) -> int:
-    from vsexvc.film.encode import Encoding
     from vsexvc.film.job import Colours
     from vsexvc.film.render import Order, render
 
@@ -92,12 +91,28 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         args.out,
         references=tuple(args.ref or ()),
         colours=Colours(**given("size", "saturation", "propagate", "device", "backend", "precision")),
-        encoding=Encoding(**given("codec", "crf", "preset", "pix_fmt"), extra=tuple(args.ffmpeg_args)),
+        encoding=_encoding(args),
         **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
         **given("threads", "workers", "ray", "work", "keep"),
     )
     render(order, report)
     return 0
+
+
+def _pipe(args: argparse.Namespace, report: Report) -> int:
+    from vsexvc.film.pipe import line
+
+    print(line(args.source, args.out, _encoding(args)))
+    return 0
+
+
+def _encoding(args: argparse.Namespace) -> Any:
+    """film.encode.Encoding of the arguments of _add_encoder."""
+    from vsexvc.film.encode import Encoding
+
+    names = ("codec", "crf", "preset", "pix_fmt")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return Encoding(**given, extra=tuple(args.ffmpeg_args))
 
 
 def _scenes(args: argparse.Namespace, report: Report) -> int:
@@ -137,6 +152,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Report], int]] = {
     "render": _render,
     "scenes": _scenes,
     "keyframes": _keyframes,
+    "pipe": _pipe,
     "compare": _compare,
     "models": _models,
     "download": _download,
@@ -149,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vsexvc", description="Colours films, and looks after models.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands)
+    _add_pipe(commands)
     _add_scenes(commands)
     _add_keyframes(commands)
     _add_compare(commands)
@@ -188,20 +205,7 @@ def _add_render(commands: Any) -> None:
     _add_threshold(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="what computes the network (torch)")
     colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="the device's best where it is left out")
-    encoder = render.add_argument_group("encoder")
-    encoder.add_argument("--codec", metavar="NAME", help="of ffmpeg's encoders: libx264 (default), libx265, ffv1, ...")
-    encoder.add_argument("--crf", metavar="X", type=float, help="quality (16 for x264 and x265)")
-    encoder.add_argument("--preset", metavar="NAME", help="(medium for x264 and x265)")
-    encoder.add_argument(
-        "--pix-fmt", metavar="NAME", help="yuv420p10le, ... (the film's subsampling; 8 bit stays 8, more becomes 10)"
-    )
-    encoder.add_argument(
-        "--ffmpeg-args",
-        metavar="WORDS",
-        type=_words,
-        default=[],
-        help='further ones, before the output\'s name: --ffmpeg-args="-tune film"',
-    )
+    encoder = _add_encoder(render)
     encoder.add_argument("--sound", metavar="FILE", type=Path, help="take sound, subtitles and chapters from this file")
     run = render.add_argument_group("how it is run")
     where = run.add_mutually_exclusive_group()
@@ -218,6 +222,36 @@ def _add_render(commands: Any) -> None:
     run.add_argument("--work", metavar="FOLDER", type=Path, help="where parts are kept meanwhile (OUT.parts)")
     run.add_argument("--keep", action="store_true", help="do not remove it at the end")
     run.add_argument("--json", action="store_true", help="a JSON object for each event, one a line, on stdout")
+
+
+def _add_encoder(to: Any) -> Any:
+    encoder = to.add_argument_group("encoder")
+    encoder.add_argument("--codec", metavar="NAME", help="of ffmpeg's encoders: libx264 (default), libx265, ffv1, ...")
+    encoder.add_argument("--crf", metavar="X", type=float, help="quality (16 for x264 and x265)")
+    encoder.add_argument("--preset", metavar="NAME", help="(medium for x264 and x265)")
+    encoder.add_argument(
+        "--pix-fmt", metavar="NAME", help="yuv420p10le, ... (the film's subsampling; 8 bit stays 8, more becomes 10)"
+    )
+    encoder.add_argument(
+        "--ffmpeg-args",
+        metavar="WORDS",
+        type=_words,
+        default=[],
+        help='further ones, before the output\'s name: --ffmpeg-args="-tune film"',
+    )
+    return encoder
+
+
+def _add_pipe(commands: Any) -> None:
+    pipe = commands.add_parser(
+        "pipe",
+        help="print the command line of vspipe and ffmpeg that is right for a script",
+        description="Prints a line that encodes output 0 of a script with ffmpeg and tells it what the frames say: "
+        "matrix, primaries, transfer, range and the shape of pixels, which the pipe has no words for.",
+    )
+    pipe.add_argument("source", metavar="SCRIPT.vpy", type=Path)
+    pipe.add_argument("-o", "--out", metavar="OUT", type=Path, default=Path("out.mkv"), help="the film (out.mkv)")
+    _add_encoder(pipe)
 
 
 def _add_scenes(commands: Any) -> None:

@@ -181,7 +181,7 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
     return (*told, "-i", "-", *filters)
 
 
-def _merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
+def merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """Returns both with one filter graph, because of several `-vf` ffmpeg takes only the last.
 
     Args:
@@ -216,7 +216,7 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     """
     # Without -xerror older versions end with code 0 on a full disk.
     command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
-    command += _merged(arguments, encoding.arguments())
+    command += merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
     with tempfile.TemporaryFile() as said, closing(frames):
         # A group of its own: Ctrl-C is ours to answer.

@@ -76,6 +76,9 @@ class Job:
 def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[str, ...]:
     """For each part a hash of all that its bytes depend on. With the same key it need not be made anew.
 
+    These are the scenes that it touches, each from its start to its end, and all of their references: those around a
+    frame take part, and the colours of a frame come from the frames before.
+
     Args:
         job: with its scenes, references and parts.
         common: what all parts depend on, for JSON.
@@ -83,15 +86,16 @@ def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[
     """
     keys = []
     for first, stop in job.parts:
-        start = job.firsts[bisect_right(job.firsts, first) - 1]  # the colours of a scene depend on all of it before
+        start = job.firsts[bisect_right(job.firsts, first) - 1]
+        end = next((frame for frame in job.firsts if frame >= stop), job.parts[-1][1])
         held: list[Any] = list(prints)
         if job.ref_frames is not None:
             earliest = max(0, bisect_right(job.ref_frames, start) - 1)
             used = list(zip(job.ref_frames, prints, strict=False))[earliest:]
-            held = [(max(frame, start), one) for n, (frame, one) in enumerate(used) if n == 0 or frame < stop]
+            held = [(max(frame, start), one) for n, (frame, one) in enumerate(used) if n == 0 or frame < end]
         own = {
             "frames": (first, stop),
-            "scenes": [frame for frame in job.firsts if start <= frame < stop],
+            "scenes": [*(frame for frame in job.firsts if start <= frame < end), end],
             "references": held,
             "left": [(max(a, first), min(b, stop), is_grey) for a, b, is_grey in job.left if a < stop and b > first],
         }

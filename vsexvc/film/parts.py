@@ -44,7 +44,7 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
     """
     if job.model is None:
         torch.set_num_threads(job.threads)
-        return _script_output(job.source, job.source.read_bytes())
+        return script_output(job.source, job.source.read_bytes())
     index = Folder(job.folder).index
     film = source.open_video(job.source, index, job.interlaced, job.fps)
     clip = source.with_scenes(film, job.firsts)
@@ -83,7 +83,7 @@ def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.
 
 
 @lru_cache(maxsize=1)
-def _script_output(path: Path, text: bytes) -> vs.VideoNode:
+def script_output(path: Path, text: bytes) -> vs.VideoNode:
     """Output 0 of a script, run as vspipe does: in its folder. What it prints goes to stderr.
 
     It is run once in a process: a second std.LoadPlugin of the same file is an error.

@@ -29,6 +29,7 @@ _PATTERN = re.compile(r"%(?:0(\d+))?d")
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
 _ORIENTATION = 0x0112  # of EXIF
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda plane: plane,
     2: lambda plane: plane[:, ::-1],
     3: lambda plane: plane[::-1, ::-1],
     4: lambda plane: plane[::-1],
@@ -220,7 +221,8 @@ def _head(what: str, file: Path) -> Head | None:
     with image:
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode the picture
         width, height = image.size if orientation < 5 else image.size[::-1]
-        mode, stored = image.mode, str(image.tile[0].args) if image.tile else ""
+        tiles: Any = getattr(image, "tile", ())
+        mode, stored = image.mode, str(tiles[0].args) if tiles else ""
         is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0]
         has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
         return Head(width, height, orientation, mode in pictures.GREY_MODES, 16 if is_deep else 8, has_alpha)
@@ -236,7 +238,7 @@ def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[N
     is_light = "f" in frame.format.name.removeprefix("gbr")  # samples of float, as in EXR
     names = {True: "grayf32le", False: "gbrpf32le"} if is_light else {kind[0]: _FORMATS[kind][0]}
     planes = frame.reformat(format=names[kind[0]]).planes
-    turn = _UPRIGHT.get(head.orientation, lambda plane: plane)
+    turn = _UPRIGHT.get(head.orientation, _UPRIGHT[1])
     made = []
     for plane in planes[:1] if kind[0] else (planes[2], planes[0], planes[1]):  # gbrp: green, blue, red
         samples = np.frombuffer(plane, "<f4" if is_light else np.uint8 if kind[1] == 8 else "<u2")
@@ -257,7 +259,7 @@ def _decoded(what: str, file: Path) -> Any:
     data = file.read_bytes()
     try:
         # From memory: its name may look like a pattern to ffmpeg.
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             return next(container.decode(stream))
     except (av.FFmpegError, IndexError, StopIteration) as error:

@@ -38,8 +38,8 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
         ValueError: it does not say when its frames are shown.
     """
     if is_sequence(path):
-        rate = FPS if fps is None else fps
-        return Times(range(len(listing(path).files)), 1 / rate, rate)
+        told = FPS if fps is None else fps
+        return Times(range(len(listing(path).files)), 1 / told, told)
     said = cache / "timecodes.txt"
 
     def opened(**options: str) -> vs.VideoNode:

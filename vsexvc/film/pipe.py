@@ -1,0 +1,45 @@
+"""Write the command line that sends a script's output through vspipe to ffmpeg without losing what its frames say.
+
+Y4M, which vspipe writes, has no words for matrix, primaries and transfer; ffmpeg is told them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import vapoursynth as vs
+
+from vsexvc.film.encode import Encoding, find_ffmpeg, input_arguments, merged
+from vsexvc.film.parts import script_output
+from vsexvc.support.errors import first_line
+
+_IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # what the stream says itself
+
+
+def line(script: Path, out: Path, encoding: Encoding) -> str:
+    """The command line, for a shell.
+
+    Args:
+        script: its output 0 is what is encoded. It is run, and its first frame requested.
+        out: the file that ffmpeg is to write.
+        encoding: how.
+
+    Raises:
+        OSError, ValueError: the script cannot be run, or its output not be written as Y4M.
+    """
+    if script.suffix.lower() != ".vpy":
+        raise ValueError(f"SCRIPT must be a script for VapourSynth, *.vpy, got {str(script)!r}")
+    clip = script_output(script.absolute(), script.read_bytes())
+    try:
+        with clip.get_frame(0) as frame:
+            told = input_arguments(clip, frame)
+    except vs.Error as error:
+        raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
+    given, behind = told[: told.index("-i")], told[told.index("-i") + 2 :]
+    stated = [word for pair in list(pairwise(given))[::2] if pair[0] not in _IN_Y4M for word in pair]
+    ffmpeg = "ffmpeg" if shutil.which("ffmpeg") else find_ffmpeg()
+    words = [ffmpeg, "-f", "yuv4mpegpipe", *stated, "-i", "-", *merged(behind, encoding.resolved().arguments())]
+    return f"{shlex.join(['vspipe', '-c', 'y4m', str(script), '-'])} | {shlex.join([*words, str(out)])}"
