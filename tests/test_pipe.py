@@ -43,7 +43,8 @@ def test_tags_survive_the_pipe(
         stream = file.streams.video[0]
         frame = next(file.decode(stream))
         seen = (frame.colorspace, frame.color_trc, frame.color_primaries, frame.color_range)
-        assert seen == (matrix, transfer, primaries, color_range)
+        # A grey picture has no use for a matrix, and ffmpeg's filters drop it.
+        assert seen == (2 if format == "GRAY8" else matrix, transfer, primaries, color_range)
         assert stream.average_rate == Fraction(24000, 1001) and (frame.width, frame.height) == (48, 64)
         # The picture was made half as wide.
         assert stream.sample_aspect_ratio == 2 * Fraction(*shape)
