@@ -165,6 +165,46 @@ def test_a_film_that_changes_its_size(tmp_path: Path) -> None:
         source.open_video(tmp_path / "ab.ts", tmp_path / "index")
 
 
+def test_a_film_that_changes_its_format(tmp_path: Path) -> None:
+    for name, pixels in (("a.ts", "yuv420p"), ("b.ts", "yuv422p")):
+        film.make_film(tmp_path / name, (8,), sound=0, codec=["-c:v", "mpeg2video", "-pix_fmt", pixels])
+    (tmp_path / "ab.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with pytest.raises(ValueError, match=r"film '.*ab\.ts' must be of constant size and format"):
+        source.open_video(tmp_path / "ab.ts", tmp_path / "index")
+
+
+def test_an_index_that_is_damaged_or_of_another_film(tmp_path: Path) -> None:
+    """It is made anew."""
+    path, index = tmp_path / "film.mkv", tmp_path / "index"
+    film.make_film(path, (1200,), size=(32, 16), sound=0)
+    source.open_video(path, index)
+    (file,) = (file for file in index.rglob("*") if file.is_file())
+    whole = file.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 3):
+        file.write_bytes(whole[:length])
+        assert source.open_video(path, index).num_frames == 1200
+    film.make_film(path, (1100,), size=(32, 16), sound=0)
+    assert source.open_video(path, index).num_frames == 1100
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "name", "words"),
+    [
+        ("ffv1", "yuv420p", "a.mkv", ["the last 1 column and 1 row of a.mkv: VapourSynth has no yuv420p of 97x65"]),
+        ("ffv1", "yuv422p", "a.mkv", ["the last 1 column of a.mkv"]),
+        ("ffv1", "yuva420p", "a.mkv", ["the last 1 column and 1 row", "the alpha of a.mkv"]),
+        ("libvpx-vp9", "yuva420p", "a.webm", ["the last 1 column and 1 row", "the alpha of a.webm"]),
+        ("qtrle", "argb", "a.mov", ["the alpha of a.mov"]),
+        ("ffv1", "gray", "a.mkv", []),
+    ],
+)
+def test_what_a_clip_does_not_have(tmp_path: Path, codec: str, pixels: str, name: str, words: list[str]) -> None:
+    film.make_film(tmp_path / name, (2,), size=(97, 65), sound=0, codec=["-c:v", codec, "-pix_fmt", pixels])
+    said = source.losses(tmp_path / name, source.open_video(tmp_path / name, tmp_path / "index"))
+    assert len(said) == len(words)
+    assert all(line.startswith("left out: ") and word in line for line, word in zip(said, words, strict=True))
+
+
 def test_frames_that_cannot_be_coloured() -> None:
     clip = core.std.BlankClip(format=vs.GRAY8, width=64, height=64, length=9)
     field = clip[:6] + clip[6:].std.SetFrameProps(_FieldBased=2)

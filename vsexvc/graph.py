@@ -18,6 +18,7 @@ from vsexvc.arguments import (
     check_format,
 )
 from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
+from vsexvc.handover import states_handed
 from vsexvc.merge import Merge
 from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import Pump
@@ -71,6 +72,7 @@ def build(
         recurrent=output == "color",
         halve=preset.size is not None,
         borders=preset.borders,
+        states=states_handed(),
         longest=max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height))),
         threads=threads,
         device=device,

@@ -38,6 +38,7 @@ from vsexvc.backends.transfer import download
 from vsexvc.borders import Area, is_dark, picture_area
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
 from vsexvc.frames import ERROR, REPORTED, listed
+from vsexvc.handover import States
 from vsexvc.reader import Reader
 from vsexvc.scenes import is_cut
 from vsexvc.schedule import BLOCK, LUMA_CLIP, REF_CLIP, SEARCH, Frames, Need, Schedule
@@ -131,6 +132,7 @@ class Pump:
         halve: bool = False,
         borders: bool = True,
         longest: int = LONGEST,
+        states: States | None = None,
         threads: int | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -146,6 +148,7 @@ class Pump:
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
             borders: black borders are kept from the network; False: they are picture.
             longest: frames of a stretch, see stretch.py.
+            states: see handover.py.
             threads, device: see TorchThread.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
@@ -153,7 +156,12 @@ class Pump:
         self._recurrent = recurrent
         self._borders, self._longest = borders, longest
         self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
+        self._handed = () if states is None else (states,)
         self._cuts = Cuts()
+        for number in range(schedule.num_frames if states is not None and schedule.sc else 0):
+            self._cuts[number] = PLAIN
+        for number in states.firsts if states is not None else ():
+            self._cuts[number] = CUT
         self._requests: Kept[_Request] = Kept(_REQUESTS, _STATE_BYTES)
         self._outputs: OrderedDict[int, Output] = OrderedDict()
         self._recent: Kept[Any] = Kept(_RECENT_STATES, _STATE_BYTES)  # state before frame n
@@ -243,7 +251,7 @@ class Pump:
             first = max(replay.start, self._switch_before(replay.n))
             replay.position = replay.n - (replay.n - first) % BLOCK
             return
-        for store in (self._recent, self._checkpoints):
+        for store in (self._recent, self._checkpoints, *self._handed):
             found = max((number for number in store if replay.position < number <= replay.n), default=None)
             if found is not None:
                 replay.position, replay.state = found, store[found]
@@ -363,6 +371,8 @@ class Pump:
             self._outputs.move_to_end(number)
         replay.position, replay.state = end, state
         self._recent[end] = state
+        for states in self._handed:
+            states.offer(end, state)
         if (end - replay.start) // _CHECKPOINT > (block.start - replay.start) // _CHECKPOINT:
             self._checkpoints[end] = state
         unasked = [number for number in self._outputs if number not in self._requests]

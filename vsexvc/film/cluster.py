@@ -9,18 +9,23 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job
 from vsexvc.film.parts import PartMaker
+from vsexvc.film.takes import follows
 from vsexvc.support.errors import first_line
 
 _RETRIES = 3  # of a part whose worker was lost
 _WRONG = "--ray must be the address of a cluster, got {!r}"
 _HOST = re.compile(r"([^/:]+):(\d+)")
+_TELL = 2.0  # seconds between two words on how far a part is
 _STORE = 80 << 20  # bytes of shared memory for Ray, which has next to nothing to keep there
 
 
@@ -28,9 +33,35 @@ _maker = lru_cache(maxsize=1)(PartMaker)  # a process of Ray makes one part afte
 
 
 def _make_part(job: Job, number: int) -> str:
-    """A task. Returns who did it."""
-    _maker(job).make(number)
+    """A task. Returns who did it. How far it is goes to a file beside the part."""
+    path, told = progress_file(job, number), 0.0
+
+    def progress(done: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told > _TELL:
+            told = now
+            with suppress(OSError):  # nothing depends on it
+                path.write_text(str(done))
+
+    try:
+        _maker(job).make(number, progress)
+    finally:
+        path.unlink(missing_ok=True)
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def progress_file(job: Job, number: int) -> Path:
+    """What a worker tells others of the frames of a part that are done, on whatever machine it is."""
+    return Folder(job.folder).file(number).with_suffix(".progress.part")
+
+
+def _done(job: Job, numbers: Iterable[int]) -> int:
+    """Frames of unfinished parts that are done."""
+    done = 0
+    for number in numbers:
+        with suppress(OSError, ValueError):
+            done += int(progress_file(job, number).read_text())
+    return done
 
 
 def check_ray(address: str | None) -> None:
@@ -74,7 +105,12 @@ def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
 
 
 def make_by_ray(
-    job: Job, numbers: Iterable[int], workers: int | None, address: str | None, made: Callable[[int, str], None]
+    job: Job,
+    numbers: Iterable[int],
+    workers: int | None,
+    address: str | None,
+    made: Callable[[int, str], None],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Makes parts as tasks of Ray, which begins them again elsewhere when their worker is lost.
 
@@ -84,6 +120,7 @@ def make_by_ray(
         workers: processes on this machine.
         address: in place of them, that of a cluster.
         made: told the number of a part that is there, and who made it.
+        progress: told how many frames of unfinished parts are done.
 
     Raises:
         ValueError: Ray does not start, the cluster cannot be joined (check_ray comes before); a part was given up.
@@ -111,9 +148,18 @@ def make_by_ray(
         _check_machines(job.threads, gpus, workers)
         make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_RETRIES)(_make_part)
         shared = ray.put(job)
-        waiting = {make.remote(shared, number): number for number in numbers}
-        while waiting:
-            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+        left, waiting = list(numbers), {}
+        while left or waiting:
+            # A part that goes on inside a scene waits for the one before, which leaves it its state.
+            held = {*left, *waiting.values()}
+            for number in [number for number in left if not (follows(job, number) and number - 1 in held)]:
+                left.remove(number)
+                waiting[make.remote(shared, number)] = number
+            found, _ = ray.wait(list(waiting), num_returns=1, timeout=_TELL)
+            if not found:
+                progress(_done(job, waiting.values()))
+                continue
+            (done,) = found
             number = waiting.pop(done)
             try:
                 made(number, ray.get(done))

@@ -1,8 +1,9 @@
 """The working folder of a render.
 
 It holds `manifest.json` (what was asked for, and the scenes that were found), `NNNNNN.mkv` with `NNNNNN.json` (a
-finished part and what is in it), `index/` (bestsource's) and `lock` (held by the process that renders). A file has its
-name only when it is whole; NNNNNN is the part's number.
+finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's end, if the next one goes on with it),
+`index/` (bestsource's) and `lock` (held by the process that renders). A file has its name only when it is whole; NNNNNN
+is the part's number.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vsexvc.support.files import read_json, settle, sha256_of, write_json
 from vsexvc.support.system import lock, remove_locked
 
 _OURS = re.compile(r"lock|index|manifest\.json(\.new)?|rehearsal\..*|\d{6}\..*")  # names in a working folder
-_SUFFIXES = (".json", ".mkv")  # of a part
+_SUFFIXES = (".json", ".mkv", ".state")  # of a part
 
 
 class Folder:
@@ -72,6 +73,10 @@ class Folder:
 
     def file(self, number: int) -> Path:
         return self.path / f"{number:06}.mkv"
+
+    def state(self, number: int) -> Path:
+        """The recurrent state at a part's end."""
+        return self.file(number).with_suffix(".state")
 
     def read(self, number: int) -> Part | None:
         """What is in a part, as its record says; None where no such record can be read."""

@@ -30,6 +30,7 @@ _SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matr
 _COVERS = {"mjpeg": "image/jpeg"}  # kinds of covers that are not called as their codec
 # Said by the file that these are copied from, no longer true of the one they are copied to.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
+_JUMP = 1  # seconds by which a clock goes back that has begun anew
 _REHEARSED = 100  # packets of sound and the like: enough for all streams but sparse subtitles
 _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id", "rotate")
 
@@ -47,6 +48,8 @@ class Other:
         self.picture = picture_of(self.file)
         self.streams = [stream for stream in self.file.streams if stream is not self.picture]
         self.start = start_of(self.file)
+        #: what was said of its clocks while it was read
+        self.jumps: list[str] = []
         first = None if self.picture is None else self.picture.start_time
         #: when its picture begins, in seconds: so much later than nought begins that of a script with its sound
         self.late = (
@@ -283,6 +286,7 @@ def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: A
         step = max(1, round(1 / (times.rate * times.base)))
     else:
         step = stamps[1] - stamps[0] if len(stamps) > 1 else 1
+    last = step if times.last is None else max(1, round(times.last / times.base))
     for path, part in parts:
         with av.open(str(path)) as file:
             described = file.streams.video[0].codec_context.extradata
@@ -295,13 +299,14 @@ def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: A
                 packet.stream, packet.time_base = stream, times.base
                 packet.pts = stamps[frame]
                 packet.dts = stamps[back] if back >= 0 else stamps[0] + back * step
-                packet.duration = stamps[frame + 1] - stamps[frame] if frame + 1 < len(stamps) else step
+                packet.duration = stamps[frame + 1] - stamps[frame] if frame + 1 < len(stamps) else last
                 yield packet
         first += len(part.order)
 
 
 def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[Any]]:
     """The other file's packets, read anew. copied: the new streams by old numbers."""
+    clocks: dict[int, Clock] = {}
     with av.open(str(other.path)) as file:
         for packet in file.demux([file.streams[index] for index in copied]):
             if not packet.size and packet.pts is None:
@@ -324,7 +329,39 @@ def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[A
             packet.stream, packet.time_base, packet.duration = stream, base, duration
             packet.pts = None if pts is None else pts - shift
             packet.dts = packet.pts if dts is None else dts - shift
+            if stream.type == "audio":
+                clock = clocks.setdefault(stream.index, Clock(other, f"stream {stream.index} ({stream.type})"))
+                clock.set_right(packet)
             yield packet
+
+
+class Clock:
+    """Lets the times of one stream's packets only rise, as muxers ask for."""
+
+    def __init__(self, other: Other, what: str) -> None:
+        self._other, self._what = other, what
+        self._last: int | None = None
+        self._end = self._offset = 0
+
+    def set_right(self, packet: av.Packet[Any]) -> None:
+        """Changes dts, and pts with it, where dts goes backward: a little, or by a jump of the clock."""
+        base = fraction(packet.time_base)
+        if packet.dts is None:
+            return
+        if self._last is not None and (self._last - packet.dts - self._offset) * base > _JUMP:
+            back = float((self._last - packet.dts - self._offset) * base)
+            self._offset = self._end - packet.dts
+            self._other.jumps.append(
+                f"{self._what} of {self._other.path.name}: its clock goes back by {back:.1f} s at "
+                f"{float(self._last * base):.1f} s, what follows is joined on"
+            )
+        dts = packet.dts + self._offset
+        if self._last is not None and dts < self._last:
+            dts = self._last + 1
+        if packet.pts is not None:
+            packet.pts = max(packet.pts + self._offset, dts)
+        packet.dts = self._last = dts
+        self._end = dts + (packet.duration or 0)
 
 
 def _when(packet: av.Packet[Any]) -> float:

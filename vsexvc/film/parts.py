@@ -25,19 +25,22 @@ from vsexvc.film.encode import Part, encode, seen
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job, fingerprint, versions
 from vsexvc.film.references import open_references
+from vsexvc.film.takes import Kept
 from vsexvc.graph import uncoloured
+from vsexvc.handover import States, handed
 from vsexvc.plugin import colorize
 from vsexvc.pump import REFERENCES
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import sha256_of
 
 
-def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
+def coloured(job: Job, device: str | None = None, states: States | None = None) -> vs.VideoNode:
     """The whole film in colour, or the script's output.
 
     Args:
         job: its parts, encoding and arguments do not matter.
         device: in place of the job's.
+        states: see vsexvc.handover.
 
     Raises:
         ValueError, OSError: what cannot be opened, which argument is wrong.
@@ -61,7 +64,8 @@ def coloured(job: Job, device: str | None = None) -> vs.VideoNode:
                     "which (python -m vsexvc scenes)"
                 )
             arguments = {"ref_frames": job.ref_frames, "model": str(job.model), **dataclasses.asdict(colours)}
-            result = colorize(clip, references, **arguments)
+            with handed(states):
+                result = colorize(clip, references, **arguments)
         return _with_left(result, film, job)
     except vs.Error as error:
         raise ValueError(first_line(error)) from None
@@ -122,7 +126,8 @@ class PartMaker:
                 raise ValueError(
                     f"{socket.gethostname()}: {name} must be {needed[name]} as begun with, got {here[name]}"
                 )
-        self._job, self._folder, self._clip = job, Folder(job.folder), coloured(job)
+        self._job, self._folder, self._states = job, Folder(job.folder), Kept(job)
+        self._clip = coloured(job, states=self._states)
 
     def make(self, number: int, progress: Callable[[int], None] = lambda done: None) -> None:
         """Writes a part.
@@ -137,6 +142,7 @@ class PartMaker:
         first, stop = self._job.parts[number]
         partial = self._folder.path / f"{number:06}.{socket.gethostname()}-{os.getpid()}.part"
         durations: list[tuple[int, int]] = []
+        self._states.begin(number)
         try:
             encode(self._frames(first, stop, durations, progress), self._job.arguments, self._job.encoding, partial)
             order = seen(partial)

@@ -36,6 +36,7 @@ from vsexvc.film.parts import PartMaker, coloured
 from vsexvc.film.references import at_scenes, listed, numbers_of
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
+from vsexvc.film.takes import split
 from vsexvc.film.times import check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
@@ -132,6 +133,8 @@ def render(order: Order, report: Report) -> None:
         joined(0)
         try:
             join(parts, times, other, order.partial, joined)
+            for text in [] if other is None else dict.fromkeys(other.jumps):
+                report("note", text=text)
             settle(order.partial, order.out)
         finally:
             order.partial.unlink(missing_ok=True)
@@ -158,7 +161,14 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
     if not todo:
         return
     if order.workers is not None or order.ray is not None:
-        make_by_ray(job, todo, order.workers, order.ray, made)
+        make_by_ray(
+            job,
+            todo,
+            order.workers,
+            order.ray,
+            made,
+            lambda more: report("progress", stage="rendering", done=done + more, of=total),
+        )
         return
     worker = PartMaker(job)
     for number in todo:
@@ -219,7 +229,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         first = clip[:1]
     else:
         film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
-        for text in _about(order, folder):
+        for text in _about(order, folder, film):
             report("note", text=text)
         first = film[:1]
         if scheme is None:
@@ -261,9 +271,9 @@ def _divided(
         firsts = range(0, num_frames, SCRIPT_PART)
         parts = list(pairwise([*firsts, num_frames]))
     else:
-        parts = parts_of(firsts, num_frames)
         if scheme is None and job.ref_frames is not None:
             job = dataclasses.replace(job, ref_frames=at_scenes(job.ref_frames, firsts))
+        parts = split(parts_of(firsts, num_frames), firsts, job.ref_frames)
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
     common = {key: value for key, value in asked.items() if key not in _OF_PARTS}
     prints = [one for _, one in asked.get("references", ())]
@@ -274,12 +284,12 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
     return any(began.get(name) != asked.get(name) for name in names)
 
 
-def _about(order: Order, folder: Folder) -> list[str]:
+def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
     """Notices about a film that is open. Raises ValueError for one that is not whole."""
     if is_sequence(order.source):
         return notices(order.source, order.fps)
     gap = check_whole(order.source, film_times(order.source, folder.index))
-    return [] if gap is None else [f"{order.source.name}: {gap}"]
+    return [*([] if gap is None else [f"{order.source.name}: {gap}"]), *source.losses(order.source, film)]
 
 
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:

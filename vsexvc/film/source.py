@@ -77,7 +77,7 @@ def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Frac
     if path.suffix.lower() in (".vpy", ".py"):
         raise ValueError(f"film {str(path)!r} must be a film, this is a script: render takes it if it is named *.vpy")
     clip = open_any("film", path, cache)
-    if not clip.width or not clip.height or clip.format is None:
+    if not clip.width or not clip.height or clip.format is None or clip.format.color_family == vs.UNDEFINED:
         raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
     if interlaced is not None:
         clip = _progressive(clip, interlaced)
@@ -198,6 +198,30 @@ def _stated_shape(path: Path) -> Fraction | None:
     if not ratio:
         return None
     return Fraction(ratio.denominator, ratio.numerator) if is_turned else Fraction(ratio.numerator, ratio.denominator)
+
+
+def losses(path: Path, clip: vs.VideoNode) -> list[str]:
+    """What of a film's picture its clip does not have, a line for each: what cannot be subsampled, alpha."""
+    try:
+        with av.open(str(path)) as file:
+            stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
+            context, is_marked = stream.codec_context, stream.metadata.get("alpha_mode") == "1"
+            size, pixels = (context.width, context.height), context.format
+    except (av.FFmpegError, StopIteration):
+        return []
+    said = []
+    is_turned = abs(clip.width - size[0]) > 3 or abs(clip.height - size[1]) > 3
+    width, height = size[::-1] if is_turned else size
+    columns, rows = width - clip.width, height - clip.height
+    if 0 < max(columns, rows) <= 3 and min(columns, rows) >= 0:
+        parts = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((columns, "column"), (rows, "row")) if n]
+        said.append(
+            f"left out: the last {' and '.join(parts)} of {path.name}: VapourSynth has no {pixels.name} of "
+            f"{width}x{height}; ffmpeg -i FILM -map 0 -c copy -c:v ffv1 -pix_fmt yuv444p NEW.mkv keeps them"
+        )
+    if is_marked or (pixels is not None and any(component.is_alpha for component in pixels.components)):
+        said.append(f"left out: the alpha of {path.name}")
+    return said
 
 
 def _positive(frame: vs.VideoFrame, name: str) -> int:

@@ -20,11 +20,18 @@ _JUMP = 1.0  # seconds between two frames that are no longer a matter of their r
 
 @dataclass(frozen=True)
 class Times:
-    """When the frames of a film are shown: stamps in units of base, rising; rate: of constant ones, else None."""
+    """When the frames of a film are shown.
+
+    Attributes:
+        stamps: in units of base, rising.
+        rate: of constant ones, else None.
+        last: seconds that the last frame is shown; None: as long as the rate says, or as the first.
+    """
 
     stamps: Sequence[int]
     base: Fraction
     rate: Fraction | None
+    last: Fraction | None = None
 
 
 def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
@@ -72,7 +79,22 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
         return Times(range(clip.num_frames), 1 / rate, rate)
     begin = round(start / base)
     stamps = [stamp - begin for stamp in stamps]
-    return Times(stamps, base, rate if rate and _is_constant(stamps, base, rate, base) else None)
+    if rate and _is_constant(stamps, base, rate, base):
+        return Times(stamps, base, rate)
+    return Times(stamps, base, None, _last_duration(path, stamps[-1] + begin))
+
+
+def _last_duration(path: Path, stamp: int) -> Fraction | None:
+    """Seconds that the last frame is shown, as the file says; None where it does not. stamp: when, in its time base."""
+    with av.open(str(path)) as file:
+        picture = picture_of(file)
+        try:
+            file.seek(stamp, stream=picture)
+            durations = {packet.pts: packet.duration for packet in file.demux(picture) if packet.size}
+        except av.FFmpegError:
+            return None
+        duration = durations.get(stamp)
+        return duration * fraction(picture.time_base) if duration else None
 
 
 def check_whole(path: Path, times: Times) -> str | None:
@@ -115,7 +137,7 @@ def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], nu
             sums.append(max(sums[-1] + 1, round(total / base)))
         # Those of a Matroska file are rounded to milliseconds.
         if rate is None or not _is_constant(sums, base, rate, Fraction(3, 2000)):
-            return Times(sums, base, None)
+            return Times(sums, base, None, Fraction(*durations[-1]))
     if rate is None:
         raise ValueError("output 0 of variable frame rate must have _DurationNum and _DurationDen on all of its frames")
     return Times(range(num_frames), 1 / rate, rate)
@@ -136,7 +158,7 @@ def later(times: Times, seconds: Fraction) -> Times:
         times.base.denominator * seconds.denominator,
     )
     steps, shift = round(times.base / base), round(seconds / base)
-    return Times([stamp * steps + shift for stamp in times.stamps], base, times.rate)
+    return Times([stamp * steps + shift for stamp in times.stamps], base, times.rate, times.last)
 
 
 # --- what a file says -------------------------------------------------------------------------------------------

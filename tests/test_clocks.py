@@ -1,0 +1,93 @@
+"""Times of films and sound that are not as usual: a last frame of its own length, clocks that go back."""
+
+from __future__ import annotations
+
+import subprocess
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from film import make_film, make_png
+
+from vsexvc.__main__ import main
+from vsexvc.film.encode import find_ffmpeg
+from vsexvc.film.join import Clock, Other
+from vsexvc.film.source import open_video
+from vsexvc.film.times import film_times
+
+
+def arguments(model: str, folder: Path) -> list[str]:
+    colours = ["--ref", str(make_png(folder / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
+    return [*colours, "--preset", "ultrafast"]
+
+
+def test_the_last_frame_of_a_variable_rate(model: str, tmp_path: Path) -> None:
+    made, film, out = (tmp_path / name for name in ("made.mp4", "film.mp4", "out.mp4"))
+    codec = ("-c:v", "libx264", "-qp", "0", "-bf", "0", "-pix_fmt", "yuv420p")
+    make_film(made, (8,), sound=0, codec=codec, filters="setpts=N*(N+3)/48/TB", options=("-fps_mode", "passthrough"))
+    with av.open(str(made)) as source, av.open(str(film), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            packet.stream = stream
+            if number == len(packets) - 1:
+                packet.duration = round(Fraction(3, 2) / packet.time_base)
+            target.mux(packet)
+    open_video(film, tmp_path / "index")
+    times = film_times(film, tmp_path / "index")
+    assert times.rate is None and times.last == pytest.approx(1.5)
+    assert main(["render", str(film), "-o", str(out), *arguments(model, tmp_path)]) == 0
+    with av.open(str(out)) as file:
+        *_, last = (packet for packet in file.demux(video=0) if packet.size)
+        assert float(last.duration * last.time_base) == pytest.approx(1.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_sound_whose_clock_begins_anew(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], container: str
+) -> None:
+    """Two recordings one after the other: what follows is joined on, which is said."""
+    make_film(tmp_path / "film.mkv", (10,), sound=0)
+    tone = ["-f", "lavfi", "-i", "sine=d=2", "-c:a", "mp2", str(tmp_path / "a.ts")]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *tone], check=True)
+    (tmp_path / "aa.ts").write_bytes(2 * (tmp_path / "a.ts").read_bytes())
+    out = tmp_path / f"out.{container}"
+    given = ["-o", str(out), "--sound", str(tmp_path / "aa.ts"), *arguments(model, tmp_path)]
+    assert main(["render", str(tmp_path / "film.mkv"), *given]) == 0
+    assert "(audio) of aa.ts: its clock goes back by" in capsys.readouterr().err
+    with av.open(str(out)) as file:
+        times = [float(p.pts * p.time_base) for p in file.demux(audio=0) if p.size]
+    steps = [b - a for a, b in pairwise(times)]
+    assert times[-1] == pytest.approx(4, abs=0.1) and max(steps) < 0.03 and min(steps) > 0.02
+
+
+def test_a_clock_that_goes_back_a_little(tmp_path: Path) -> None:
+    make_film(tmp_path / "film.mkv", (3,))
+    other = Other(tmp_path / "film.mkv")
+    clock, seen = Clock(other, "stream 1 (audio)"), []
+    for dts in (0, 24, 20, 48, 48, 72):
+        packet = av.Packet(4)
+        packet.dts, packet.pts, packet.duration, packet.time_base = dts, dts, 24, Fraction(1, 1000)
+        clock.set_right(packet)
+        seen.append((packet.dts, packet.pts))
+    assert seen == [(n, n) for n in (0, 24, 25, 48, 48, 72)] and other.jumps == []
+
+
+def test_sound_that_starts_later_than_a_script(tmp_path: Path) -> None:
+    """As it does in its own file, where no picture says when nought is."""
+    script, sound, out = (tmp_path / name for name in ("film.vpy", "sound.mka", "out.mkv"))
+    script.write_text(
+        "import vapoursynth as vs\n"
+        "vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=48, fpsnum=24, fpsden=1).set_output()\n"
+    )
+    tone = ["-f", "lavfi", "-i", "sine=d=1", "-c:a", "flac", "-output_ts_offset", "0.75", str(sound)]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *tone], check=True)
+    assert main(["render", str(script), "-o", str(out), "--sound", str(sound), "--threads", "1"]) == 0
+    firsts = []
+    for kind in ("video", "audio"):
+        with av.open(str(out)) as file:
+            packet = next(p for p in file.demux(**{kind: 0}) if p.size)
+            firsts.append(float(packet.pts * packet.time_base))
+    assert firsts == pytest.approx([0, 0.75], abs=0.002)

@@ -1,0 +1,43 @@
+"""Hand recurrent states over from one run to the next, so that a long scene need not be computed again up to there.
+
+Who builds a filter within `handed` gives it states that were kept, and is offered those that it reaches. No frame has
+other bytes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class States(Protocol):
+    """States by the frame that they are before, and what is known of the scenes.
+
+    Attributes:
+        firsts: first frames of all scenes, ascending from 0.
+    """
+
+    firsts: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[int]: ...
+    def __getitem__(self, n: int, /) -> Any: ...
+    def offer(self, n: int, state: Any, /) -> None: ...
+
+
+_HANDED: ContextVar[States | None] = ContextVar("states", default=None)
+
+
+@contextmanager
+def handed(states: States | None) -> Iterator[None]:
+    """Filters that are built within it take these states; None: there are none."""
+    token = _HANDED.set(states)
+    try:
+        yield
+    finally:
+        _HANDED.reset(token)
+
+
+def states_handed() -> States | None:
+    return _HANDED.get()
