@@ -148,7 +148,8 @@ def make_by_ray(
         _check_machines(job.threads, gpus, workers)
         make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_RETRIES)(_make_part)
         shared = ray.put(job)
-        left, waiting = list(numbers), {}
+        left = list(numbers)
+        waiting: dict[Any, int] = {}
         while left or waiting:
             # A part that goes on inside a scene waits for the one before, which leaves it its state.
             held = {*left, *waiting.values()}

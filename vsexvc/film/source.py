@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -205,7 +206,8 @@ def losses(path: Path, clip: vs.VideoNode) -> list[str]:
     try:
         with av.open(str(path)) as file:
             stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
-            context, is_marked = stream.codec_context, stream.metadata.get("alpha_mode") == "1"
+            context: Any = stream.codec_context
+            is_marked = stream.metadata.get("alpha_mode") == "1"
             size, pixels = (context.width, context.height), context.format
     except (av.FFmpegError, StopIteration):
         return []
