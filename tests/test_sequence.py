@@ -105,8 +105,8 @@ def test_patterns(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no gaps, 'a_0010\.png' is followed by 'a_10000\.png'"):
         sequence.listing(tmp_path / "a_%04d.png")
     (tmp_path / "a_10000.png").unlink()
-    assert [file.name for file in sequence.listing(tmp_path / "a_%04d.png").files] == ["a_0009.png", "a_0010.png"]
-    assert [file.name for file in sequence.listing(tmp_path / "b_%04d.png").files] == ["b_0001.png"]
+    assert [file.name for file in sequence.listing(tmp_path / "a_%04d.png")] == ["a_0009.png", "a_0010.png"]
+    assert [file.name for file in sequence.listing(tmp_path / "b_%04d.png")] == ["b_0001.png"]
     with pytest.raises(ValueError, match="there are none"):
         sequence.listing(tmp_path / "a_%d.png")  # which has no zeros before it
     with pytest.raises(ValueError, match=r"one run of numbered pictures, got .* name those that are meant by"):

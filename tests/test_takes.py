@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,38 @@ from film import decoded, make_film, make_png
 
 from vsexvc.__main__ import main
 from vsexvc.film import takes
+from vsexvc.film.encode import Encoding
+from vsexvc.film.job import Colours, Job
 from vsexvc.schedule import BLOCK
 from vsexvc.session import Session
 
 LENGTHS = (6, 124, 20)
 
 
+def job(firsts: tuple[int, ...], ref_frames: tuple[int, ...] | None, propagate: bool = False) -> Job:
+    return Job(
+        Path("film"), Path("work"), Encoding(), Colours(propagate=propagate), ref_frames=ref_frames, firsts=firsts
+    )
+
+
 @pytest.mark.parametrize("ref_frames", [None, (0,), (0, 37, 90, 500)])
 def test_where_parts_end(ref_frames: tuple[int, ...] | None) -> None:
-    parts, firsts = [(0, 1900), (1900, 2000)], [0, 10, 1900]
-    made = takes.split(parts, firsts, ref_frames)
+    made = takes.split([(0, 1900), (1900, 2000)], job((0, 10, 1900), ref_frames))
     assert made[0][0] == 0 and made[-2:] == [(made[-3][1], 1900), (1900, 2000)]
     assert all(a[1] == b[0] and b[1] - b[0] <= takes.LONGEST for a, b in pairwise(made))
     for _, stop in made[:-2]:
         begin = max([10, *(frame for frame in ref_frames or () if frame <= stop)])
         assert (stop - begin) % BLOCK == 0 and takes.STEP - BLOCK < made[1][1] - made[1][0] < takes.STEP + BLOCK
-    assert takes.split([(0, takes.LONGEST)], [0], None) == [(0, takes.LONGEST)]
+    assert takes.split([(0, takes.LONGEST)], job((0,), None)) == [(0, takes.LONGEST)]
+
+
+def test_parts_that_need_no_other() -> None:
+    """With propagation the recurrence begins anew at each reference."""
+    given = job((0,), (0, 101, 230, 700), propagate=True)
+    parts = takes.split([(0, 1000)], given)
+    assert parts == [(0, 230), (230, 470), (470, 700), (700, 1000)]
+    given = dataclasses.replace(given, parts=tuple(parts))
+    assert [takes.follows(given, number) for number in range(4)] == [False, False, True, False]
 
 
 def test_in_parts_and_in_one_go(

@@ -104,6 +104,21 @@ def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
     print(f"--ray: the cluster has no machine for a worker with {needed}; waiting for one")
 
 
+def _answer(task: Any, number: int, address: str | None) -> str:
+    """Who made a part. Raises OSError, ValueError, as make_by_ray."""
+    import ray
+
+    try:
+        who: str = ray.get(task)
+        return who
+    except ray.exceptions.RayTaskError as error:
+        cause, where = error.cause, "" if address is None else f"{error.ip}: "
+        kind = type(cause) if isinstance(cause, OSError) else ValueError
+        raise kind(where + first_line(cause)) from None
+    except ray.exceptions.RayError as error:
+        raise ValueError(f"part {number} was given up: {first_line(error)}") from None
+
+
 def make_by_ray(
     job: Job,
     numbers: Iterable[int],
@@ -162,11 +177,4 @@ def make_by_ray(
                 continue
             (done,) = found
             number = waiting.pop(done)
-            try:
-                made(number, ray.get(done))
-            except ray.exceptions.RayTaskError as error:
-                cause, where = error.cause, "" if address is None else f"{error.ip}: "
-                kind = type(cause) if isinstance(cause, OSError) else ValueError
-                raise kind(where + first_line(cause)) from None
-            except ray.exceptions.RayError as error:
-                raise ValueError(f"part {number} was given up: {first_line(error)}") from None
+            made(number, _answer(done, number, address))

@@ -49,6 +49,7 @@ _LEAST_COLOUR = 6  # difference of R, G and B, 0..255, up to which a surface is 
 _SURFACES = 64  # on the shorter side of the picture that is looked at for colours
 _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
+_NAMED = 3  # files that a notice names
 _HEAD = 1 << 16  # bytes of a file in which its tags are looked for
 
 
@@ -125,6 +126,13 @@ def opened(path: Path) -> Image.Image:
 def is_picture(file: Path) -> bool:
     """Whether a folder's file is taken for a picture: by its name; hidden ones are not."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def passed_over(folder: Path) -> list[str]:
+    """A notice about a folder's files that are not taken for pictures; none where there are none."""
+    names = sorted(file.name for file in folder.iterdir() if not is_picture(file))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [f"skipped in {folder.name}: {', '.join(names[:_NAMED])}{more}"] if names else []
 
 
 def _register() -> None:

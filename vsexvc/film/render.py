@@ -26,7 +26,7 @@ import torch
 import vapoursynth as vs
 
 from vsexvc.backends.options import precisions
-from vsexvc.film import plan, source
+from vsexvc.film import pictures, plan, source
 from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
@@ -273,7 +273,8 @@ def _divided(
     else:
         if scheme is None and job.ref_frames is not None:
             job = dataclasses.replace(job, ref_frames=at_scenes(job.ref_frames, firsts))
-        parts = split(parts_of(firsts, num_frames), firsts, job.ref_frames)
+        job = dataclasses.replace(job, firsts=tuple(firsts))
+        parts = split(parts_of(firsts, num_frames), job)
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
     common = {key: value for key, value in asked.items() if key not in _OF_PARTS}
     prints = [one for _, one in asked.get("references", ())]
@@ -285,11 +286,13 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
 
 
 def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
-    """Notices about a film that is open. Raises ValueError for one that is not whole."""
+    """Notices about a film that is open, and its references. Raises ValueError for one that is not whole."""
+    said = [text for path in order.references if path.is_dir() for text in pictures.passed_over(path)]
     if is_sequence(order.source):
-        return notices(order.source, order.fps)
+        return [*notices(order.source, order.fps), *said]
     gap = check_whole(order.source, film_times(order.source, folder.index))
-    return [*([] if gap is None else [f"{order.source.name}: {gap}"]), *source.losses(order.source, film)]
+    said += [] if gap is None else [f"{order.source.name}: {gap}"]
+    return [*said, *source.losses(order.source, film)]
 
 
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
@@ -309,7 +312,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     if order.is_script:
         asked["input"] = [str(job.source), fingerprint(job.source)]
         return job, json.loads(json.dumps(asked))
-    files = listing(job.source).files if is_sequence(job.source) else (job.source,)
+    files = listing(job.source) if is_sequence(job.source) else (job.source,)
     states = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     asked["input"] = [str(job.source), *(states[0][1:] if job.source.is_file() else states)]
     given = {"interlaced": job.interlaced, "fps": None if job.fps is None else str(job.fps)}

@@ -47,14 +47,6 @@ _FORMATS = {  # ffmpeg's names of the formats that pictures are brought to, by w
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The pictures of a film by their numbers, and what else lies in the folder."""
-
-    files: tuple[Path, ...]
-    skipped: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
 class Head:
     """What a picture is: its size upright, EXIF's number for its orientation, its kind."""
 
@@ -71,8 +63,8 @@ def is_sequence(path: Path) -> bool:
     return path.is_dir() or (_PATTERN.search(path.name) is not None and not path.exists())
 
 
-def listing(path: Path) -> Listing:
-    """The pictures that a folder or a pattern means.
+def listing(path: Path) -> tuple[Path, ...]:
+    """The pictures that a folder or a pattern means, by their numbers.
 
     Raises:
         ValueError: there are none, or they are not one run of numbers without gaps.
@@ -82,17 +74,14 @@ def listing(path: Path) -> Listing:
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{what} must be pictures in a folder, there is no folder {str(folder)!r}")
-    inside = sorted(folder.iterdir())
     if path.is_dir():
-        chosen = [file for file in inside if pictures.is_picture(file)]
-        # Of what a pattern does not mean nothing needs to be said.
-        skipped = tuple(file for file in inside if file not in frozenset(chosen))
+        chosen = [file for file in folder.iterdir() if pictures.is_picture(file)]
     else:
         name = _name(path.name)
-        chosen, skipped = [file for file in inside if name.fullmatch(file.name) and file.is_file()], ()
+        chosen = [file for file in folder.iterdir() if name.fullmatch(file.name) and file.is_file()]
     if not chosen:
         raise ValueError(f"{what} must be pictures numbered in their names, there are none")
-    return Listing(tuple(_in_order(what, chosen, path)), skipped)
+    return tuple(_in_order(what, sorted(chosen), path))
 
 
 def _name(pattern: str) -> re.Pattern[str]:
@@ -139,7 +128,7 @@ def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
         ValueError, OSError: see listing; a picture cannot be read, or is of another size than the first. A picture that
             turns out to be damaged when it is decoded fails its frame.
     """
-    what, files = f"film {str(path)!r}", listing(path).files
+    what, files = f"film {str(path)!r}", listing(path)
     heads = _heads(what, files)
     first = heads[0]
     for file, one in zip(files, heads, strict=True):
@@ -178,15 +167,11 @@ def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
 
 def notices(path: Path, fps: Fraction | None) -> list[str]:
     """What a user should know: how the pictures are taken, which files are not."""
-    found = listing(path)
-    names = f"{found.files[0].name} to {found.files[-1].name}"
+    files = listing(path)
     rate = f"{float(FPS if fps is None else fps):g} frames a second{' (--fps names another rate)' * (fps is None)}"
-    said = [f"{path.name}: {len(found.files)} pictures, {names}, at {rate}"]
-    if found.skipped:
-        some = ", ".join(file.name for file in found.skipped[:3])
-        more = f" and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
-        said.append(f"skipped in {path.name}: {some}{more}")
-    if any(one.has_alpha for one in _heads(path.name, found.files)):
+    said = [f"{path.name}: {len(files)} pictures, {files[0].name} to {files[-1].name}, at {rate}"]
+    said += pictures.passed_over(path) if path.is_dir() else []
+    if any(one.has_alpha for one in _heads(path.name, files)):
         said.append(f"left out: the alpha of {path.name}")
     return said
 

@@ -24,25 +24,27 @@ LONGEST = 480  # frames of a part
 STEP = 240  # of those that a longer one is split into
 
 
-def split(
-    parts: Sequence[tuple[int, int]], firsts: Sequence[int], ref_frames: Sequence[int] | None
-) -> list[tuple[int, int]]:
-    """The parts, those of more than LONGEST frames in several, which end where a block does.
+def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
+    """The parts, those of more than LONGEST frames in several.
+
+    These end where a block does, or, with propagation, where another reference begins the recurrence anew.
 
     Args:
         parts: of whole scenes.
-        firsts: first frames of the scenes.
-        ref_frames: of Colorize; blocks are counted anew from each.
+        job: with its scenes and references.
     """
     made = []
     for first, stop in parts:
         at = first
         while stop - at > LONGEST:
             wanted = at + STEP
-            held = [frame for frame in ref_frames or () if frame <= wanted]
-            begin = max(firsts[bisect_right(firsts, wanted) - 1], *held[-1:], 0)
-            made.append((at, wanted - (wanted - begin) % BLOCK))
-            at = made[-1][1]
+            scene = job.firsts[bisect_right(job.firsts, wanted) - 1]
+            held = max((frame for frame in job.ref_frames or () if frame <= wanted), default=0)
+            end = wanted - (wanted - max(scene, held)) % BLOCK  # blocks are counted from either
+            if job.colours.propagate and held > at:
+                end = held
+            made.append((at, end))
+            at = end
         made.append((at, stop))
     return made
 
@@ -50,7 +52,7 @@ def split(
 def follows(job: Job, number: int) -> bool:
     """Whether a part begins inside a scene, with the state that the part before leaves."""
     first, _ = job.parts[number]
-    return first not in job.firsts
+    return first not in job.firsts and not (job.colours.propagate and first in (job.ref_frames or ()))
 
 
 class Kept:

@@ -46,7 +46,7 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
     """
     if is_sequence(path):
         told = FPS if fps is None else fps
-        return Times(range(len(listing(path).files)), 1 / told, told)
+        return Times(range(len(listing(path))), 1 / told, told)
     said = cache / "timecodes.txt"
 
     def opened(**options: str) -> vs.VideoNode:
@@ -115,7 +115,8 @@ def check_whole(path: Path, times: Times) -> str | None:
         else:
             announced = float((stream.duration or 0) * fraction(stream.time_base))
     shown = [float(stamp * times.base) for stamp in times.stamps]
-    if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + (shown[-1] - shown[0]) / len(shown):
+    last = float(times.last or 0) or (shown[-1] - shown[0]) / len(shown)
+    if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + last:
         raise ValueError(
             f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
         )
