@@ -49,6 +49,7 @@ ORDER = {
         "weights.fill",
         "weights.released",
         "weights.store",
+        "weights.listing",
         "weights.identify",
         "borders",
         "session",

@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _models(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.weights import store
+    from vsexvc.weights.listing import listing
 
-    print(_listing(store.installed()))
+    print(listing(store.installed()))
     return 0
 
 
@@ -131,7 +132,7 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
 def _keyframes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import keyframes, source
 
-    names = ("model", "size", "device", "like", "sc_threshold", "interlaced")
+    names = ("model", "size", "device", "like", "sc_threshold", "interlaced", "fps")
     options = {name: value for name in names if (value := getattr(args, name)) is not None}
     keys = keyframes.write(args.source, args.out, source.default_cache(), stages=report.stage, **options)
     print("\n".join([*keyframes.lines(keys), str(args.out / keyframes.PAGE)]))
@@ -374,34 +375,6 @@ def _words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be words as of a shell, got {text!r}: {error}") from None
-
-
-def _listing(here: dict[str, Path]) -> str:
-    """One block for each model: name, size or how to get it, and what is known of it. here: weights.installed()."""
-    from vsexvc.weights import store
-
-    blocks = []
-    for name in sorted(here.keys() | catalog.KNOWN.keys()):
-        known, path = catalog.KNOWN.get(name), here.get(name)
-        facts: dict[str, str] = {}
-        if path is not None:
-            state = f"{path.stat().st_size / 1e6:.1f} MB, {path}"
-            try:
-                facts = store.read_metadata(path)
-            except (ValueError, OSError) as error:
-                state += f" ({error})"
-        elif known is not None and known.url is not None:
-            state = f"size unknown until downloaded: python -m vsexvc download {name}"
-        else:
-            state = "missing from this installation"
-        lines = [f"{name}{' (default)' if name == store.DEFAULT else ''}: {state}"]
-        if known is not None:
-            lines += [known.what, f"source: {known.url or 'shipped'}", f"licence: {known.licence}"]
-            lines += [f"figures: {known.figures}"]
-        else:
-            lines += [f"{key}: {facts.get(key, 'not stated')}" for key in ("source", "licence")]
-        blocks.append("\n    ".join(lines))
-    return "\n".join([*blocks, f"cache folder: {catalog.cache_folder()} (${catalog.CACHE_VARIABLE} names another)"])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def write(
     like: float = LIKE,
     stages: Stages = silent,
     interlaced: str | None = None,
+    fps: Fraction | None = None,
     sc_threshold: float | None = None,
 ) -> list[Keyframe]:
     """Choose key frames of a film and write them and the page (PAGE).
@@ -97,7 +99,7 @@ def write(
         model, size, device, sc_threshold: of Colorize.
         like: mean similarity, 0..1, from which on a frame is left to another. More makes more key frames.
         stages: see source.Stages.
-        interlaced: see source.open_video.
+        interlaced, fps: see source.open_video.
 
     Returns:
         The key frames, in the order of the film.
@@ -112,7 +114,7 @@ def write(
         raise ValueError(f"size must be 64..1080, got {size}")
     if out.is_dir() and (there := numbered(out)):
         raise FileExistsError(f"folder {str(out)!r} must hold no references yet, {there[0].name} is there already")
-    clip = open_video(film, cache, interlaced)
+    clip = open_video(film, cache, interlaced, fps)
     try:
         session = Session(load(model, check_device(device, 0)))
         scenes = find_scenes(clip, sc_threshold, size, stages)

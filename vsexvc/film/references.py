@@ -104,7 +104,7 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
 
 def numbered(folder: Path) -> list[Path]:
     """The pictures of a folder that are named by their frames, as ref_000412.png."""
-    return sorted(file for file in folder.iterdir() if _is_picture(file) and _is_numbered(file))
+    return sorted(file for file in folder.iterdir() if pictures.is_picture(file) and _is_numbered(file))
 
 
 def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
