@@ -79,11 +79,12 @@ def test_denoise_colour_upscale(keep_grain: bool) -> None:
     own = plane(noisy, 5)
 
     def error(clip: vs.VideoNode, truth: Any, **moved: float) -> float:
-        """Mean difference of a frame, away from the borders."""
-        half = clip.resize.Bilinear(WIDTH, HEIGHT, **moved)
-        return float(abs(plane(half, 5) - truth)[4:-4, 4:-4].mean())
+        """Mean difference of a frame, away from the borders; no pixel may be wholly wrong."""
+        difference = abs(plane(clip.resize.Bilinear(WIDTH, HEIGHT, **moved), 5) - truth)[4:-4, 4:-4]
+        assert difference.max() < 40
+        return float(difference.mean())
 
-    out = run("Denoise, colour, upscale", "nlm_ispc", "znedi3", keep_grain=keep_grain)
+    out = run("Denoise, colour, upscale", "mv", "znedi3", keep_grain=keep_grain)
     assert (out.width, out.height, out.num_frames) == (2 * WIDTH, 2 * HEIGHT, COUNT)
     assert is_coloured(out, 5)
     print(f"from the clean luma: {error(out, clean[5]):.2f}, the film {error(noisy, clean[5]):.2f}")
