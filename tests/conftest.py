@@ -1,5 +1,6 @@
 """What all tests share: one torch thread, so that results and times do not hang on the cores; tiny random weights."""
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
 
 
 @pytest.fixture(scope="session")
