@@ -5,6 +5,7 @@ Also the processes that are watched from outside, for their peak memory, and the
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -15,11 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
 import vapoursynth as vs
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from vsexvc.colour.spaces import ColorSpace
@@ -251,8 +254,6 @@ def filter_rows(
 
 # --- the plot --------------------------------------------------------------------------------------------------------
 
-_PANEL, _MARGIN = (400, 250), (70, 30, 20, 60)  # pixels: width and height; left, top, right, bottom
-
 
 def plot(rows: list[dict[str, Any]], title: str) -> str:
     """SVG: seconds and peak memory against frames and against pixels, each with its line of least squares."""
@@ -265,52 +266,27 @@ def plot(rows: list[dict[str, Any]], title: str) -> str:
             (row["frames"] if name == "frames" else np.prod([int(n) for n in row["size"].split("x")]) / 1e6, row)
             for row in of_series
         ]
-    width, height = (2 * side for side in _PANEL)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 30}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="{width / 2}" y="20" text-anchor="middle" font-size="14">{escape(title)}</text>'
-    ]
-    for column, (x_name, points) in enumerate(series.items()):
-        for line, y_name in enumerate(("seconds", "peak MiB")):
-            values = [(float(x), float(row[y_name])) for x, row in points if row[y_name] is not None]
-            panel = _panel(values, x_name, y_name)
-            parts.append(f'<g transform="translate({column * _PANEL[0]} {30 + line * _PANEL[1]})">{panel}</g>')
-    return "".join(parts) + "</svg>\n"
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench"}):  # text stays text
+        figure = Figure(figsize=(11.0, 7.0), layout="constrained")
+        figure.suptitle(title.replace("$", r"\$"))
+        for column, (x_name, points) in zip(figure.subplots(2, 2).T, series.items(), strict=True):
+            for axes, y_name in zip(column, ("seconds", "peak MiB"), strict=True):
+                values = [(float(x), float(row[y_name])) for x, row in points if row[y_name] is not None]
+                _panel(axes, values, x_name, y_name)
+        text = io.StringIO()
+        figure.savefig(text, format="svg")
+    return text.getvalue()
 
 
-def _panel(points: list[tuple[float, float]], x_name: str, y_name: str) -> str:
-    left, top, right, bottom = _MARGIN
-    width, height = _PANEL[0] - left - right, _PANEL[1] - top - bottom
-    x_ticks, y_ticks = (_ticks(max((p[axis] for p in points), default=1.0)) for axis in (0, 1))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + width * x / x_ticks[-1], top + height * (1 - y / y_ticks[-1])
-
-    parts = []
-    for x in x_ticks:
-        px, py = place(x, 0.0)
-        parts.append(f'<path d="M{px:.1f} {top}V{py:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{px:.1f}" y="{py + 16:.1f}" text-anchor="middle">{x:g}</text>')
-    for y in y_ticks:
-        px, py = place(0.0, y)
-        parts.append(f'<path d="M{px:.1f} {py:.1f}h{width}" stroke="#ddd"/>')
-        parts.append(f'<text x="{px - 6:.1f}" y="{py + 4:.1f}" text-anchor="end">{y:g}</text>')
+def _panel(axes: Axes, points: list[tuple[float, float]], x_name: str, y_name: str) -> None:
+    """Draw the points, and their line of least squares with its formula as the title."""
     label = y_name
     if len({x for x, _ in points}) > 1:
         slope, start = np.polyfit([x for x, _ in points], [y for _, y in points], 1)
-        ends = [place(x, max(0.0, start + slope * x)) for x in (0.0, max(x for x, _ in points))]
-        parts.append('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" stroke="#27c" fill="none"/>'.format(*ends[0], *ends[1]))
+        ends = np.array([0.0, max(x for x, _ in points)])
+        axes.plot(ends, np.maximum(start + slope * ends, 0.0), color="#2277cc")
         label += f" = {start:.3g} {'-' if slope < 0 else '+'} {abs(slope):.3g} per {x_name.split(' ')[0].rstrip('s')}"
-    dots = (place(*point) for point in points)
-    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c33"/>' for x, y in dots]
-    parts.append(f'<text x="{left}" y="{top - 10}">{label}</text>')
-    parts.append(f'<text x="{left + width / 2}" y="{_PANEL[1] - 22}" text-anchor="middle">{x_name}</text>')
-    return "".join(parts)
-
-
-def _ticks(largest: float) -> list[float]:
-    """From 0 to the first round number not below the largest value, in 4 to 10 steps."""
-    power = 10.0 ** np.floor(np.log10(max(largest, 1e-9)))
-    step = next(power * share for share in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5) if largest / (power * share) <= 6)
-    return [float(step * k) for k in range(int(np.ceil(largest / step)) + 1)]
+    for n, (x, y) in enumerate(points):
+        axes.plot(x, y, "o", color="#cc3333", gid=f"point {y_name} {x_name} {n}")
+    axes.set(title=label, xlabel=x_name, xlim=(0, None), ylim=(0, None))
+    axes.grid(color="0.9")

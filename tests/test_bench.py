@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts import bench, bench_filter, plain
+from scripts import bench, bench_filter, bench_measure, bench_network, bench_precision, plain
 from tests.test_protocol import write_clips
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
@@ -41,7 +41,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others take long to compile."""
-    monkeypatch.setattr("scripts.bench.BACKENDS", ("torch",))
+    monkeypatch.setattr("scripts.bench_measure.BACKENDS", ("torch",))
 
 
 @pytest.mark.numbers
@@ -70,10 +70,10 @@ class TestPlain:
         session = Session(network)
         held = session.reference(reference)
         _, expected = session.step(session.start(held), session.correspond(L, held)[0])
-        loop = bench.plain_loop(network, rgb, reference)
+        loop = bench_measure.plain_loop(network, rgb, reference)
         _, ab = loop.step(torch.cat((reference[:, :1] - 50, reference[:, 1:]), dim=1), L)
         assert float(expected.std()) > 0.1
-        assert bench.psnr(ab, expected) > ROUNDING
+        assert bench_precision.psnr(ab, expected) > ROUNDING
 
 
 class TestGmac:
@@ -83,14 +83,14 @@ class TestGmac:
 
     @pytest.mark.parametrize(
         ("way", "total"),
-        [(bench.PLAIN, 202.0), ("", 174.2 + PHI), ("folded", 160.6 + PHI)],
+        [(bench_measure.PLAIN, 202.0), ("", 174.2 + PHI), ("folded", 160.6 + PHI)],
         ids=["plain", "", "folded"],
     )
     def test_full_width(self, way: str, total: float) -> None:
-        found = bench.gmac(NetworkConfig(), 384, 216, way)
+        found = bench_network.gmac(NetworkConfig(), 384, 216, way)
         assert found["total"] == pytest.approx(total, abs=0.1)
-        assert found["total"] == pytest.approx(sum(found[stage] for stage in bench.STAGES.values()))
-        sums = 2 if way == bench.PLAIN else 3  # a, b, and the shares
+        assert found["total"] == pytest.approx(sum(found[stage] for stage in bench_measure.STAGES.values()))
+        sums = 2 if way == bench_measure.PLAIN else 3  # a, b, and the shares
         assert found["correlation"] == pytest.approx(5184**2 * (256 + sums) / 1e9)
         if way != "folded":
             assert found["colour"] == pytest.approx(110.3, abs=0.05)
@@ -99,11 +99,11 @@ class TestGmac:
     def test_folding_saves_5_of_9_products(self) -> None:
         """Of three convolutions, by hand: 512 -> 256 at 54x96, 256 -> 128 at 108x192, 128 -> 128 at 216x384."""
         three = 9 * 54 * 96 * (512 * 256 + 4 * 256 * 128 + 16 * 128 * 128) / 1e9
-        whole, folded = (bench.gmac(NetworkConfig(), 384, 216, way)["colour"] for way in ("", "folded"))
+        whole, folded = (bench_network.gmac(NetworkConfig(), 384, 216, way)["colour"] for way in ("", "folded"))
         assert whole - folded == pytest.approx(three * 5 / 9)
 
     def test_motion_is_counted(self) -> None:
-        assert bench.gmac(NetworkConfig(width=0.0625, motion=2), 96, 64)["motion"] > 0.0
+        assert bench_network.gmac(NetworkConfig(width=0.0625, motion=2), 96, 64)["motion"] > 0.0
 
 
 class TestCandidates:
@@ -120,27 +120,27 @@ class TestCandidates:
         self, has: dict[str, bool], running: set[str], only_torch: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-        found = [*bench.candidates(CPU)]
+        found = [*bench_measure.candidates(CPU)]
         assert {one.name for one in found if not one.why} == running
         assert len(found) == 4 and all(one.why for one in found if one.name not in running)
 
     def test_a_backend_that_is_not_here_says_why(self) -> None:
-        (trt,) = (one for one in bench.candidates(CPU) if one.backend == "tensorrt")
+        (trt,) = (one for one in bench_measure.candidates(CPU) if one.backend == "tensorrt")
         assert "GPU" in trt.why
 
 
 def test_stages_leave_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that ticks once a look: each call takes 1 s, so 4 colour nets in a round of 4 frames 1000 ms a frame."""
     ticks = itertools.count()
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(bench_measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     work: Any = SimpleNamespace(embed=lambda x: x, colorize=lambda x: x)
-    clock = bench.Clock(work, CPU)
-    for _ in range(bench.WARM_UP + 3):
+    clock = bench_measure.Clock(work, CPU)
+    for _ in range(bench_measure.WARM_UP + 3):
         assert work.embed(5) == 5
         for _ in range(4):
             work.colorize(1)
     found = clock.stages(3, 4)
-    assert found == dict.fromkeys(bench.STAGES.values(), 0.0) | {
+    assert found == dict.fromkeys(bench_measure.STAGES.values(), 0.0) | {
         "features, correspondence net": 250.0,
         "colour": 1000.0,
     }
@@ -148,13 +148,13 @@ def test_stages_leave_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_network_rows(model: str, only_torch: None) -> None:
     given = ["--inside", "64x48", "--rounds", "2", "--model", model, "--only", "tiny torch"]
-    rows = bench.network_rows(bench.parsed(given))
-    assert [row["net"] for row in rows if "note" not in row] == ["tiny"] * len(bench.precisions(CPU))
+    rows = bench_network.network_rows(bench.parsed(given))
+    assert [row["net"] for row in rows if "note" not in row] == ["tiny"] * len(bench_measure.precisions(CPU))
     for row in rows:
         if "note" not in row:
             assert row["width"] == 0.0625
             assert 0.0 < row["lowest"] <= row["ms"] <= row["highest"]
-            assert sum(row[stage] for stage in (*bench.STAGES.values(), "rest")) == pytest.approx(row["ms"])
+            assert sum(row[stage] for stage in (*bench_measure.STAGES.values(), "rest")) == pytest.approx(row["ms"])
 
 
 def test_memory_is_that_of_a_process_of_its_own(model: str) -> None:
@@ -163,14 +163,14 @@ def test_memory_is_that_of_a_process_of_its_own(model: str) -> None:
     assert int(said) == 200 << 20
     assert peak is None or 200 < peak < 260
     given = ["--inside", "64x48", "--model", model]
-    assert bench.peaks("tiny torch fp32", bench.parsed(given))["peak MiB"] > 260
-    assert "note" in bench.peaks("no such row", bench.parsed(given))
+    assert bench_network.peaks("tiny torch fp32", bench.parsed(given))["peak MiB"] > 260
+    assert "note" in bench_network.peaks("no such row", bench.parsed(given))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         bench_filter.watched([sys.executable, "-c", "1 / 0"])
 
 
 def test_correlation_rows(only_torch: None) -> None:
-    rows = bench.correlation_rows(bench.parsed(["--inside", "64x48", "--rounds", "1"]))
+    rows = bench_network.correlation_rows(bench.parsed(["--inside", "64x48", "--rounds", "1"]))
     assert [row["backend"] for row in rows][:2] == ["plain loop", "torch fp32"]
     assert all(row[f"x at {logits}"] > 0.0 for row in rows for logits in ("-200", "0 to -200", "-88 to -102"))
 
@@ -179,19 +179,19 @@ def test_correlation_rows(only_torch: None) -> None:
 class TestPrecision:
     def test_of_true_clips(self, model: str, tmp_path: Path, only_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """fp32, prepared, is fp32: only roundings differ, whatever instructions the processor has."""
-        monkeypatch.setattr(bench, "FED_BACK", 4)
+        monkeypatch.setattr(bench_precision, "FED_BACK", 4)
         clips = write_clips(tmp_path / "clips", 1, 3)
-        rows = bench.precision_rows(bench.parsed(["--model", model, "--clips", str(clips)]))
+        rows = bench_precision.precision_rows(bench.parsed(["--model", model, "--clips", str(clips)]))
         fp32 = next(row for row in rows if row["backend"] == "torch fp32")
         assert fp32["frames"] == 4 and fp32["one step, dB of ab"] > ROUNDING
         assert abs(fp32["fed back, dB to the truth lost"]) < 0.01
 
     def test_of_made_pictures(self, model: str, only_torch: None) -> None:
-        rows = bench.precision_rows(bench.parsed(["--model", model, "--inside", "64x48"]))
+        rows = bench_precision.precision_rows(bench.parsed(["--model", model, "--inside", "64x48"]))
         assert all(row["lowest"] > 20.0 and row["fed back, dB to the truth lost"] is None for row in rows)
 
     def test_psnr(self) -> None:
-        assert bench.psnr(torch.zeros(2, 5), torch.full((2, 5), 2.55)) == pytest.approx(40.0, abs=1e-4)
+        assert bench_precision.psnr(torch.zeros(2, 5), torch.full((2, 5), 2.55)) == pytest.approx(40.0, abs=1e-4)
 
 
 class TestFilter:
@@ -224,7 +224,7 @@ class TestFilter:
         assert "A & B" in texts
         assert "seconds = 2 + 0.5 per frame" in texts and "seconds = 2 + 5 per megapixel" in texts
         assert sum(text.startswith("peak MiB = 900") for text in texts if text) == 2
-        assert len([*drawn.iter("{http://www.w3.org/2000/svg}circle")]) == 12
+        assert sum(one.get("id", "").startswith("point") for one in drawn.iter()) == 12
 
 
 class TestCommand:
