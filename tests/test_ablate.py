@@ -9,8 +9,9 @@ import torch
 
 from tests.test_protocol import drawn, write_clips, write_video
 from train.data import samples
-from train.fit import ablate, loop
-from train.measure import protocol
+from train.fit import ablate
+from train.fit.options import FitOptions
+from train.measure import protocol, scores
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
@@ -24,16 +25,16 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path) -> loop.FitOptions:
+def options(tmp_path) -> FitOptions:
     weighted = {"perceptual": 0.1, "contextual": 0.2, "smoothness": 0.3, "adversarial": 0.4}
-    return loop.FitOptions(out=tmp_path / "out", clips=(tmp_path,), steps=10, **weighted)
+    return FitOptions(out=tmp_path / "out", clips=(tmp_path,), steps=10, **weighted)
 
 
 class Fit:
     """Stands for loop.fit; `stops_in`: somebody presses Ctrl-C in that run, half way."""
 
     def __init__(self):
-        self.asked: list[loop.FitOptions] = []
+        self.asked: list[FitOptions] = []
         self.stops_in = ""
 
     def __call__(self, options, config, sample):
@@ -62,10 +63,10 @@ def quick(monkeypatch) -> list[Path]:
     def acted(network, folder, **given):
         asked.append(folder)
         level = 30.0 + float(next(network.parameters()).detach().flatten()[0])
-        scores = {
-            name: [protocol.Score([level], [5.0], [9.0], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")
+        figures = {
+            name: [scores.Score([level], [5.0], [9.0], [0.9], [20.0], [0.5], 0.1)] for name in ("truth", "model")
         }
-        return protocol.Evaluation(folder.name, ["0.avi"], scores)
+        return protocol.Evaluation(folder.name, ["0.avi"], figures)
 
     monkeypatch.setattr(protocol, "evaluate_folder", acted)
     return asked

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.test_protocol import ActedNetwork, ActedSession, clip_of, drawn, write_clips
-from train.measure import back, metrics, protocol
+from train.measure import back, metrics, scores
 from train.measure.baselines import Clip, clip_paths, read_clip
 
 
@@ -57,7 +57,7 @@ def test_measure(acted, tmp_path):
         expected = []
         for clip, mean in zip(clips, means, strict=True):
             frame = Clip(clip.path, clip.rgb[k : k + 1])
-            (result,) = protocol.to_rgb(frame, mean + (clip.lab[:1, 1:] - mean) * 0.5**step)
+            (result,) = scores.to_rgb(frame, mean + (clip.lab[:1, 1:] - mean) * 0.5**step)
             expected.append([metrics.psnr(result, frame.rgb[0]), *metrics.delta_e(result, frame.rgb[0])])
         assert list(document["rows"][row].values()) == pytest.approx(np.mean(expected, axis=0), abs=0.01)
     shares = np.array([0.5 ** (p + 1) - 0.5 ** (p + 5) for p in range(4)])  # of one way in round 1 and 2

@@ -1,6 +1,5 @@
 """train/measure/evaluate.py: which measures run on which folders, and what is printed and written."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import pytest
 
 from tests.test_faces import write_boxes, write_face
 from tests.test_protocol import ActedNetwork, ActedSession, drawn, write_clips, write_video
+from train.__main__ import parsed
 from train.measure import back, ends, evaluate, faces, keypoints, legacy, letterbox, nothing, protocol
+from vsexvc.weights import store
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def acted(monkeypatch: pytest.MonkeyPatch) -> ActedNetwork:
     network = ActedNetwork()
     for module in (protocol, faces, nothing, back, ends, letterbox, legacy):
         monkeypatch.setattr(module, "Session", ActedSession)
-    monkeypatch.setattr(protocol.store, "load", lambda model, device: network)
+    monkeypatch.setattr(store, "load", lambda model, device: network)
     monkeypatch.setattr(keypoints.NetworkMatcher, "describe", lambda self, lab: None)
     monkeypatch.setattr(keypoints.NetworkMatcher, "match", lambda self, frame, reference, positions: 0 * positions)
     return network
@@ -48,15 +49,13 @@ def data(tmp_path: Path) -> Path:
     return place
 
 
-def arguments(*given: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return parser.parse_args([str(g) for g in given])
+def arguments(*given: object) -> evaluate.EvaluateOptions:
+    return parsed(["evaluate", *(str(g) for g in given)])
 
 
 def test_main_writes_tables_plots_and_sheets_and_reuses_the_baselines(acted, folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    monkeypatch.setattr(protocol.store, "load", lambda model, device: acted)
+    monkeypatch.setattr(store, "load", lambda model, device: acted)
     evaluate.main(arguments(folder, "--what", "propagation", "--out", out, "--frames", 3))
     printed = capsys.readouterr().out
     rows = ["truth", "grey", "mean colour", "luminance matching", "optical flow"]

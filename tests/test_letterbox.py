@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.test_protocol import ActedNetwork, ActedSession, clip_of, drawn, write_clips
-from train.measure import letterbox, metrics, protocol
+from train.measure import letterbox, metrics, scores
 from train.measure.baselines import clip_paths, grey, read_clip
 
 
@@ -49,7 +49,7 @@ def test_measure(monkeypatch, tmp_path):
         clip = read_clip(path, 3)
         mean = clip.lab[:1, 1:].mean((2, 3), keepdim=True).expand(2, -1, 216, 384)
         for ab in (mean, grey(clip)):
-            pairs = list(zip(protocol.to_rgb(clip, ab), clip.rgb[1:], strict=True))
+            pairs = list(zip(scores.to_rgb(clip, ab), clip.rgb[1:], strict=True))
             expected.append(np.mean([(metrics.psnr(*pair), *metrics.delta_e(*pair)) for pair in pairs], axis=0))
     plain, lettered = np.array(expected[::2]), np.array(expected[1::2])
     for row, values in (("plain", plain), ("letterbox", lettered), ("pillarbox", plain)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import itertools
 import os
 import signal
@@ -15,14 +15,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from train import __main__ as train_main
 from train import running
-from train.__main__ import main
-from train.data import samples
-from train.features import pretrain
-from train.fit import loop
+from train.__main__ import main, parsed
+from train.data.samples import DataOptions
+from train.features.meaning import MeaningOptions
+from train.features.pretrain import PretrainOptions
+from train.fit import loop, networks
 from train.fit.discriminator import add_spectral_norm
+from train.fit.options import FitOptions
+from train.measure.evaluate import EvaluateOptions
+from train.measure.stills import ImagesOptions
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet
 from vsexvc.nets.meaning import MeaningNet
@@ -60,7 +65,7 @@ def test_folding_batch_norm_and_spectral_norm_changes_nothing() -> None:
     add_spectral_norm(net.correspondence)
     net.eval()
     lab = torch.rand(1, 3, 64, 64) * 50
-    folded = loop.plain(net)
+    folded = networks.plain(net)
     assert folded.state_dict().keys() == ColorizationNet(net.config).state_dict().keys()
     for ours, theirs in zip(folded.embed(lab), net.embed(lab), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
@@ -68,9 +73,8 @@ def test_folding_batch_norm_and_spectral_norm_changes_nothing() -> None:
 
 def test_the_paper_is_what_is_done_unless_told_otherwise() -> None:
     """Section 4, and the one figure it leaves out, from facts/released_checkpoint.md: Adam's epsilon."""
-    args = argparse.ArgumentParser()
-    train_main._add_fit(args)
-    options, network, sample = train_main._run_of(args.parse_args(["--clips", "a", "b", "--out", "c", "--steps", "9"]))
+    asked = parsed(["fit", "--clips", "a", "b", "--out", "c", "--steps", "9"])
+    options, network, sample = asked.run, asked.network, asked.samples
     assert options.clips == (Path("a"), Path("b")) and options.out == Path("c")
     assert (options.perceptual, options.contextual, options.smoothness) == (0.001, 0.2, 5.0)
     assert (options.adversarial, options.temporal, options.l1) == (0.2, 0.02, 2.0)
@@ -79,18 +83,32 @@ def test_the_paper_is_what_is_done_unless_told_otherwise() -> None:
     assert (network.width, network.head, network.motion, sample.size) == (1.0, "tanh", 0, (216, 384))
 
 
-def test_every_switch_has_its_line_of_help() -> None:
-    for kind in (loop.FitOptions, samples.DataOptions, NetworkConfig, pretrain.PretrainOptions):
-        parser = argparse.ArgumentParser()
-        train_main._add(parser, kind)
-        for action in parser._actions:
-            assert action.help and len(action.help) > 5, (kind.__name__, action.dest)
-    parser = argparse.ArgumentParser()
-    train_main._add_fit(parser)
-    given = "--recipe small --clips a --out b --no-bf16 --size 64 96 --strides 1 5 --image-share 0.5 --head tanh"
-    options, network, sample = train_main._run_of(parser.parse_args(given.split()))
-    assert not options.bf16 and options.aligned == 0.5 and network.head == "tanh" and network.motion == 6
-    assert (sample.size, sample.strides, sample.images) == ((64, 96), (1, 5), 0.5)
+@pytest.mark.parametrize(
+    "kind", [PretrainOptions, MeaningOptions, FitOptions, NetworkConfig, DataOptions, EvaluateOptions, ImagesOptions]
+)
+def test_every_switch_has_its_line_of_help(kind: type) -> None:
+    actions = tyro.extras.get_parser(kind)._actions
+    assert len(actions) >= len(dataclasses.fields(kind))
+    for action in actions:
+        text = str(action.help).split("(default")[0].split("(required")[0]
+        assert len(text) > 5, (kind.__name__, action.dest, text)
+
+
+def test_options_given_and_of_the_recipe() -> None:
+    given = "fit --recipe small --clips a --out b --no-bf16 --size 64 96 --strides 1 5 --image-share 0.5 --head tanh"
+    asked = parsed(given.split())
+    assert not asked.run.bf16 and asked.run.aligned == 0.5
+    assert asked.network.head == "tanh" and asked.network.motion == 6
+    assert (asked.samples.size, asked.samples.strides, asked.samples.image_share) == ((64, 96), (1, 5), 0.5)
+    ablation = parsed(["ablate", "--recipe=exvc", "--clips", "a", "--out", "b", "--evaluate", "c", "d"])
+    assert ablation.network.semantic == "lite2" and ablation.evaluate == (Path("c"), Path("d"))
+
+
+def test_what_is_no_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("--recipe mine", "--sizes 64 96", "--size 64", "--head round", "--batch two", "--temperature 2"):
+        with pytest.raises(SystemExit) as end:
+            parsed(f"fit --clips a --out b {wrong}".split())
+        assert end.value.code == 2 and capsys.readouterr().err, wrong
 
 
 def arguments(folder: Path, out: Path, steps: int, more: str = "") -> list[str]:

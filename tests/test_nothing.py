@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.test_protocol import ActedNetwork, ActedSession, write_clips
-from train.measure import alone, metrics, nothing, protocol
+from train.measure import alone, metrics, nothing, scores
 from train.measure.baselines import Clip, clip_paths, read_clip
 
 
@@ -51,7 +51,7 @@ def test_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for path, picture in zip(paths, (0, 1, 0), strict=True):  # photographs in turn
         frame = Clip(path, read_clip(path).rgb[1:2])
         ab = alone.stretched(photographs[picture])[0].lab[:, 1:] / 2
-        result = protocol.to_rgb(frame, ab)[0]
+        result = scores.to_rgb(frame, ab)[0]
         expected["psnr"].append(metrics.psnr(result, frame.rgb[0]))
         expected["delta_e"].append(metrics.delta_e(result, frame.rgb[0])[0])
         expected["colourfulness"].append(metrics.colourfulness(result))

@@ -12,7 +12,7 @@ import torch
 from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from train.measure import baselines, metrics, protocol, tables
+from train.measure import baselines, metrics, protocol, scores, tables
 from train.measure.baselines import Clip
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet, Features
@@ -145,12 +145,12 @@ def test_baselines_against_scikit_image():
             picture = lab[k].copy()
             picture[..., 1:] = ab
             expected.append(peak_signal_noise_ratio(clip.rgb[k], np.rint(lab2rgb(picture) * 255).astype(np.uint8)))
-        assert protocol.score(clip, method(clip)).psnr == pytest.approx(expected, abs=0.02)
+        assert scores.score(clip, method(clip)).psnr == pytest.approx(expected, abs=0.02)
 
 
 def test_baselines_of_a_still_clip():
     clip = clip_of(np.repeat(drawn(1), 6, axis=0))
-    true, flow = (protocol.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
+    true, flow = (scores.score(clip, method(clip)) for method in (baselines.truth, baselines.optical_flow))
     assert min(true.psnr) > 60
     assert min(flow.psnr) > 45
     assert max(true.delta_e) < 0.2 and len(true.delta_e_90) == 5
@@ -163,7 +163,7 @@ def test_baselines_of_a_still_clip():
 def test_optical_flow_beats_the_mean_colour_on_a_moving_clip():
     clip = clip_of(drawn(5, size=(96, 128), speed=3))
     flow, mean = (
-        np.mean(protocol.score(clip, method(clip)).psnr) for method in (baselines.optical_flow, baselines.mean_colour)
+        np.mean(scores.score(clip, method(clip)).psnr) for method in (baselines.optical_flow, baselines.mean_colour)
     )
     assert flow > mean + 5
 
@@ -189,9 +189,9 @@ def test_luminance_matching_takes_the_nearest_sample():
 
 
 def test_means_go_over_frames_then_over_clips():
-    long = protocol.Score([30.0, 20.0, 10.0], [1, 2, 3], [4, 5, 6], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
-    short = protocol.Score([40.0], [6], [8], [0.5], [7], [], 0.4)
-    summary = protocol.summarise([long, short])
+    long = scores.Score([30.0, 20.0, 10.0], [1, 2, 3], [4, 5, 6], [1, 1, 1], [5, 5, 5], [1.0, 3.0], 0.2)
+    short = scores.Score([40.0], [6], [8], [0.5], [7], [], 0.4)
+    summary = scores.summarise([long, short])
     assert summary["psnr"] == 30.0  # (20 + 40) / 2, not (30 + 20 + 10 + 40) / 4
     assert summary["last"] == 25.0
     assert summary["delta_e"] == 4.0 and summary["delta_e_90"] == 6.5
@@ -199,7 +199,7 @@ def test_means_go_over_frames_then_over_clips():
     assert summary["colourfulness"] == 6.0
     assert summary["flicker"] == 2.0  # a clip without pairs has no say
     assert summary["cdc"] == pytest.approx(0.3)
-    assert protocol.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
+    assert scores.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -322,9 +322,9 @@ def test_run_is_the_quick_validation(acted, folder):
     assert acted.training
     assert acted.seen == [2, 2]  # two clips, two frames after the first
     clips = [baselines.read_clip(path, 3) for path in baselines.clip_paths(folder, 2)]
-    scores = [protocol.score(clip, protocol.propagate(acted, clip)["model"]) for clip in clips]
-    assert found["model"] == pytest.approx(protocol.summarise(scores)["psnr"])
-    assert found["last"] == pytest.approx(protocol.summarise(scores)["last"])
+    of_clips = [scores.score(clip, protocol.propagate(acted, clip)["model"]) for clip in clips]
+    assert found["model"] == pytest.approx(scores.summarise(of_clips)["psnr"])
+    assert found["last"] == pytest.approx(scores.summarise(of_clips)["last"])
 
 
 def test_run_with_the_real_session(folder):
@@ -401,7 +401,7 @@ def test_baselines_reproduce_the_figures_seen_beforehand():
     for path in baselines.clip_paths(VALIDATION):
         clip = baselines.read_clip(path)
         for method, values in found.items():
-            pictures = zip(protocol.to_rgb(clip, method(clip)), clip.rgb[1:], strict=True)
+            pictures = zip(scores.to_rgb(clip, method(clip)), clip.rgb[1:], strict=True)
             values.append([metrics.psnr(result, true) for result, true in pictures])
     for method, (mean, last) in expected.items():
         assert np.mean([np.mean(values) for values in found[method]]) == pytest.approx(mean, abs=0.15)

@@ -220,7 +220,7 @@ def test_a_foreign_reference_comes_by_retrieval_as_often_as_wanted(panning: Path
     images = find([tmp_path], IMAGE_SUFFIXES)
 
     def share(retrieved: float) -> float:
-        options = plain(size=(32, 56), foreign=1.0, images=0.0, retrieved=retrieved)
+        options = plain(size=(32, 56), foreign=1.0, image_share=0.0, retrieved=retrieved)
         similar = Similar((1, len(images)))
         sequences = samples.Sequences([panning], images, options, 0, count=60, retrieval=similar)  # type: ignore[arg-type]
         drawn = [sequences[n] for n in range(60)]
@@ -276,7 +276,7 @@ def mixed(panning: Path, first: int = 0) -> samples.Sequences:
     pictures = [panning.with_name(f"{n}.png") for n in range(3)]
     for n, path in enumerate(pictures):
         cv2.imwrite(str(path), colourful(120, 200, seed=n))
-    everything = samples.DataOptions(size=(32, 48), length=2, images=0.4, foreign=0.2, noisy=0.2, damage=0.5)
+    everything = samples.DataOptions(size=(32, 48), length=2, image_share=0.4, foreign=0.2, noisy=0.2, damage=0.5)
     return samples.Sequences([panning], pictures, everything, seed=3, count=100, first=first)
 
 

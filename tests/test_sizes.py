@@ -7,12 +7,7 @@ from pathlib import Path
 from scripts.sizes import long_ones
 
 EXCEPTIONS = {
-    "scripts/bench.py",  # one script that measures everything in turns, so that all see the same machine
-    "train/fit/loop.py",  # the options' documentation, which the command line shows, is a third of it
-    "train/measure/protocol.py",  # the protocol, fixed so that figures compare
-    "train/measure/protocol.py:evaluate_folder",
     "vsexvc/plugin.py:colorize",  # its signature and docstring are the arguments' reference
-    "vsexvc/film/compare.py:write",
 }
 
 

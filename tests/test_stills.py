@@ -1,6 +1,5 @@
 """train/measure/stills.py: on pictures that the tests draw, judged by nets whose answers are known."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import nn
 
+from train.__main__ import parsed
 from train.measure import metrics, stills
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
@@ -60,10 +60,8 @@ def folder(tmp_path) -> Path:
     return place
 
 
-def arguments(*given: object) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    stills.add_arguments(parser)
-    return parser.parse_args([str(g) for g in given])
+def arguments(*given: object) -> stills.ImagesOptions:
+    return parsed(["images", *(str(g) for g in given)])
 
 
 # --- classes and judges ----------------------------------------------------------------------------------------------

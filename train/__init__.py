@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def commit() -> str:
-    """The git commit of this checkout, with "-dirty" where files differ from it; "unknown" outside git."""
+    """Return the git commit of this checkout, with "-dirty" if files differ from it; "unknown" outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -1,115 +1,101 @@
-"""Command line of the trainer: `python -m train features | meaning | fit | evaluate | ablate | images`."""
+"""Train a network and measure it.
+
+features: pretrain a feature net. meaning: make the semantic part of a network. fit: train a network from folders of
+clips and pictures. evaluate: measure weights against truth and baselines. ablate: Table 5, the same run without each of
+the losses. images: Table 1, pictures, each coloured by its most similar one.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
-import re
 import sys
-import types
-import typing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from train.data import samples
+import tyro
+from tyro.conf import subcommand
+
+from train.data.samples import DataOptions
 from train.features import meaning, pretrain
+from train.features.meaning import MeaningOptions
+from train.features.pretrain import PretrainOptions
 from train.fit import ablate, loop
+from train.fit.options import RECIPES, FitOptions, RecipeName
 from train.measure import evaluate, stills
+from train.measure.evaluate import EvaluateOptions
+from train.measure.stills import ImagesOptions
 from vsexvc.nets.config import NetworkConfig
 
-_RENAMED = {"images": "image_share"}  # options of a sample whose names the run's own options have
+
+@dataclass(frozen=True)
+class Fit:
+    """Train a network from folders of clips and pictures.
+
+    Attributes:
+        recipe: what the options below are by default.
+    """
+
+    recipe: RecipeName
+    run: FitOptions
+    network: NetworkConfig
+    samples: DataOptions
+
+
+@dataclass(frozen=True)
+class Ablate(Fit):
+    """Table 5: the same run without each of the losses.
+
+    Attributes:
+        evaluate: folders of clips to measure on.
+    """
+
+    evaluate: tuple[Path, ...] = field(kw_only=True)
+
+
+def parsed(arguments: list[str]) -> Any:
+    """Return what the command line asks for: an instance of the command's class, by default as its recipe has it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", choices=RECIPES, default="paper")
+    name: RecipeName = "paper" if {"-h", "--help"} & {*arguments} else first.parse_known_args(arguments)[0].recipe
+    recipe = RECIPES[name]
+    run = FitOptions(**{"out": tyro.MISSING, "clips": tyro.MISSING, **recipe.options})
+    fit = Fit(name, run, recipe.network, recipe.sample)
+    ablation = Ablate(**vars(fit), evaluate=tyro.MISSING)
+    commands = (
+        Annotated[PretrainOptions, subcommand("features", description="Pretrain a feature net.")]
+        | Annotated[MeaningOptions, subcommand("meaning", description="Make the semantic part of a network.")]
+        | Annotated[Fit, subcommand("fit", default=fit)]
+        | Annotated[EvaluateOptions, subcommand("evaluate")]
+        | Annotated[Ablate, subcommand("ablate", default=ablation)]
+        | Annotated[ImagesOptions, subcommand("images")]
+    )
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    return tyro.cli(commands, prog="python -m train", description=__doc__, args=arguments, config=config)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add(commands.add_parser("features", help="pretrain a feature net"), pretrain.PretrainOptions)
-    _add(
-        commands.add_parser("meaning", help="make the semantic part of a network from an EfficientNet-Lite"),
-        meaning.MeaningOptions,
-    )
-    _add_fit(commands.add_parser("fit", help="train a network from folders of clips and pictures"))
-    evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights against truth and baselines"))
-    stills.add_arguments(commands.add_parser("images", help="Table 1: pictures, each coloured by its most similar one"))
-    ablation = commands.add_parser("ablate", help="Table 5: the same run without each of the losses")
-    _add_fit(ablation)
-    ablation.add_argument(
-        "--evaluate", type=Path, nargs="+", required=True, metavar="FOLDER", help="clips to measure on"
-    )
-    args = parser.parse_args(arguments)
+    """Run a command; return its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        if args.command == "evaluate":
-            evaluate.main(args)
-        elif args.command == "images":
-            stills.main(args)
-        elif args.command == "features":
-            print(pretrain.pretrain(_filled(pretrain.PretrainOptions, args, {})))
-        elif args.command == "meaning":
-            print(meaning.make(_filled(meaning.MeaningOptions, args, {})))
-        elif args.command == "fit":
-            print(loop.fit(*_run_of(args)))
-        else:
-            options, config, sample = _run_of(args)
-            ablate.run(options, config, sample, args.evaluate, args.out)
+        match parsed(sys.argv[1:] if arguments is None else arguments):
+            case PretrainOptions() as options:
+                print(pretrain.pretrain(options))
+            case MeaningOptions() as options:
+                print(meaning.make(options))
+            case EvaluateOptions() as options:
+                evaluate.main(options)
+            case ImagesOptions() as options:
+                stills.main(options)
+            case Ablate() as asked:
+                ablate.run(asked.run, asked.network, asked.samples, asked.evaluate, asked.run.out)
+            case Fit() as asked:
+                print(loop.fit(asked.run, asked.network, asked.samples))
     except (ValueError, OSError) as error:
         print(f"python -m train: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _add_fit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--recipe", choices=loop.RECIPES, default="paper", help="what the options below are by default (paper)"
-    )
-    _add(parser.add_argument_group("run"), loop.FitOptions)
-    _add(parser.add_argument_group("network"), NetworkConfig)
-    _add(parser.add_argument_group("samples"), samples.DataOptions)
-
-
-def _run_of(args: argparse.Namespace) -> tuple[loop.FitOptions, NetworkConfig, samples.DataOptions]:
-    recipe = loop.RECIPES[args.recipe]
-    return (
-        _filled(loop.FitOptions, args, recipe.options),
-        _filled(NetworkConfig, args, dataclasses.asdict(recipe.network)),
-        _filled(samples.DataOptions, args, dataclasses.asdict(recipe.sample)),
-    )
-
-
-def _add(parser: Any, kind: type) -> None:
-    """One option for each field of a dataclass; its help is the field's line in the docstring."""
-    lines = dict(re.findall(r"^ +(\w+): (.+(?:\n {12,}.+)*)", kind.__doc__ or "", re.MULTILINE))
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = _RENAMED.get(field.name, field.name) if kind is samples.DataOptions else field.name
-        described = re.sub(r"\s+", " ", lines.get(field.name, "")).replace("%", "%%")
-        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": described or None}
-        settings["required"] = field.default is dataclasses.MISSING
-        hint = hints[field.name]
-        if isinstance(hint, types.UnionType):
-            hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        parts = typing.get_args(hint)
-        if hint is bool:
-            settings["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(hint) is typing.Literal:
-            settings["choices"] = parts
-        elif typing.get_origin(hint) is tuple:
-            settings |= {"type": parts[0], "nargs": "+" if parts[-1] is Ellipsis else len(parts)}
-            settings["metavar"] = name.upper() if parts[-1] is Ellipsis else tuple("AB"[: len(parts)])
-        else:
-            settings |= {"type": hint, "metavar": name.upper()}
-        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
-
-
-def _filled(kind: Any, args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
-    values = dict(recipe)
-    for field in dataclasses.fields(kind):
-        name = _RENAMED.get(field.name, field.name) if kind is samples.DataOptions else field.name
-        if hasattr(args, name):
-            given = getattr(args, name)
-            values[field.name] = tuple(given) if isinstance(given, list) else given
-    return kind(**values)
 
 
 if __name__ == "__main__":

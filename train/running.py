@@ -1,4 +1,4 @@
-"""What every training run needs around its steps: a budget, a way to be stopped, files that are whole, a loader.
+"""Support training runs: a budget, a way to stop, atomic files, a loader.
 
 Nothing here knows networks or losses.
 """
@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from vsexvc.support.files import settle
+from vsexvc.support.progress import Progress
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run is: minutes of training, or steps; exactly one of them.
+    """Limits a run: minutes of training, or steps; exactly one of them.
 
     Raises ValueError.
     """
@@ -41,17 +41,17 @@ class Budget:
             raise ValueError(f"fit: the budget must be above 0, got {self.minutes or self.steps}")
 
     def used(self, step: int, seconds: float) -> float:
-        """0 at the start, 1 or more at the end."""
+        """Return the used share: 0 at the start, 1 or more at the end."""
         return step / self.steps if self.steps is not None else seconds / (60.0 * (self.minutes or 1.0))
 
 
 def cosine(used: float) -> float:
-    """Factor on the learning rate: 1 at the start, 0.01 at the end of the budget."""
+    """Return the factor on the learning rate: 1 at the start, 0.01 at the end of the budget."""
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, used)))
 
 
 class Stop:
-    """Whether somebody asked the run to end; see `listening`."""
+    """Remembers whether a signal asked the run to end; see `listening`."""
 
     asked = False
 
@@ -61,7 +61,7 @@ class Stop:
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """SIGINT and SIGTERM end the run after the step in work, not in the middle of it."""
+    """Make SIGINT and SIGTERM end the run after the current step, not in the middle of it."""
     stop = Stop()
     previous = {number: signal.signal(number, stop) for number in STOPPING}
     try:
@@ -72,20 +72,34 @@ def listening() -> Iterator[Stop]:
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """A checkpoint that is there whole or not at all, whenever the process or the machine dies."""
+    """Write a checkpoint atomically, so that a crash leaves the old one or the new one."""
     partial = path.with_suffix(".part")
     torch.save(state, partial)
     settle(partial, path)
 
 
-def bar(used: float, shown: bool = True) -> Any:
-    """Progress in per cent of the budget, with the time that is left."""
-    style = "{l_bar}{bar}| {elapsed}<{remaining} {postfix}"
-    return tqdm(total=100.0, unit="%", bar_format=style, initial=100 * used, disable=not shown)
+class Meter:
+    """Shows how much of a budget is used, and figures beside it; a context."""
+
+    def __init__(self, stage: str, *, shown: bool = True) -> None:
+        self._stage, self._progress = stage, Progress("%", head="train") if shown else None
+
+    def at(self, used: float, step: int, figures: dict[str, float]) -> None:
+        """Show `used`, 0..1, of the budget."""
+        if self._progress is not None:
+            note = ", ".join([f"step {step}", *(f"{name} {value:.2f}" for name, value in figures.items())])
+            self._progress.at(self._stage, min(100.0, 100 * used), 100.0, f"({note})")
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
 
 
 class _From(Sampler[int]):
-    """Every `stride`-th number from `first` on, without end."""
+    """Yields every `stride`-th number from `first` on, without end."""
 
     def __init__(self, first: int, stride: int) -> None:
         self.first, self.stride = first, stride
@@ -100,7 +114,7 @@ class _From(Sampler[int]):
 def batches(
     dataset: Dataset[dict[str, Tensor]], batch: int, step: int, workers: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[dict[str, Tensor]]:
-    """Batches from `step` on, without end: sample i of the run is dataset[i] whatever the number of workers.
+    """Yield batches from `step` on, without end: sample i of the run is dataset[i] for any number of workers.
 
     Process `rank` of `ranks` gets samples rank, rank + ranks, ... of each step's batch * ranks.
     """
@@ -117,7 +131,7 @@ def batches(
 
 
 def _quiet(worker: int) -> None:
-    """One thread each; the run itself ends its workers, after its last checkpoint."""
+    """Give a worker one thread, and ignore signals: the run itself ends its workers after its last checkpoint."""
     torch.set_num_threads(1)
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Augmentation of section 4: geometric distortion, luminance noise, and colours changed alike over a whole sequence.
+"""Augment as section 4 does: geometric distortion, luminance noise, and one change of colour for a whole sequence.
 
 Beyond the paper: the damage of old film. Pure functions of a picture (rows, columns, 3) uint8 RGB, or of L, and a
 generator; nothing here reads files.
@@ -22,7 +22,7 @@ Half = NDArray[np.float16] | Array
 
 
 def resized(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Brings a picture to `size` (rows, columns), by area where it shrinks."""
+    """Resize a picture to `size` (rows, columns), by area if it shrinks."""
     shrinks = picture.shape[0] >= size[0]
     out = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(out, dtype=np.uint8)
@@ -30,7 +30,7 @@ def resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture brought to `size` and perhaps mirrored: one for every frame and flow it is applied to."""
+    """Crops a part of a picture, resizes it to `size` and may mirror it; the same for every frame and flow."""
 
     top: int
     left: int
@@ -41,7 +41,7 @@ class Window:
 
     @classmethod
     def random(cls, have: tuple[int, int], size: tuple[int, int], mirrored: bool, rng: np.random.Generator) -> Window:
-        """Somewhere in a picture of `have` rows and columns, from `size` itself (if that fits) to all of it."""
+        """Draw a window in a picture of `have` rows and columns, from `size` itself (if that fits) to all of it."""
         largest = min(have[0] / size[0], have[1] / size[1])
         scale = float(rng.uniform(min(1.0, largest), largest)) if rng.random() < 0.6 else largest
         rows, columns = min(have[0], round(size[0] * scale)), min(have[1], round(size[1] * scale))
@@ -54,7 +54,7 @@ class Window:
         return np.ascontiguousarray(part[:, ::-1]) if self.mirrored else part
 
     def flow(self, flow: Half, have: tuple[int, int]) -> Array:
-        """The flow between two pictures as it is between their two windows.
+        """Convert the flow between two pictures to the flow between their two windows.
 
         Args:
             flow: (h, w, 2) float16 or float32, of any resolution; vectors (x, y) in pixels of `have`.
@@ -78,7 +78,7 @@ class Window:
 
 
 def fit(picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """The largest window of the target's aspect, at a random place, resized to `size`."""
+    """Return the largest window of the target's aspect, at a random place, resized to `size`."""
     rows, columns = picture.shape[:2]
     scale = min(rows / size[0], columns / size[1])
     h, w = min(rows, round(size[0] * scale)), min(columns, round(size[1] * scale))
@@ -88,13 +88,13 @@ def fit(picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Pi
 
 
 def centre(picture: Picture, size: tuple[int, int]) -> Picture:
-    """The middle `size` window."""
+    """Return the middle `size` window."""
     top, left = (picture.shape[0] - size[0]) // 2, (picture.shape[1] - size[1]) // 2
     return np.ascontiguousarray(picture[top : top + size[0], left : left + size[1]])
 
 
 def _projection(size: tuple[int, int], rng: np.random.Generator, strength: float) -> NDArray[np.float64]:
-    """A random homography about the picture's centre: some 5 degrees, 8 % zoom, 5 % shift, slight perspective."""
+    """Draw a homography about the picture's centre: some 5 degrees, 8 % zoom, 5 % shift, slight perspective."""
     h, w = size
     angle = np.deg2rad(rng.normal(0, 5)) * strength
     zoom = np.exp(rng.normal(0, 0.08) * strength)
@@ -107,7 +107,7 @@ def _projection(size: tuple[int, int], rng: np.random.Generator, strength: float
 
 
 def distort(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Homography and a smooth random displacement (Figure 3), sometimes mirrored, border reflected; same size."""
+    """Bend a picture by a homography and a smooth random displacement (Figure 3), sometimes mirrored; same size."""
     h, w = picture.shape[:2]
     out = cv2.warpPerspective(picture, _projection((h, w), rng, strength), (w, h), borderMode=cv2.BORDER_REFLECT_101)
     grid = rng.normal(0, 0.012 * w * strength, (5, 7, 2)).astype(np.float32)
@@ -118,7 +118,7 @@ def distort(picture: Picture, rng: np.random.Generator, strength: float) -> Pict
 
 
 def covered(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
-    """A picture of which a part, a third to two thirds across or along, is another's of the same size."""
+    """Replace a part of a picture, a third to two thirds across or along, by another's of the same size."""
     h, w = picture.shape[:2]
     out = picture.copy()
     share = rng.uniform(0.33, 0.67)
@@ -132,7 +132,7 @@ def covered(picture: Picture, other: Picture, rng: np.random.Generator) -> Pictu
 
 
 def moving(picture: Picture, size: tuple[int, int], count: int, rng: np.random.Generator) -> list[Picture]:
-    """`count` views of one picture under a motion that goes on steadily; the middle `size` of each."""
+    """Return `count` views of one picture under a steady motion; the middle `size` of each."""
     h, w = picture.shape[:2]
     step = _projection((h, w), rng, strength=float(rng.uniform(0.1, 0.7)))
     total, views = np.eye(3), []
@@ -144,7 +144,7 @@ def moving(picture: Picture, size: tuple[int, int], count: int, rng: np.random.G
 
 
 def color_of_sequence(frames: list[Picture], rng: np.random.Generator) -> list[Picture]:
-    """One change of saturation and hue for all frames: the reference's colours must be looked at, not known."""
+    """Change saturation and hue alike in all frames, so that the network must look at the reference's colours."""
     if rng.random() < 0.5:
         return frames
     angle = rng.uniform(-np.pi, np.pi) if rng.random() < 0.5 else rng.normal(0, 0.3)
@@ -157,7 +157,7 @@ def color_of_sequence(frames: list[Picture], rng: np.random.Generator) -> list[P
 
 
 def luminance(L: Tensor, rng: np.random.Generator) -> Tensor:
-    """Contrast and brightness of a whole sample, a little flicker per frame, and grain. L: (S, 1, H, W), 0..100."""
+    """Change contrast and brightness of a sample, add flicker and grain. L: (S, 1, H, W), 0..100."""
     if rng.random() < 0.5:
         L = 50.0 + (L - 50.0) * float(rng.uniform(0.75, 1.15)) + float(rng.normal(0, 5.0))
     if rng.random() < 0.3:
@@ -170,7 +170,7 @@ def luminance(L: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def damage(L: Tensor, rng: np.random.Generator) -> Tensor:
-    """What decades do to film, on every frame but the reference; true colours are not touched.
+    """Age every frame but the reference as decades age film; true colours do not change.
 
     Drawn independently, each for about half of the samples:
 

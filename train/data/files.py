@@ -27,11 +27,11 @@ log = logging.getLogger("train")
 
 
 class UnreadableError(OSError):
-    """A file that holds no picture; other errors of the disk are not this."""
+    """Says that a file holds no picture; other errors of the disk are not this."""
 
 
 def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_000) -> Picture:
-    """All frames of a video, RGB, stretched to `size` by area: (frames, rows, columns, 3) uint8.
+    """Read all frames of a video, RGB, stretched to `size` by area: (frames, rows, columns, 3) uint8.
 
     Raises UnreadableError where nothing can be decoded.
     """
@@ -49,7 +49,7 @@ def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_0
 
 
 def read_image(path: Path) -> Picture:
-    """A picture as RGB (rows, columns, 3) uint8. UnreadableError if it cannot be decoded."""
+    """Read a picture as RGB (rows, columns, 3) uint8. Raise UnreadableError if it cannot be decoded."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise UnreadableError(f"read_image: {path} cannot be decoded")
@@ -57,7 +57,7 @@ def read_image(path: Path) -> Picture:
 
 
 def find(folders: list[Path], suffixes: set[str]) -> list[Path]:
-    """All files below the folders with one of the suffixes, sorted."""
+    """List all files below the folders with one of the suffixes, sorted."""
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise OSError(f"no such folder: {', '.join(missing)}")
@@ -66,7 +66,7 @@ def find(folders: list[Path], suffixes: set[str]) -> list[Path]:
 
 @contextmanager
 def appearing(target: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is there under its name whole or not at all, whoever else writes it too."""
+    """Open a file for atomic writing, even if several processes write it."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with part.open("wb") as file:
@@ -77,7 +77,7 @@ def appearing(target: Path) -> Iterator[BinaryIO]:
 
 
 def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """The array kept in `target`, memory mapped; made first where there is none, and anew where the file is damaged.
+    """Return the array stored in `target`, memory mapped; make it first if the file is missing or damaged.
 
     The file appears whole or not at all, and several processes may want it at once.
     """
@@ -94,14 +94,14 @@ def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
 
 
 def identity(path: Path, *more: object) -> str:
-    """20 hexadecimal digits that change with the file's place, size and time, and with whatever else is given."""
+    """Return 20 hexadecimal digits that depend on the file's path, size and time, and on the other arguments."""
     stat = path.stat()
     named = " ".join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, *more)))
     return hashlib.sha256(named.encode()).hexdigest()[:20]
 
 
 def tone(pictures: NDArray[np.uint8]) -> tuple[float, float]:
-    """Mean L and mean chroma of (N, rows, columns, 3) uint8 RGB, from about every 54th row."""
+    """Return mean L and mean chroma of (N, rows, columns, 3) uint8 RGB, from about every 54th row."""
     step = max(1, pictures.shape[1] // 54)
     lab = rgb_to_lab(torch.from_numpy(pictures[:, ::step, ::step].astype(np.float32) / 255.0).permute(0, 3, 1, 2))
     return float(lab[:, 0].mean()), float(torch.linalg.vector_norm(lab[:, 1:], dim=1).mean())

@@ -1,4 +1,4 @@
-"""Optical flow between true frames: where each pixel came from, and whether that can be trusted.
+"""Find optical flow between true frames: where each pixel came from, and whether that can be trusted.
 
 Measuring and preparing training data use it; colorizing never does, so OpenCV stays out of vsexvc. Everything works on
 the true luminance alone, so that a measure of colour is never judged by motion found in the colours themselves.
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 
 def estimate(source_L: Array, target_L: Array) -> Array:
-    """Dense inverse search (Kroeger et al. 2016), OpenCV's medium preset.
+    """Find flow by dense inverse search (Kroeger et al. 2016), OpenCV's medium preset.
 
     Args:
         source_L: (H, W) float32, 0..100.
@@ -48,7 +48,7 @@ def warp(image: Array, flow: Array) -> Array:
 
 
 def consistent(flow: Array, flow_back: Array) -> NDArray[np.bool_]:
-    """Forward-backward check: a pixel that is not occluded comes home (Sundaram et al. 2010).
+    """Check flow forward and backward: a pixel that is not occluded returns (Sundaram et al. 2010).
 
     Args:
         flow: (H, W, 2) float32, from the frame that is being judged to the other.
@@ -67,7 +67,7 @@ def consistent(flow: Array, flow_back: Array) -> NDArray[np.bool_]:
 
 
 def between(previous_L: Array, current_L: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Flow that carries the previous frame's colours to the current frame, and where it holds.
+    """Find the flow that carries the previous frame's colours to the current frame, and where it is valid.
 
     Args:
         previous_L: (H, W) float32, 0..100.
@@ -83,7 +83,7 @@ def between(previous_L: Array, current_L: Array) -> tuple[Array, NDArray[np.bool
 
 
 def both_ways(L: Array, stride: int) -> NDArray[np.float16]:
-    """Flow between all frames of a clip that lie `stride` apart, small enough to keep.
+    """Find the flow between all frames of a clip that lie `stride` apart, small enough to keep.
 
     Half size is where the search itself ends (finest scale 1 of the medium preset), so halving loses next to nothing.
 
@@ -108,7 +108,7 @@ def _to_8_bit(L: Array) -> NDArray[np.uint8]:
 
 
 def _ends(flow: Array) -> Array:
-    """Where each pixel's vector leads, (H, W, 2) float32."""
+    """Return where each pixel's vector leads, (H, W, 2) float32."""
     ends = np.array(flow, np.float32)
     ends[..., 0] += np.arange(flow.shape[1], dtype=np.float32)
     ends[..., 1] += np.arange(flow.shape[0], dtype=np.float32)[:, None]
@@ -116,14 +116,14 @@ def _ends(flow: Array) -> Array:
 
 
 def _square(flow: Array) -> Array:
-    """Squared length of each vector, (H, W)."""
+    """Return the squared length of each vector, (H, W)."""
     x, y = cv2.split(flow)
     return np.asarray(x * x + y * y)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """DIS cuts the picture into one stripe per thread and its search stops at their edges: fix them at one."""
+    """Use one thread: DIS cuts the picture into a stripe per thread, and its search stops at their edges."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,4 +1,4 @@
-"""References by retrieval (section 4): for each clip and picture the five that the network finds most similar.
+"""Retrieve references (section 4): for each clip and picture the five that the network finds most similar.
 
 Similar is near in the network's own features, or its semantic ones: the two deepest levels of L, averaged
 over a 2x2 grid, so that where things are counts a little, then whitened; the mean of three frames stands for a clip.
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from train.data.files import UnreadableError, appearing, identity, read_image
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.features import feature_input, grey_rgb
 from vsexvc.nets.network import ColorizationNet
+from vsexvc.support.progress import followed
 
 Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
 
@@ -42,10 +42,10 @@ log = logging.getLogger("train")
 
 
 class Retrieval:
-    """Which clips and pictures look like which; the same for the same files and weights."""
+    """Finds which clips and pictures look alike; the same for the same files and weights."""
 
     def __init__(self, network: ColorizationNet, pictures: list[Path], clips: list[Path], cache: Path):
-        """Describes what is not described in `cache` yet; minutes for thousands of pictures.
+        """Describe files that `cache` does not contain yet; this takes minutes for thousands of pictures.
 
         Args:
             network: only its feature net, or semantic trunk, is used. A run that is to go on as it was must give the
@@ -61,7 +61,7 @@ class Retrieval:
         self._nearest = _nearest(descriptors)
 
     def five(self, kind: Literal["clip", "image"], index: int) -> list[Source]:
-        """The most similar first; itself and what is nearly the same picture left out, so there may be fewer.
+        """Return up to five, the most similar first, without the picture itself and near duplicates.
 
         Args:
             kind: "clip" or "image": which of the lists that this was made of.
@@ -73,7 +73,7 @@ class Retrieval:
 
 
 def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDArray[np.float16]:
-    """(N, D), rows of length 1, or 0 where a file is unreadable."""
+    """Describe files: (N, D), rows of length 1, or 0 if a file is unreadable."""
     weights = hashlib.sha256(f"{SIZE}".encode())
     compared = network.meaning.trunk if network.config.semantic else network.features
     for name, tensor in compared.state_dict().items():
@@ -83,16 +83,14 @@ def _described(network: ColorizationNet, files: list[Path], cache: Path) -> NDAr
     missing = [n for n, key in enumerate(keys) if key not in known]
     was_training = network.training
     network.eval()
-    bar = tqdm(total=len(missing), desc="similar pictures", disable=not missing)
-    for batch in (missing[n : n + _BATCH] for n in range(0, len(missing), _BATCH)):
+    batches = [missing[n : n + _BATCH] for n in range(0, len(missing), _BATCH)]
+    for batch in followed(batches, "similar pictures", f" x {_BATCH}", head="train"):
         views = [list(_views(files[n])) for n in batch]
         found = _describe(network, [view for some in views for view in some])
         for n, some in zip(batch, views, strict=True):
             mean = found[: len(some)].sum(0) if some else np.zeros(found.shape[1], np.float32)
             found = found[len(some) :]
             known[keys[n]] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float16)
-        bar.update(len(batch))
-    bar.close()
     network.train(was_training)
     descriptors = np.stack([known[key] for key in keys])
     if missing:
@@ -114,7 +112,7 @@ def _read(cache: Path) -> dict[str, NDArray[np.float16]]:
 
 
 def _views(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Three frames of a clip, or one picture: the middle window of SIZE's aspect, (*SIZE, 3) uint8."""
+    """Yield three frames of a clip, or one picture: the middle window of SIZE's aspect, (*SIZE, 3) uint8."""
     try:
         if path.suffix == ".npy":
             clip = np.load(path, mmap_mode="r")
@@ -134,7 +132,7 @@ def _views(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 @torch.inference_mode()
 def _describe(network: ColorizationNet, views: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """(B, D), rows of length 1, the two levels alike in weight."""
+    """Describe pictures: (B, D), rows of length 1, two levels of equal weight."""
     device = next(network.parameters()).device
     rgb = torch.from_numpy(np.stack(views)) if views else torch.zeros((1, *SIZE, 3), dtype=torch.uint8)
     lab = rgb_to_lab(rgb.to(device).permute(0, 3, 1, 2).float() / 255.0)
@@ -151,7 +149,7 @@ def _describe(network: ColorizationNet, views: list[NDArray[np.uint8]]) -> NDArr
 
 
 def _nearest(descriptors: NDArray[np.float16]) -> NDArray[np.int32]:
-    """(N, D) -> (N, COUNT) indices, the nearest first; -1 where there are no more."""
+    """Find neighbours: (N, D) -> (N, COUNT) indices, the nearest first; -1 if there are no more."""
     usable = torch.from_numpy(descriptors.any(1))
     x = _whitened(torch.from_numpy(descriptors.astype(np.float32)), usable)
     found = np.full((len(x), COUNT), -1, np.int32)
@@ -165,7 +163,7 @@ def _nearest(descriptors: NDArray[np.float16]) -> NDArray[np.int32]:
 
 
 def _whitened(x: Tensor, usable: Tensor) -> Tensor:
-    """(N, D) -> (N, components), rows of length 1: what all have in common counts nothing, what is rare counts more."""
+    """Whiten: (N, D) -> (N, components), rows of length 1. Common features count nothing, rare ones count more."""
     count = int(usable.sum())
     x = x.double()  # in single precision the eigenvectors of fewer pictures than D do not converge
     x = x - x[usable].mean(0)

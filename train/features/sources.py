@@ -1,4 +1,4 @@
-"""Feature nets from elsewhere, and the frozen ones that judge colours (Phi of eq. 8-10).
+"""Read feature nets from other sources, and freeze those that judge colours (Phi of eq. 8-10).
 
 The paper takes VGG19 trained on ImageNet for everything. Here a net is "imagenet" (torchvision's file, from torch.hub's
 folder or downloaded there by torchvision), or a file: torchvision's, the authors' `vgg19_conv.pth`, or a checkpoint of
@@ -27,7 +27,7 @@ _LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them
 
 @dataclass(frozen=True)
 class Source:
-    """A feature net's tensors and how they want their input.
+    """Holds a feature net's tensors and the form of its input.
 
     Attributes:
         state: of FeatureNet; with batch norm where `batch_norm`.
@@ -50,7 +50,7 @@ class Source:
 
 
 def read(source: str) -> Source:
-    """The feature net that `source` names: "imagenet" or a file as in the module's docstring.
+    """Read the feature net that `source` names: "imagenet" or a file as in the module's docstring.
 
     Raises:
         OSError: no such file; no ImageNet file and none can be downloaded.
@@ -102,7 +102,7 @@ def _from_torchvision(state: dict[str, Tensor]) -> Source:
 
 
 class Judge(nn.Module):
-    """A frozen feature net that is shown colour: the Phi of eq. 8-10. Gradients pass through to its input."""
+    """Applies a frozen feature net to colour: the Phi of eq. 8-10. Gradients pass through to its input."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Judge(nn.Module):
         self.net = source.build().eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Judge:
-        """Stays as it is: its batch norm has learned."""
+        """Do nothing: its batch norm keeps its statistics."""
         return self
 
     def forward(self, lab: Tensor) -> Features:

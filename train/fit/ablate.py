@@ -1,4 +1,4 @@
-"""Table 5: the same run without each of the losses, and what becomes of the figures.
+"""Make Table 5: train without each of the losses in turn, and compare the figures.
 
 In the folder of an ablation lie one folder for each run (what loop.fit writes, and evaluation/ with its curves and
 contact sheets), ablation.md and ablation.json.
@@ -20,8 +20,11 @@ import torch
 from train import commit
 from train.data import samples
 from train.fit import loop
+from train.fit.options import FitOptions
 from train.measure import protocol, tables
+from train.measure.arguments import load_network
 from train.measure.baselines import FRAMES, clip_paths
+from train.measure.scores import summarise
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.weights import store
 
@@ -34,7 +37,7 @@ _OF_THE_MACHINE = {"out", "workers", "threads", "device", "validate", "checkpoin
 
 
 def run(
-    options: loop.FitOptions,
+    options: FitOptions,
     config: NetworkConfig,
     sample: samples.DataOptions,
     folders: Sequence[Path],
@@ -43,7 +46,7 @@ def run(
     frames: int = FRAMES,
     limit: int | None = None,
 ) -> None:
-    """Trains with all terms, then without each of TERMS that has a weight; prints and writes one table.
+    """Train with all terms, then without each of TERMS that has a weight; print and write one table.
 
     Called again it goes on where it was: what is trained or measured is not done twice. Under torchrun all processes
     train and the first one measures.
@@ -63,7 +66,7 @@ def run(
     """
     for folder in folders:
         clip_paths(folder)  # rather now than after hours of training
-    runs: dict[str, loop.FitOptions] = {"full": dataclasses.replace(options, out=out / "full")}
+    runs: dict[str, FitOptions] = {"full": dataclasses.replace(options, out=out / "full")}
     for term in TERMS:
         if getattr(options, term):
             without: dict[str, Any] = {"out": out / f"without_{term}", term: 0.0}
@@ -90,7 +93,7 @@ def run(
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Folder by folder the truth, then the runs in their order."""
+    """Return the tables: for each folder the truth, then the runs in their order."""
     lines = []
     for folder in dict.fromkeys(row["folder"] for row in rows):
         of_folder = [row for row in rows if row["folder"] == folder]
@@ -107,8 +110,8 @@ def _cell(column: str, value: float | None) -> str:
     return "-" if value is None or value != value else format(value, digits)
 
 
-def _trained(options: loop.FitOptions, config: NetworkConfig, sample: samples.DataOptions, cache: Path) -> Path:
-    """The weights of one run, finished or stopped."""
+def _trained(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions, cache: Path) -> Path:
+    """Train one run, or continue it; return its weights, finished or stopped."""
     place = options.out
     place.mkdir(parents=True, exist_ok=True)
     wanted = {k: v for k, v in dataclasses.asdict(options).items() if k not in _OF_THE_MACHINE}
@@ -129,8 +132,8 @@ def _trained(options: loop.FitOptions, config: NetworkConfig, sample: samples.Da
     return loop.fit(options, config, sample)
 
 
-def _is_finished(path: Path, options: loop.FitOptions) -> bool:
-    """Whether a run used up its budget; loop.fit exports a stopped one as well."""
+def _is_finished(path: Path, options: FitOptions) -> bool:
+    """Return whether a run used up its budget; loop.fit exports a stopped one as well."""
     facts = store.read_metadata(path)
     if options.steps is not None:
         return int(facts["step"]) >= options.steps
@@ -140,7 +143,7 @@ def _is_finished(path: Path, options: loop.FitOptions) -> bool:
 def _measured(
     path: Path, device: str, folders: Sequence[Path], baselines: Path, frames: int, limit: int | None
 ) -> list[dict[str, Any]]:
-    """One row for each folder; kept beside the weights, and taken from there while weights and clips are the same."""
+    """Measure one row for each folder; figures are stored beside the weights while weights and clips are the same."""
     key = hashlib.sha256(path.read_bytes())
     key.update(f"{frames}".encode())
     for clip in (clip for folder in folders for clip in clip_paths(folder, limit)):
@@ -149,13 +152,13 @@ def _measured(
     if kept.exists() and (document := json.loads(kept.read_text()))["key"] == key.hexdigest():
         rows: list[dict[str, Any]] = document["rows"]
         return rows
-    network = protocol.load_network(str(path), device)
+    network = load_network(str(path), device)
     rows = []
     for folder in folders:
         found = protocol.evaluate_folder(
             network, folder, frames=frames, limit=limit, out=path.with_name("evaluation"), cache=baselines, brief=True
         )
-        model, truth = (protocol.summarise(found.scores[name]) for name in ("model", "truth"))
+        model, truth = (summarise(found.scores[name]) for name in ("model", "truth"))
         foreign = protocol.summarise_foreign(found.foreign) if found.foreign else {}
         row = {"folder": folder.name, "dB": model["psnr"], "last": model["last"]}
         row |= {name: model[name] for name in ("colourfulness", "flicker")}

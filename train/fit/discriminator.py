@@ -20,7 +20,7 @@ _SMALLEST = 64  # six halvings leave one position
 
 
 class SelfAttention(nn.Module):
-    """Zhang et al. 2019: each position plus gamma times what it attends to; gamma starts at 0.
+    """Adds to each position gamma times what it attends to (Zhang et al. 2019); gamma starts at 0.
 
     Keys and values are max-pooled by 2: a quarter of the products, and of the matrix where one is made.
     """
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Table 4 with self-attention after the second conv, where section 4 has it (the table: after the first).
+    """Judges frames by Table 4, with self-attention after the second conv as in section 4 (the table: after the first).
 
     No instance norm: it would hide a picture's mean saturation, which is what must be judged.
     """
@@ -57,7 +57,7 @@ class Discriminator(nn.Module):
         add_spectral_norm(self)
 
     def forward(self, prev_lab: Tensor, lab: Tensor) -> Tensor:
-        """How real two consecutive frames look, for losses.adversarial and losses.discriminator.
+        """Score how real two consecutive frames look, for losses.adversarial and losses.discriminator.
 
         Args:
             prev_lab: (B, 3, H, W), L_centred -50..50 and ab -128..127; H and W 64 or more.
@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
 
 
 def add_spectral_norm(module: nn.Module) -> None:
-    """Spectral norm (Miyato et al. 2018) on every Conv2d below a module, in place; those that have it are left alone.
+    """Add spectral norm (Miyato et al. 2018) to every Conv2d below a module, in place, unless it has it already.
 
     Changes the keys of the state dict: `weight` becomes `parametrizations.weight.original`, with two buffers. In train
     mode every forward pass takes one step of the power iteration.
@@ -89,7 +89,7 @@ def add_spectral_norm(module: nn.Module) -> None:
 
 
 def without_spectral_norm[M: nn.Module](module: M) -> M:
-    """A deep copy, modes kept, of plain convolutions: their weights are what the original has in eval mode."""
+    """Return a deep copy, modes kept, with plain convolutions whose weights are the original's in eval mode."""
     plain = copy.deepcopy(module)
     for layer in list(plain.modules()):
         if isinstance(layer, nn.Conv2d) and parametrize.is_parametrized(layer, "weight"):

@@ -23,7 +23,7 @@ _SMALLEST_NORM = 1e-4  # of a feature: what is shorter has no direction; bounds 
 
 
 def l1(ab: Tensor, target_ab: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Eq. 14 as a mean. ab, target_ab: (B, 2, H, W). weight: broadcast to them, 0 leaves a pixel or a sample out."""
+    """Compute eq. 14 as a mean. ab, target_ab: (B, 2, H, W). weight: broadcast to them; 0 leaves pixels out."""
     error = (ab - target_ab).abs()
     if weight is None:
         return error.mean()
@@ -32,7 +32,7 @@ def l1(ab: Tensor, target_ab: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def decibels(ab: Tensor, target_ab: Tensor, weight: Tensor) -> Tensor:
-    """10 log10 of each sample's mean squared error, mean over the samples that count. Beyond the paper.
+    """Compute 10 log10 of each sample's mean squared error, mean over the samples that count. Beyond the paper.
 
     What PSNR counts: halving a small error in a calm scene is worth as much as halving a large one. 0.05 is added to
     the squared error: below that 8-bit pictures do not tell.
@@ -44,7 +44,7 @@ def decibels(ab: Tensor, target_ab: Tensor, weight: Tensor) -> Tensor:
 
 
 def temporal(ab: Tensor, prev_ab: Tensor, flow_backward: Tensor, valid: Tensor) -> Tensor:
-    """Eq. 13: L1 between this frame's ab and the previous one's carried along the flow, on unoccluded pixels.
+    """Compute eq. 13: L1 between this frame's ab and the previous one's along the flow, on unoccluded pixels.
 
     ab, prev_ab: (B, 2, H, W). flow_backward: (B, 2, H, W) pixels, from this frame to the previous.
     valid: (B, 1, H, W), 1 = usable.
@@ -53,7 +53,7 @@ def temporal(ab: Tensor, prev_ab: Tensor, flow_backward: Tensor, valid: Tensor) 
 
 
 def smoothness(ab: Tensor, target_lab: Tensor) -> Tensor:
-    """Eq. 11 with L1 (the norm that it leaves out): each pixel against the weighted mean of its eight neighbours.
+    """Compute eq. 11 with L1 (it names no norm): each pixel against the weighted mean of its eight neighbours.
 
     The weights are those of WLS (Farbman et al. 2008), 1 / (|difference|^1.2 + 1e-4), normalised to a sum of one; the
     difference is that of the true chroma, ab / 128, mean over the two channels: luma's edges do not count.
@@ -74,7 +74,7 @@ def smoothness(ab: Tensor, target_lab: Tensor) -> Tensor:
 
 
 def perceptual(relu5_2: Tensor, true_relu5_2: Tensor) -> Tensor:
-    """Eq. 8 as a mean. Both (B, C, h, w): of the result and of the true frame."""
+    """Compute eq. 8 as a mean. Both (B, C, h, w): of the result and of the true frame."""
     return F.mse_loss(_full(relu5_2), _full(true_relu5_2))
 
 
@@ -84,7 +84,7 @@ def contextual(
     weights: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0),
     bandwidth: float = 0.1,
 ) -> Tensor:
-    """Eq. 9 and 10, forward matching: each feature of the result should have one of the reference to itself.
+    """Compute eq. 9 and 10, forward matching: each feature of the result should match one of the reference alone.
 
     Distances are cosine distances from the reference's mean feature (Mechrez et al. 2018). relu2_2 and relu3_2 are
     average-pooled to 1/8 first: at 384x216 their matrices would take 1.7 GB and 108 MB a sample, and at 1/8 take 7 MB.
@@ -118,7 +118,7 @@ def _contextual_of_level(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
 
 
 def adversarial(fake: Tensor, real: Tensor) -> Tensor:
-    """Eq. 12, the generator's side: fakes should score one more than reals do on average, reals one less than fakes.
+    """Compute the generator's side of eq. 12: fakes should score one more than the mean real, reals one less.
 
     fake, real: (B,) scores of the coloured and of the true frames; the batches may differ in size.
     """
@@ -127,10 +127,10 @@ def adversarial(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def discriminator(fake: Tensor, real: Tensor) -> Tensor:
-    """The discriminator's side of eq. 12: its mirror image. fake (of detached frames), real: (B,)."""
+    """Compute the discriminator's side of eq. 12, its mirror image. fake (of detached frames), real: (B,)."""
     return adversarial(real, fake)
 
 
 def _full(x: Tensor) -> Tensor:
-    """float32, or what is finer."""
+    """Convert to float32, unless the type is more precise."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

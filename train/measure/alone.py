@@ -1,4 +1,4 @@
-"""Single pictures: brought to the size of the clips, coloured without a previous frame.
+"""Colour single pictures: resized to the size of the clips, without a previous frame.
 
 Axes: H = 216, W = 384, 3 = (R, G, B) or (L, a, b).
 """
@@ -19,7 +19,7 @@ from vsexvc.session import Reference, Session
 
 
 def stretched(path: Path) -> tuple[Clip, tuple[int, int]]:
-    """Reads a picture as a clip of one frame, stretched to 384x216 by area as clips are.
+    """Read a picture as a clip of one frame, stretched to 384x216 by area as clips are.
 
     Returns:
         The clip; rows and columns of the file.
@@ -34,7 +34,7 @@ def stretched(path: Path) -> tuple[Clip, tuple[int, int]]:
 
 @torch.inference_mode()
 def colour_alone(session: Session, L: Tensor, reference: Reference) -> dict[str, Tensor]:
-    """Colours one frame by a reference; nothing came before it.
+    """Colour one frame by a reference, without a previous frame.
 
     Args:
         session: of the network that is measured.

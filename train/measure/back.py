@@ -1,4 +1,4 @@
-"""There and back: a clip played forward, then backward, on and on. Frame 0 is the reference: it must return as it was.
+"""Play a clip forward, then backward, again and again. Frame 0 is the reference: it must return as it was.
 
 Propagation: the first true frame is the reference and the frame before the second. A round of N frames is frames
 1..N-1, then N-2..0: 78 frames of 40. What a frame loses is seen when it comes again with the same reference.
@@ -16,26 +16,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from train.measure import metrics
 from train.measure.baselines import Clip, read_clip
-from train.measure.protocol import correspondences, to_rgb
+from train.measure.protocol import correspondences
+from train.measure.scores import to_rgb
 from train.measure.tables import Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
+from vsexvc.support.progress import followed
 
 _FIGURES = ("psnr", "delta_e", "delta_e_90")
 
 
 def course(count: int) -> list[int]:
-    """The frames of one round in their order; frame 0 was before, and is the last."""
+    """Return the frames of one round in order; frame 0 precedes them, and is the last."""
     return [*range(1, count), *range(count - 2, -1, -1)]
 
 
 @torch.inference_mode()
 def play(network: ColorizationNet, clip: Clip, reference: Clip, *, rounds: int, propagate: bool) -> Iterator[Tensor]:
-    """Colours the clip there and back.
+    """Colour the clip forward and backward.
 
     Args:
         network: in evaluation mode.
@@ -60,7 +61,7 @@ def play(network: ColorizationNet, clip: Clip, reference: Clip, *, rounds: int, 
 
 
 def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frames: int, rounds: int = 1) -> Table:
-    """Plays every clip there and back, `rounds` times.
+    """Play every clip forward and backward, `rounds` times.
 
     Args:
         network: in evaluation mode.
@@ -74,7 +75,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
     """
     found: dict[str, list[dict[str, float]]] = {}
     changes: dict[str, list[float]] = {}
-    for i, path in enumerate(tqdm(clips, desc=f"there and back: {name}", unit="clip", disable=None)):
+    for i, path in enumerate(followed(clips, f"there and back: {name}", " clips", head="train")):
         clip = read_clip(path, frames)
         results = play(network, clip, clip, rounds=rounds, propagate=True)
         figures, change = _rounds(clip, results, rounds)
@@ -90,7 +91,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
 
 
 def _rounds(clip: Clip, results: Iterator[Tensor], rounds: int) -> tuple[dict[str, dict[str, float]], float]:
-    """The figures of the frames that are shown; mean change of ab from the first round to the last."""
+    """Return the figures of the shown frames, and the mean change of ab from the first round to the last."""
     order, figures = course(len(clip.rgb)), {}
     first: list[Tensor] = []
     changes: list[float] = []

@@ -1,4 +1,4 @@
-"""True clips, and colouring them by what learns nothing: the yardsticks beside which the network is measured.
+"""Read true clips, and colour them by methods that learn nothing: the baselines of every measurement.
 
 A baseline is a function of a clip that gives ab of every frame from the second on; it sees the colours of the first
 frame and the L of every frame. Nothing here knows the network.
@@ -28,7 +28,7 @@ WIDTH, HEIGHT, FRAMES = 384, 216, 40
 
 @dataclass(frozen=True)
 class Clip:
-    """One true clip. rgb: (N, H, W, 3) uint8, N at least 2."""
+    """Holds one true clip. rgb: (N, H, W, 3) uint8, N at least 2."""
 
     path: Path
     rgb: NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Clip:
 
 
 def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[Path]:
-    """Lists the video files below a folder by name: every such one, of these the first `limit`.
+    """List the video files below a folder by name: every such one, of these the first `limit`.
 
     Raises:
         OSError: no such folder. ValueError: no clip in it.
@@ -58,7 +58,7 @@ def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[P
 
 
 def read_clip(path: Path, frames: int = FRAMES) -> Clip:
-    """The first frames of a clip, stretched by area. Raises OSError if there are fewer than two."""
+    """Read the first frames of a clip, stretched by area. Raise OSError if there are fewer than two."""
     rgb = files.read_clip(path, (HEIGHT, WIDTH), frames)
     if len(rgb) < 2:
         raise OSError(f"evaluate: {path} must have at least 2 frames, {len(rgb)} could be read")
@@ -66,17 +66,17 @@ def read_clip(path: Path, frames: int = FRAMES) -> Clip:
 
 
 def grey(clip: Clip) -> Tensor:
-    """No colour at all."""
+    """Return no colour at all."""
     return torch.zeros_like(clip.lab[1:, 1:])
 
 
 def mean_colour(clip: Clip) -> Tensor:
-    """The reference's mean ab everywhere."""
+    """Return the reference's mean ab everywhere."""
     return clip.lab[:1, 1:].mean((2, 3), keepdim=True).expand_as(clip.lab[1:, 1:]).contiguous()
 
 
 def luminance_matching(clip: Clip) -> Tensor:
-    """Welsh et al. 2002, global: each pixel takes the ab of the nearest sample of the reference.
+    """Colour as Welsh et al. 2002, global: each pixel takes the ab of the nearest sample of the reference.
 
     Samples are every 8th pixel both ways; near is near in L and in L's deviation over 5x5. (Their first step, which
     fits the luminance of one picture to another's, would blur the match between frames of one clip.) The nearest is
@@ -104,7 +104,7 @@ def _deviation(L: flow.Array) -> flow.Array:
 
 
 def optical_flow(clip: Clip) -> Tensor:
-    """Frame to frame: the previous result's ab, pulled along the flow of the true L."""
+    """Colour frame by frame: pull the previous result's ab along the flow of the true L."""
     ab = clip.lab[0, 1:].permute(1, 2, 0).numpy()
     results = []
     for flow_backward, _ in clip.motion:
@@ -114,7 +114,7 @@ def optical_flow(clip: Clip) -> Tensor:
 
 
 def truth(clip: Clip) -> Tensor:
-    """The ceiling, and the row that shows how colourful and how restless the true clips are."""
+    """Return the true ab: the ceiling, and the row that shows how colourful and how restless true clips are."""
     return clip.lab[1:, 1:].contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Two references: the first and the last true frame of a clip, and colours from both sides between them.
+"""Colour by two references: the first and the last true frame of a clip, and colours from both sides between them.
 
 Beside it one reference alone, and two that contradict each other: at the last frame all colours are turned by a third
 of the circle, so that every pixel has to follow one of them, and a mixture is grey.
@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from train.measure import metrics
 from train.measure.baselines import Clip, read_clip
-from train.measure.protocol import to_rgb
+from train.measure.scores import to_rgb
 from train.measure.tables import Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.schedule import BLOCK
 from vsexvc.session import Session
 from vsexvc.stretch import Stretch, joined
+from vsexvc.support.progress import followed
 
 _COLOURED = 10.0  # chroma from which a pixel can tell what it follows
 _TURN = 2.0 * np.pi / 3.0
@@ -31,7 +31,7 @@ _TURN = 2.0 * np.pi / 3.0
 
 @torch.inference_mode()
 def between(network: ColorizationNet, clip: Clip, last: Tensor | None) -> Tensor:
-    """Colours the frames between the first and the last one as the filter does with `propagate`.
+    """Colour the frames between the first and the last one as the filter does with `propagate`.
 
     Args:
         network: in evaluation mode.
@@ -63,13 +63,13 @@ def between(network: ColorizationNet, clip: Clip, last: Tensor | None) -> Tensor
 
 
 def turned(lab: Tensor) -> Tensor:
-    """The same picture, its colours turned by a third of the circle. lab: (B, 3, H, W)."""
+    """Turn a picture's colours by a third of the circle. lab: (B, 3, H, W)."""
     a, b, cos, sin = lab[:, 1], lab[:, 2], float(np.cos(_TURN)), float(np.sin(_TURN))
     return torch.stack((lab[:, 0], cos * a - sin * b, sin * a + cos * b), dim=1)
 
 
 def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frames: int) -> Table:
-    """Colours every clip with one reference, with two, and with two that contradict each other.
+    """Colour every clip with one reference, with two, and with two that contradict each other.
 
     Args:
         network: in evaluation mode.
@@ -82,7 +82,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
     """
     found: dict[str, list[tuple[float, float, float]]] = {}
     conflicts: list[tuple[float, float]] = []
-    for path in tqdm(clips, desc=f"two references: {name}", unit="clip", disable=None):
+    for path in followed(clips, f"two references: {name}", " clips", head="train"):
         clip = read_clip(path, frames)
         for row, last in (("one reference", None), ("two references", clip.lab[-1:])):
             found.setdefault(row, []).append(_figures(clip, between(network, clip, last)))
@@ -108,7 +108,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
 
 
 def _figures(clip: Clip, ab: Tensor) -> tuple[float, float, float]:
-    """dB, mean and worst frame; change of ab to the last true frame, over the truth's."""
+    """Return dB, mean and worst frame; change of ab to the last true frame, over the truth's."""
     between_ends = Clip(clip.path, clip.rgb[1:-1])
     each = [metrics.psnr(r, t) for r, t in zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True)]
     last, before = clip.lab[-1, 1:], clip.lab[-2, 1:]
@@ -117,7 +117,7 @@ def _figures(clip: Clip, ab: Tensor) -> tuple[float, float, float]:
 
 
 def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:
-    """Chroma over that of what each pixel follows; share of the pixels that follow the nearer reference."""
+    """Return chroma over that of what each pixel follows; share of the pixels that follow the nearer reference."""
     truth, other = clip.lab[1:-1, 1:], turned(clip.lab[1:-1])[:, 1:]
     coloured = truth.norm(dim=1) > _COLOURED
     follows_first = (ab - truth).norm(dim=1) <= (ab - other).norm(dim=1)

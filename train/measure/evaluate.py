@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import torch
+from tyro.conf import FlagCreatePairsOff, Positional
 
 from train import commit
 from train.measure import back, ends, faces, keypoints, legacy, letterbox, nothing, protocol, tables
+from train.measure.arguments import check_at_least, default_device, load_network
 from train.measure.baselines import FRAMES, clip_paths
-from train.measure.protocol import at_least
 from vsexvc.nets.network import ColorizationNet
 
 _DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+What = Literal["propagation", "faces", "keypoints", "nothing", "back", "ends", "letterbox", "legacy"]
 _KNOWN = ("val_fast", "val_clips", "val_faces", "val_semantic", "legacy")
 
 
 class Figures(Protocol):
-    """What a measure gives back: an Evaluation or a Table."""
+    """Describes what a measure returns: an Evaluation or a Table."""
 
     def as_markdown(self) -> str: ...
     def as_json(self) -> Mapping[str, object]: ...
@@ -33,7 +34,7 @@ class Figures(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, and on what.
+    """Says what to measure, and on what.
 
     Attributes:
         network: in evaluation mode; None: only what learns nothing.
@@ -58,7 +59,7 @@ class Request:
     out: Path | None
 
     def paths(self, folder: Path) -> list[Path]:
-        """The clips of a folder that take part."""
+        """List the clips of a folder that take part."""
         return clip_paths(folder, self.limit, self.every)
 
 
@@ -112,20 +113,20 @@ def _legacy(r: Request) -> Iterator[Figures]:
 
 @dataclass(frozen=True)
 class Measure:
-    """One of --what: how it is run, the field of Request that it runs on, whether it asks for a network."""
+    """Describes one of --what: its function, the field of Request that it requires, whether it requires a network."""
 
     run: Callable[[Request], Iterator[Figures]]
     on: str
     needs_network: bool
 
     def why_not(self, r: Request) -> str | None:
-        """What it lacks; None if it can run."""
+        """Return what the measure lacks; None if it can run."""
         if not getattr(r, self.on):
             return f"a folder of {self.on}"
         return "a network" if self.needs_network and r.network is None else None
 
 
-MEASURES = {
+MEASURES: dict[What, Measure] = {
     "propagation": Measure(_propagation, "clips", needs_network=False),
     "faces": Measure(_faces, "faces", needs_network=False),
     "keypoints": Measure(_keypoints, "things", needs_network=True),
@@ -140,73 +141,91 @@ MEASURES = {
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `python -m train evaluate`."""
-    add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="FOLDER",
-        help=f"of true colour clips, of faces with {faces.BOXES}, of things with {keypoints.KEYPOINTS}, "
-        f"of old clips with their NAME{legacy.REFERENCES} "
-        f"(default: {', '.join(_KNOWN)} of --data)")  # fmt: skip
-    add("--what", nargs="+", choices=MEASURES, help="measures to run (default: all that the folders allow)")
-    add("--data", type=Path, default=_DATA, help="where folders are taken from if none is named (default: %(default)s)")
-    add("--model", help="name or path of the weights (default: those that are shipped)")
-    add("--baselines-only", action="store_true", help="no network, only what learns nothing")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    add("--frames", type=at_least(2), default=FRAMES, help="of each clip (default: %(default)s)")
-    add("--rounds", type=at_least(1), metavar="N", default=1,
-        help="how often clips are played there and back (default: %(default)s)")  # fmt: skip
-    add("--every", type=at_least(1), metavar="N", default=1,
-        help="only every Nth clip of a folder, pair of faces, picture of a class (default: %(default)s)")  # fmt: skip
-    add("--limit", type=at_least(1), metavar="N", help="of these only the first N")
-    add("--out", type=Path, help="folder for tables, plots, contact sheets and the baselines' figures")
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure weights against truth and baselines.
+
+    Attributes:
+        folders: of true colour clips; of faces with boxes.csv; of things with keypoints.csv; of old clips, each with a
+            folder NAME_refs of references. Default: those of `data` that are known.
+        what: measures to run. Default: all that the folders allow.
+        data: where folders are taken from if none is named.
+        model: name or path of the weights. Default: those that are shipped.
+        baselines_only: no network, only what learns nothing.
+        device: cpu, or one that torch sees.
+        frames: of each clip.
+        rounds: how often clips are played there and back.
+        every: only every Nth clip of a folder, pair of faces, picture of a class.
+        limit: of these only the first N.
+        out: folder for tables, plots, contact sheets and the baselines' figures.
+    """
+
+    folders: Positional[tuple[Path, ...]] = ()
+    what: tuple[What, ...] | None = None
+    data: Path = _DATA
+    model: str | None = None
+    baselines_only: FlagCreatePairsOff[bool] = False
+    device: str = field(default_factory=default_device)
+    frames: int = FRAMES
+    rounds: int = 1
+    every: int = 1
+    limit: int | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(2, frames=self.frames)
+        check_at_least(1, rounds=self.rounds, every=self.every, limit=self.limit)
 
 
-def main(args: argparse.Namespace) -> None:
-    """Runs the measures, prints their tables and writes into args.out.
+def main(options: EvaluateOptions) -> None:
+    """Run the measures, print their tables and write into options.out.
 
     Raises:
         ValueError, OSError: one line on what cannot be read, used or written.
     """
-    folders = args.folders or [args.data / name for name in _KNOWN if (args.data / name).is_dir()]
+    folders = options.folders or [options.data / name for name in _KNOWN if (options.data / name).is_dir()]
     if not folders:
-        raise ValueError(f"evaluate: a folder must be named where --data {args.data} holds none of {', '.join(_KNOWN)}")
-    request = _request(args, folders)
+        known = ", ".join(_KNOWN)
+        raise ValueError(f"evaluate: a folder must be named where --data {options.data} holds none of {known}")
+    request = _request(options, folders)
     lacking = {what: measure.why_not(request) for what, measure in MEASURES.items()}
-    for what in args.what or ():
+    for what in options.what or ():
         if lacking[what] is not None:
             raise ValueError(f"evaluate: --what {what} needs {lacking[what]}, got {', '.join(map(str, folders))}")
-    document, texts = _described(args, folders), []
-    for what in args.what or [what for what, reason in lacking.items() if reason is None]:
+    document, texts = _described(options, folders), []
+    for what in options.what or [what for what, reason in lacking.items() if reason is None]:
         for found in MEASURES[what].run(request):
             texts.append(found.as_markdown())
             print(f"\n{texts[-1]}\n", flush=True)
             document.setdefault("folders" if what == "propagation" else what, []).append(found.as_json())
-    if args.out is not None:
-        tables.write_json(args.out / "evaluation.json", document)
-        (args.out / "evaluation.md").write_text("\n\n".join(texts) + "\n")
+    if options.out is not None:
+        tables.write_json(options.out / "evaluation.json", document)
+        (options.out / "evaluation.md").write_text("\n\n".join(texts) + "\n")
 
 
-def _request(args: argparse.Namespace, folders: Sequence[Path]) -> Request:
-    """Tells the folders apart by what lies in them; what lies in no other kind of folder is a clip."""
+def _request(options: EvaluateOptions, folders: Sequence[Path]) -> Request:
+    """Sort the folders by their content; a folder of no other kind is one of clips."""
     of_faces = tuple(folder for folder in folders if (folder / faces.BOXES).exists())
     things = tuple(folder for folder in folders if (folder / keypoints.KEYPOINTS).exists())
     old = tuple(folder for folder in folders if legacy.holds_legacy(folder))
     return Request(
-        network=None if args.baselines_only else protocol.load_network(args.model, args.device),
+        network=None if options.baselines_only else load_network(options.model, options.device),
         clips=tuple(folder for folder in folders if folder not in {*of_faces, *things, *old}),
         faces=of_faces,
         things=things,
         legacy=old,
-        frames=args.frames,
-        rounds=args.rounds,
-        every=args.every,
-        limit=args.limit,
-        out=args.out,
+        frames=options.frames,
+        rounds=options.rounds,
+        every=options.every,
+        limit=options.limit,
+        out=options.out,
     )
 
 
-def _described(args: argparse.Namespace, folders: Sequence[Path]) -> dict[str, Any]:
-    settings = {key: value if isinstance(value, int | list | None) else str(value) for key, value in vars(args).items()}
+def _described(options: EvaluateOptions, folders: Sequence[Path]) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        key: value if isinstance(value, int | tuple | None) else str(value) for key, value in vars(options).items()
+    }
     settings["folders"] = [str(folder) for folder in folders]
     versions = {"commit": commit(), "torch": torch.__version__, "opencv": cv2.__version__}
     return {"settings": settings, "versions": versions}

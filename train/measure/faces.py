@@ -1,4 +1,4 @@
-"""Faces coloured by the photograph of another person: does skin get the reference's skin colour, and skin alone?
+"""Colour faces by another person's photograph: does skin get the reference's skin colour, and skin alone?
 
 Every photograph is stretched to 384x216. Pairs are (i, i + 7) and (i, i + 13) modulo their number, by name; the second
 is the reference. The median ab in the box of the result is compared with the median ab in the box of the reference.
@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from train.measure.alone import colour_alone, stretched
 from train.measure.baselines import HEIGHT, WIDTH, Clip
 from train.measure.tables import Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
+from vsexvc.support.progress import followed
 
 BOXES = "boxes.csv"
 SHIFTS = (7, 13)
@@ -41,24 +41,24 @@ Plane = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Face:
-    """A photograph and the part of it that is skin: rows and columns of the stretched picture."""
+    """Holds a photograph and its part that is skin: rows and columns of the stretched picture."""
 
     clip: Clip
     box: tuple[slice, slice]
 
     @cached_property
     def ab(self) -> Plane:
-        """The true colours, (H, W, 2)."""
+        """Return the true colours, (H, W, 2)."""
         return self.clip.lab[0, 1:].permute(1, 2, 0).numpy()
 
     @cached_property
     def skin(self) -> Plane:
-        """The median ab of the box, (2,)."""
+        """Return the median ab of the box, (2,)."""
         return _median(self.ab[self.box])
 
     @cached_property
     def rest(self) -> NDArray[np.bool_]:
-        """(H, W), True outside the box."""
+        """Return (H, W), True outside the box."""
         outside = np.ones(self.ab.shape[:2], bool)
         outside[self.box] = False
         return outside
@@ -66,7 +66,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Skin:
-    """One result beside its reference.
+    """Compares one result with its reference.
 
     Attributes:
         distance: of the two medians, in ab.
@@ -85,7 +85,7 @@ class Skin:
 
 
 def read_faces(folder: Path) -> list[Face]:
-    """Reads the photographs that boxes.csv names (file, x0, y0, x1, y1 in pixels of the file), by name.
+    """Read the photographs that boxes.csv names (file, x0, y0, x1, y1 in pixels of the file), by name.
 
     Raises:
         OSError: no boxes.csv, a photograph that cannot be read.
@@ -114,13 +114,13 @@ def _lines(first: float, last: float, scale: float) -> slice:
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
-    """(frame, reference) of every pair among `count` photographs; none is its own reference."""
+    """List (frame, reference) of every pair among `count` photographs; none is its own reference."""
     found = [(i, (i + shift) % count) for shift in SHIFTS for i in range(count)]
     return [(frame, reference) for frame, reference in found if frame != reference]
 
 
 def compare(result: Plane, face: Face, reference: Face) -> Skin:
-    """Measures a result, ab (H, W, 2), of `face` coloured by `reference`."""
+    """Measure a result, ab (H, W, 2), of `face` coloured by `reference`."""
     skin = reference.skin
     median = _median(result[face.box])
     grey = bool(np.hypot(*median) < _GREY * np.hypot(*skin))
@@ -147,7 +147,7 @@ def _distance(ab: Plane, colour: Plane) -> Plane:
 
 
 def summarise(found: Sequence[Skin]) -> dict[str, float]:
-    """Means over the pairs; `hue` and `rest as skin` over those that have one; `grey` and `worst hue` not means."""
+    """Average over the pairs; `hue`, `rest as skin` over those that have one; `grey` and `worst hue` are no means."""
 
     def mean(values: Sequence[float | None]) -> float:
         known = [value for value in values if value is not None]
@@ -166,7 +166,7 @@ def summarise(found: Sequence[Skin]) -> dict[str, float]:
 
 
 def measure(network: ColorizationNet | None, folder: Path, *, every: int = 1, limit: int | None = None) -> Table:
-    """Colours every pair of the folder's photographs.
+    """Colour every pair of the folder's photographs.
 
     Args:
         network: in evaluation mode; None: only what learns nothing.
@@ -182,7 +182,7 @@ def measure(network: ColorizationNet | None, folder: Path, *, every: int = 1, li
     if not chosen:
         raise ValueError(f"faces: {folder} must have two photographs or more, got {len(faces)}")
     found: dict[str, list[Skin]] = {}
-    for i, k in tqdm(chosen, desc="faces", unit="pair", disable=None):
+    for i, k in followed(chosen, "faces", " pairs", head="train"):
         for name, ab in _results(network, faces[i], faces[k]).items():
             found.setdefault(name, []).append(compare(ab, faces[i], faces[k]))
     return _table(folder, [(faces[i].clip.path.name, faces[k].clip.path.name) for i, k in chosen], found)

@@ -1,4 +1,4 @@
-"""Keypoints: where the correspondence finds the same part of another thing of the same class.
+"""Measure keypoints: does the correspondence find the same part of another thing of the same class?
 
 For all ordered pairs of a class, each keypoint's best match; PCK at alpha is the share that lies within alpha times the
 larger side of the box around the target's keypoints. Every picture goes in at the network's size with its own aspect,
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from train.data.files import read_image
 from train.measure.tables import Table
@@ -31,6 +30,7 @@ from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.meaning import MEANING_CELL, Meaning
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys
 from vsexvc.session import network_size
+from vsexvc.support.progress import followed
 
 KEYPOINTS = "keypoints.csv"
 ALPHAS = (0.05, 0.1, 0.2)
@@ -40,19 +40,19 @@ ALPHAS = (0.05, 0.1, 0.2)
 
 
 class Matcher[Description](Protocol):
-    """A correspondence between pictures: each is described once, then matched with many."""
+    """Describes pictures once, and matches each with many."""
 
     def describe(self, lab: Tensor) -> Description:
-        """Describes a picture. lab: (1, 3, H, W) float32, L 0..100, sides multiples of MULTIPLE."""
+        """Describe a picture. lab: (1, 3, H, W) float32, L 0..100, sides multiples of MULTIPLE."""
         ...
 
     def match(self, frame: Description, reference: Description, positions: Tensor) -> Tensor:
-        """Returns the reference's best position for each of the frame's `positions`: (K,) int64, 0..N-1, both."""
+        """Return the reference's best position for each of the frame's `positions`: (K,) int64, 0..N-1, both."""
         ...
 
 
 class Described(NamedTuple):
-    """A picture as NetworkMatcher sees it: lab with centred L, and what the network makes of it."""
+    """Holds a picture for NetworkMatcher: lab with centred L, and its embedding."""
 
     lab: Tensor
     embedding: Embedding
@@ -61,7 +61,7 @@ class Described(NamedTuple):
 
 
 class NetworkMatcher:
-    """The network's own correspondence: the position whose colour counts most in the warped colour.
+    """Matches by the network's own correspondence: the position whose colour counts most in the warped colour.
 
     Where the network has semantic features, that is the best match of details and meaning together, or of the meaning
     alone, whichever the network trusts more at the position.
@@ -102,7 +102,7 @@ class NetworkMatcher:
 
 @dataclass(frozen=True)
 class Marked:
-    """A picture and its keypoints.
+    """Holds a picture and its keypoints.
 
     Attributes:
         path: of the picture.
@@ -114,12 +114,12 @@ class Marked:
 
     @property
     def side(self) -> float:
-        """The larger side of the box around the keypoints, in pixels of the file."""
+        """Return the larger side of the box around the keypoints, in pixels of the file."""
         return float(np.ptp(np.array(list(self.places.values())), axis=0).max())
 
 
 def read_keypoints(folder: Path) -> dict[str, list[Marked]]:
-    """Reads keypoints.csv (file, class, point, x, y in pixels of the file): the pictures of each class, by name.
+    """Read keypoints.csv (file, class, point, x, y in pixels of the file): the pictures of each class, by name.
 
     Raises:
         OSError: no keypoints.csv. ValueError: columns are missing.
@@ -142,7 +142,7 @@ def read_keypoints(folder: Path) -> dict[str, list[Marked]]:
 
 @dataclass(frozen=True)
 class Grid:
-    """How a picture of width x height pixels lies on h x w cells."""
+    """Maps a picture of width x height pixels to h x w cells."""
 
     width: int
     height: int
@@ -150,19 +150,19 @@ class Grid:
     w: int
 
     def position(self, x: float, y: float) -> int:
-        """The cell that holds the pixel at x, y; the nearest one where it lies outside the picture."""
+        """Return the cell that holds the pixel at x, y; the nearest one if it lies outside the picture."""
         column = min(max(int(x / self.width * self.w), 0), self.w - 1)
         row = min(max(int(y / self.height * self.h), 0), self.h - 1)
         return row * self.w + column
 
     def place(self, position: int) -> tuple[float, float]:
-        """The centre of a cell, x and y in pixels."""
+        """Return the centre of a cell, x and y in pixels."""
         row, column = divmod(position, self.w)
         return (column + 0.5) * self.width / self.w, (row + 0.5) * self.height / self.h
 
 
 def read_picture(path: Path) -> tuple[Tensor, Grid]:
-    """Reads a picture at the network's size: lab (1, 3, H, W) float32, L 0..100. Raises OSError."""
+    """Read a picture at the network's size: lab (1, 3, H, W) float32, L 0..100. Raise OSError on failure."""
     rgb = read_image(path)
     height, width = rgb.shape[:2]
     H, W = (max(1, round(side / MULTIPLE)) * MULTIPLE for side in network_size(width, height))
@@ -175,7 +175,7 @@ def read_picture(path: Path) -> tuple[Tensor, Grid]:
 
 
 def errors[D](matcher: Matcher[D], pictures: Sequence[Marked]) -> dict[str, list[float]]:
-    """Matches every ordered pair of pictures of one class.
+    """Match every ordered pair of pictures of one class.
 
     Returns:
         The distance of each answer from the target's keypoint, over the larger side of the box around the target's
@@ -201,12 +201,12 @@ def errors[D](matcher: Matcher[D], pictures: Sequence[Marked]) -> dict[str, list
 
 
 def pck(distances: Sequence[float]) -> list[float]:
-    """The share within each of ALPHAS, 0..1; nan without any."""
+    """Return the share within each of ALPHAS, 0..1; nan if there is none."""
     return [float(np.mean(np.array(distances) <= alpha)) if distances else float("nan") for alpha in ALPHAS]
 
 
 def measure[D](matcher: Matcher[D], folder: Path, *, every: int = 1, limit: int | None = None) -> Table:
-    """PCK of each class, and the mean over the classes.
+    """Measure PCK of each class, and the mean over the classes.
 
     Args:
         matcher: NetworkMatcher(network), or another correspondence.
@@ -221,9 +221,8 @@ def measure[D](matcher: Matcher[D], folder: Path, *, every: int = 1, limit: int 
     classes = {name: pictures for name, pictures in classes.items() if len(pictures) > 1}
     if not classes:
         raise ValueError(f"keypoints: {folder} must have two pictures of a class, it has none")
-    found = {
-        name: errors(matcher, of_class) for name, of_class in tqdm(classes.items(), desc="keypoints", disable=None)
-    }
+    followed_classes = followed(list(classes.items()), "keypoints", " classes", head="train")
+    found = {name: errors(matcher, of_class) for name, of_class in followed_classes}
     figures = {name: {row: pck(distances) for row, distances in rows.items()} for name, rows in found.items()}
     figures["mean"] = {
         row: np.mean([of_class[row] for of_class in figures.values()], axis=0).tolist()

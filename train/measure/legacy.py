@@ -1,4 +1,4 @@
-"""Real black-and-white clips by every reference at hand: no truth exists, so contact sheets to look at.
+"""Colour real black-and-white clips by all their references: no truth exists, so this draws contact sheets.
 
 A clip NAME.mp4 has its references in the folder NAME_refs. Each of its scenes is coloured from its first frame by each
 reference: with its own, and with those of another scene. A sheet has one row for each reference: the reference, then
@@ -17,15 +17,16 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from train.data import files
 from train.measure import metrics, tables
 from train.measure.baselines import Clip
-from train.measure.protocol import correspondences, to_rgb
+from train.measure.protocol import correspondences
+from train.measure.scores import to_rgb
 from train.measure.tables import Picture, Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
+from vsexvc.support.progress import followed
 
 REFERENCES = "_refs"  # after the clip's name: the folder of its references
 SHOWN = (0, 10, 20)  # frames of a scene, counted from its first one
@@ -38,7 +39,7 @@ _SCENES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A stretch of a clip. L comes from `clip`; `own` is the name of its own reference, empty if not known."""
+    """Holds a scene of a clip. L comes from `clip`; `own` is the name of its own reference, empty if not known."""
 
     name: str
     own: str
@@ -48,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Coloured:
-    """One scene by one reference. similarity: its mean, -1..1; colourfulness: mean over the frames that are shown."""
+    """Holds one scene by one reference. similarity: its mean, -1..1; colourfulness: mean over the shown frames."""
 
     scene: str
     reference: str
@@ -59,12 +60,12 @@ class Coloured:
 
 
 def holds_legacy(folder: Path) -> bool:
-    """Whether a folder has clips with a folder of references each."""
+    """Return whether a folder has clips with a folder of references each."""
     return folder.is_dir() and any(path.is_dir() for path in folder.glob(f"*{REFERENCES}"))
 
 
 def read_scenes(folder: Path) -> Iterator[Scene]:
-    """Reads every scene of every clip that has references, as far as it is shown.
+    """Read every scene of every clip that has references, as far as it is shown.
 
     Raises:
         OSError: a clip cannot be read.
@@ -92,7 +93,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 @torch.inference_mode()
 def colour(network: ColorizationNet, scene: Scene, reference: Picture) -> tuple[NDArray[np.uint8], float]:
-    """Colours a scene from nothing.
+    """Colour a scene, without a previous frame before its first.
 
     Args:
         network: in evaluation mode.
@@ -115,7 +116,7 @@ def colour(network: ColorizationNet, scene: Scene, reference: Picture) -> tuple[
 
 
 def measure(network: ColorizationNet, folder: Path, *, limit: int | None = None, out: Path | None = None) -> Table:
-    """Colours every scene by every reference.
+    """Colour every scene by every reference.
 
     Args:
         network: in evaluation mode.
@@ -127,7 +128,7 @@ def measure(network: ColorizationNet, folder: Path, *, limit: int | None = None,
         OSError: a clip or reference cannot be read, a sheet not written.
     """
     found: list[Coloured] = []
-    for scene in tqdm(list(read_scenes(folder))[:limit], desc="legacy", unit="scene", disable=None):
+    for scene in followed(list(read_scenes(folder))[:limit], "legacy", " scenes", head="train"):
         sheet: dict[str, Sequence[Picture]] = {}
         for path in scene.references:
             reference = files.read_image(path)

@@ -1,4 +1,4 @@
-"""Letterbox and pillarbox: what black borders around the frames cost; the reference has none.
+"""Measure what black borders around the frames cost; the reference has none.
 
 The first true frame is the reference, nothing came before the second frame, and the frames from the second on are
 coloured three times: plain, with black rows above and below, with black columns on both sides. Only the picture within
@@ -16,14 +16,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from train.measure import metrics
 from train.measure.baselines import Clip, read_clip
-from train.measure.protocol import correspondences, to_rgb
+from train.measure.protocol import correspondences
+from train.measure.scores import to_rgb
 from train.measure.tables import Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
+from vsexvc.support.progress import followed
 
 BORDER = 32  # rows or columns on each side
 FRAMES = 12  # of each clip: borders cost as much in few frames as in many
@@ -32,7 +33,7 @@ _MARGINS = {"plain": (0, 0), "letterbox": (BORDER, 0), "pillarbox": (0, BORDER)}
 
 @torch.inference_mode()
 def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int) -> Tensor:
-    """Colours the frames from the second on within black borders, as the filter does.
+    """Colour the frames from the second on within black borders, as the filter does.
 
     Args:
         network: in evaluation mode.
@@ -55,7 +56,7 @@ def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int)
 
 
 def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frames: int = FRAMES) -> Table:
-    """Colours every clip plain, letterboxed and pillarboxed.
+    """Colour every clip plain, letterboxed and pillarboxed.
 
     Args:
         network: in evaluation mode.
@@ -67,7 +68,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
         OSError: a clip cannot be read.
     """
     found: dict[str, list[list[float]]] = {}
-    for path in tqdm(clips, desc=f"letterbox: {name}", unit="clip", disable=None):
+    for path in followed(clips, f"letterbox: {name}", " clips", head="train"):
         clip = read_clip(path, frames)
         for row, margins in _MARGINS.items():
             result = to_rgb(clip, colour_within(network, clip, *margins))

@@ -1,4 +1,4 @@
-"""What is measured of a coloured clip: numbers in, numbers out; no files, no network, no drawing.
+"""Compute the figures of a coloured clip: numbers in, numbers out; no files, no network, no drawing.
 
 Axes: N frames, H and W rows and columns, 3 = (R, G, B), ab = (a, b) of CIE Lab.
 """
@@ -22,7 +22,7 @@ PSNR_CEILING = 100.0  # dB; stands in for infinity so that means over frames sta
 
 
 def psnr(result: Picture, truth: Picture) -> float:
-    """Peak signal-to-noise ratio over all pixels and channels, in dB.
+    """Compute the peak signal-to-noise ratio over all pixels and channels, in dB.
 
     Args:
         result: (H, W, 3) uint8.
@@ -36,7 +36,7 @@ def psnr(result: Picture, truth: Picture) -> float:
 
 
 def delta_e(result: Picture, truth: Picture) -> tuple[float, float]:
-    """CIEDE2000 between two pictures: mean and 90th percentile over the pixels; 1 is just noticeable.
+    """Compute CIEDE2000 between two pictures: mean and 90th percentile over the pixels; 1 is just noticeable.
 
     Args:
         result: (H, W, 3) uint8.
@@ -49,7 +49,7 @@ def delta_e(result: Picture, truth: Picture) -> tuple[float, float]:
 
 
 def ciede2000(lab: Tensor, other: Tensor) -> Tensor:
-    """CIEDE2000 (CIE 142; Sharma et al. 2005, equations 2 to 22) with all weights 1.
+    """Compute CIEDE2000 (CIE 142; Sharma et al. 2005, equations 2 to 22) with all weights 1.
 
     Args:
         lab: (3, ...) float, L 0..100.
@@ -81,13 +81,13 @@ def ciede2000(lab: Tensor, other: Tensor) -> Tensor:
 
 
 def _weight_of_chroma(C: Tensor) -> Tensor:
-    """sqrt(C^7 / (C^7 + 25^7)), 0..1, without powers that overflow."""
+    """Compute sqrt(C^7 / (C^7 + 25^7)), 0..1, without powers that overflow."""
     ratio = (C / 25.0) ** 7
     return torch.sqrt(ratio / (ratio + 1.0))
 
 
 def ssim(result: Picture, truth: Picture) -> float:
-    """Structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, mean over channels and pixels.
+    """Compute structural similarity (Wang et al. 2004): Gaussian window 11 x 11, sigma 1.5, mean over all pixels.
 
     Args:
         result: (H, W, 3) uint8, at least 11 x 11.
@@ -108,7 +108,7 @@ def ssim(result: Picture, truth: Picture) -> float:
 
 
 def colourfulness(picture: Picture) -> float:
-    """Hasler and Suesstrunk 2003, M^(3): spread plus 0.3 times mean of the opponent colours R - G and (R + G)/2 - B.
+    """Compute M^(3) of Hasler and Suesstrunk 2003: spread + 0.3 mean of the opponent colours R - G and (R + G)/2 - B.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -123,7 +123,7 @@ def colourfulness(picture: Picture) -> float:
 
 
 def cdc(frames: NDArray[np.uint8], steps: Sequence[int] = (1, 2, 4)) -> float:
-    """Colour distribution consistency (Liu et al. 2021): how far the colours of the whole frame wander.
+    """Compute colour distribution consistency (Liu et al. 2021): how far the colours of the whole frame change.
 
     Args:
         frames: (N, H, W, 3) uint8.
@@ -142,7 +142,7 @@ def cdc(frames: NDArray[np.uint8], steps: Sequence[int] = (1, 2, 4)) -> float:
 def flicker(
     previous_ab: flow.Array, current_ab: flow.Array, flow_backward: flow.Array, valid: NDArray[np.bool_]
 ) -> float:
-    """Colour change along the motion: equation 13 as the mean L1 over a and b on unoccluded pixels.
+    """Compute the colour change along the motion: equation 13 as the mean L1 over a and b on unoccluded pixels.
 
     Args:
         previous_ab: (H, W, 2) float32, -128..127.
@@ -158,7 +158,7 @@ def flicker(
 
 
 def frechet_distance(features: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """FID (Heusel et al. 2017): the distance of two sets of a net's features as if each were Gaussian.
+    """Compute FID (Heusel et al. 2017): the distance of two sets of a net's features as if each were Gaussian.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2). It falls as the sets grow, until they are far larger than D: compare only
     figures of equally many samples.
@@ -183,11 +183,12 @@ def frechet_distance(features: NDArray[np.floating], other: NDArray[np.floating]
 
 
 def _window(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Blur by the Gaussian window of ssim."""
     return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5))
 
 
 def _jensen_shannon(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 256) shares that add up to 1 -> (...) divergence in nats."""
+    """Compute the divergence of (..., 256) shares that add up to 1: (...), in nats."""
     middle = (p + q) / 2
     return (_entropy_terms(p, middle) + _entropy_terms(q, middle)) / 2
 

@@ -1,4 +1,4 @@
-"""Nothing to match: a reference that shows none of the frame's things. Natural colours must beat grey all the same.
+"""Colour by references that show none of the frame's things. Natural colours must still be better than grey.
 
 The second frame of every clip, without a previous frame, by a plain grey picture (L 50, ab 0) and by an unrelated
 photograph of low colour; beside them the same frame left grey.
@@ -12,30 +12,30 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from train.data.files import IMAGE_SUFFIXES, find, read_image
 from train.measure import metrics
 from train.measure.alone import colour_alone, stretched
 from train.measure.baselines import HEIGHT, WIDTH, Clip, read_clip
-from train.measure.protocol import to_rgb
+from train.measure.scores import to_rgb
 from train.measure.tables import Table
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
+from vsexvc.support.progress import followed
 
 PHOTOGRAPHS = 5  # of low colour, taken in turn, so that no single one decides
 PLAIN, PHOTOGRAPH, GREY = "by plain grey", "by a photograph of low colour", "grey"
 
 
 def plain_grey() -> Tensor:
-    """(1, 3, 216, 384): L 50, no colour."""
+    """Return plain grey: (1, 3, 216, 384), L 50, no colour."""
     lab = torch.zeros(1, 3, HEIGHT, WIDTH)
     lab[:, 0] = 50.0
     return lab
 
 
 def least_colourful(folder: Path, count: int = PHOTOGRAPHS) -> list[Path]:
-    """The `count` pictures of the folder with the lowest colourfulness, the lowest first; ties by name.
+    """List the `count` pictures of the folder with the lowest colourfulness, the lowest first; ties by name.
 
     Raises:
         OSError: a picture cannot be read. ValueError: no pictures.
@@ -47,7 +47,7 @@ def least_colourful(folder: Path, count: int = PHOTOGRAPHS) -> list[Path]:
 
 
 def measure(network: ColorizationNet, clips: Sequence[Path], name: str, photographs: Sequence[Path]) -> Table:
-    """Colours the second frame of every clip by what does not match it.
+    """Colour the second frame of every clip by references that do not match it.
 
     Args:
         network: in evaluation mode.
@@ -61,7 +61,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, photogra
     session = Session(network)
     grey = session.reference(plain_grey())
     found: dict[str, list[dict[str, float]]] = {}
-    for i, path in enumerate(tqdm(clips, desc=f"nothing: {name}", unit="clip", disable=None)):
+    for i, path in enumerate(followed(clips, f"nothing: {name}", " clips", head="train")):
         clip = Clip(path, read_clip(path, 2).rgb[1:])
         L = clip.lab[:, :1]
         results = {GREY: torch.zeros_like(clip.lab[:, 1:]), PLAIN: colour_alone(session, L, grey)["model"]}

@@ -1,20 +1,19 @@
-"""Propagation on true clips: how far the colours of the first frame carry, beside baselines that learn nothing.
+"""Measure propagation on true clips: how far the first frame's colours carry, beside baselines that learn nothing.
 
 The protocol, fixed so that figures compare: every clip stretched to 384x216 by area, at most its first 40 frames, the
 first true frame as the reference and as the previous frame of the second, L from the truth, 8-bit RGB PSNR of each
 frame from the second on, mean over frames, then over clips; "last" is the last evaluated frame. What a measure means
-stands in metrics.py, the yardsticks in baselines.py, drawing in tables.py; the network is used as anybody uses it,
-through vsexvc.session.
+stands in metrics.py, how figures are summed up in scores.py, the yardsticks in baselines.py, drawing in tables.py and
+sheets.py; the network is used as anybody uses it, through vsexvc.session.
 
 Axes: N frames of a clip, H = 216, W = 384, 3 = (R, G, B) or (L, a, b).
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,18 +21,18 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from train.measure import metrics, tables
-from train.measure.baselines import BASELINES, FRAMES, Clip, clip_paths, grey, read_clip, truth
-from vsexvc.colour.lab import centred, lab_to_rgb
+from train.measure.baselines import BASELINES, FRAMES, Clip, clip_paths, read_clip
+from train.measure.scores import Score, psnr_by_frame, score, summarise, to_rgb
+from train.measure.sheets import Sheets, shown_frames
+from vsexvc.colour.lab import centred
 from vsexvc.nets.config import CELL
 from vsexvc.nets.features import feature_input
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Correspondence, Reference, Session
-from vsexvc.weights import store
+from vsexvc.support.progress import followed
 
 _BLOCK = 8  # frames whose correspondence is found at once
 _ROWS = 512  # positions whose nearest neighbours are found at once
@@ -42,90 +41,19 @@ ZEROED = "model, previous zeroed"
 _BASELINES_VERSION = 2  # raise it when a baseline or a measure changes: cached figures are then made anew
 
 
-# --- scores ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Score:
-    """One method on one clip, frames from the second on.
-
-    Attributes:
-        psnr, ssim, colourfulness: one value per frame.
-        delta_e, delta_e_90: CIEDE2000, mean and 90th percentile over the pixels, one value per frame.
-        flicker: one per pair of adjacent frames (none for a clip of two frames, none where all is occluded).
-        cdc: one for the clip.
-    """
-
-    psnr: list[float]
-    delta_e: list[float]
-    delta_e_90: list[float]
-    ssim: list[float]
-    colourfulness: list[float]
-    flicker: list[float]
-    cdc: float
-
-
-def to_rgb(clip: Clip, ab: Tensor) -> NDArray[np.uint8]:
-    """ab of the last N' frames of the clip, (N', 2, H, W), under the true L -> (N', H, W, 3) uint8."""
-    rgb = lab_to_rgb(torch.cat((clip.lab[-len(ab) :, :1], ab), dim=1))
-    return (rgb * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def score(clip: Clip, ab: Tensor) -> Score:
-    """ab: (N - 1, 2, H, W) float32, -128..127, of every frame from the second on."""
-    result, truth = to_rgb(clip, ab), clip.rgb[1:]
-    planes = ab.permute(0, 2, 3, 1).numpy()
-    pairs = zip(planes[:-1], planes[1:], clip.motion[1:], strict=True)
-    changes = [metrics.flicker(previous, current, *motion) for previous, current, motion in pairs]
-    differences = [metrics.delta_e(r, t) for r, t in zip(result, truth, strict=True)]
-    return Score(
-        psnr=[metrics.psnr(r, t) for r, t in zip(result, truth, strict=True)],
-        delta_e=[mean for mean, _ in differences],
-        delta_e_90=[high for _, high in differences],
-        ssim=[metrics.ssim(r, t) for r, t in zip(result, truth, strict=True)],
-        colourfulness=[metrics.colourfulness(r) for r in result],
-        flicker=[change for change in changes if change == change],  # nan: no pixel without occlusion
-        cdc=metrics.cdc(result),
-    )
-
-
-def summarise(scores: list[Score]) -> dict[str, float]:
-    """Mean over frames, then over clips."""
-
-    def mean(values: list[float]) -> float:
-        return float(np.mean(values)) if values else float("nan")
-
-    return {
-        "psnr": mean([mean(s.psnr) for s in scores]),
-        "last": mean([s.psnr[-1] for s in scores]),
-        "delta_e": mean([mean(s.delta_e) for s in scores]),
-        "delta_e_90": mean([mean(s.delta_e_90) for s in scores]),
-        "ssim": mean([mean(s.ssim) for s in scores]),
-        "colourfulness": mean([mean(s.colourfulness) for s in scores]),
-        "flicker": mean([mean(s.flicker) for s in scores if s.flicker]),
-        "cdc": mean([s.cdc for s in scores]),
-    }
-
-
-def psnr_by_frame(scores: list[Score]) -> list[float]:
-    """Entry k: frame k + 2 (counted from 1), mean over the clips that reach it."""
-    longest = max(len(s.psnr) for s in scores)
-    return [float(np.mean([s.psnr[k] for s in scores if k < len(s.psnr)])) for k in range(longest)]
-
-
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def correspondences(session: Session, L: Tensor, reference: Reference) -> Iterator[Correspondence]:
-    """L: (N, 1, H, W) float32, 0..100, of one scene."""
+    """Yield each frame's correspondence. L: (N, 1, H, W) float32, 0..100, of one scene."""
     area = session.area(L)
     for block in L.split(_BLOCK):
         yield from session.correspond(block, reference, area)
 
 
 def warped_colour(network: ColorizationNet, correspondence: Correspondence) -> Tensor:
-    """(1, 2, H, W) on the CPU: the warped colour, up from 1/4 size bilinearly whatever the network does."""
+    """Return the warped colour, (1, 2, H, W) on the CPU, upsampled from 1/4 size bilinearly for every network."""
     warped = correspondence.warped_ab
     if network.config.warp_upsampling == "nearest":
         warped = F.interpolate(F.avg_pool2d(warped, 4), size=warped.shape[2:], mode="bilinear")
@@ -134,7 +62,7 @@ def warped_colour(network: ColorizationNet, correspondence: Correspondence) -> T
 
 @torch.inference_mode()
 def propagate(network: ColorizationNet, clip: Clip, *, zeroed: bool = False) -> dict[str, Tensor]:
-    """The network on the first true frame as the reference.
+    """Colour a clip with the first true frame as the reference.
 
     Returns:
         "warped colour" and "model", and with `zeroed` also ZEROED: ab (N - 1, 2, H, W) on the CPU.
@@ -154,7 +82,7 @@ def propagate(network: ColorizationNet, clip: Clip, *, zeroed: bool = False) -> 
 
 @torch.inference_mode()
 def nearest_colour(network: ColorizationNet, clip: Clip) -> Tensor:
-    """Figure 4's comparison: the warped colour without a learned correspondence.
+    """Return the warped colour without a learned correspondence, for Figure 4's comparison.
 
     Each position of 1/4 size takes the first true frame's colour where the feature net's own features are nearest.
 
@@ -173,7 +101,7 @@ def nearest_colour(network: ColorizationNet, clip: Clip) -> Tensor:
 
 
 def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) -> Tensor:
-    """The four levels, each of unit length, at 1/4 size; unit vectors from their mean as in eq. 3: (B, h * w, C)."""
+    """Return the four levels at 1/4 size, each normalised, as unit vectors from their mean (eq. 3): (B, h * w, C)."""
     lab = centred(lab).to(next(network.parameters()).device)
     levels = network.features(feature_input(lab, network.config.features_input, is_reference))
     half, quarter, eighth, sixteenth = (F.normalize(level, dim=1) for level in levels)
@@ -188,7 +116,7 @@ def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) 
 
 @dataclass(frozen=True)
 class Foreign:
-    """One clip coloured by another clip's first frame, from nothing (no previous frame before the first).
+    """Holds the figures of one clip coloured by another clip's first frame, without a previous frame.
 
     Attributes:
         to_warped, to_truth: distance of the output's mean ab from that of the warped colours and of the truth.
@@ -209,7 +137,7 @@ class Foreign:
 
 @torch.inference_mode()
 def colour_foreign(network: ColorizationNet, clip: Clip, other: Clip) -> tuple[Foreign, Tensor, Tensor]:
-    """Returns also the output and the warped colours, ab (N, 2, H, W) on the CPU."""
+    """Colour a clip by another; return also the output and the warped colours, ab (N, 2, H, W) on the CPU."""
     session = Session(network)
     reference, state = session.reference(other.lab[:1]), session.start(None)
     outputs, warps, similarities = [], [], []
@@ -242,7 +170,7 @@ def colour_foreign(network: ColorizationNet, clip: Clip, other: Clip) -> tuple[F
 
 
 def summarise_foreign(results: list[Foreign]) -> dict[str, float]:
-    """nearer: share of clips on which the exemplar decides; ratios are means over clips divided by each other."""
+    """Summarise; nearer: share of clips on which the exemplar decides; ratios are quotients of means over clips."""
     grey_shares = [r.left_grey for r in results if r.left_grey is not None]
     return {
         "nearer": float(np.mean([r.to_warped < r.to_truth for r in results])),
@@ -254,7 +182,7 @@ def summarise_foreign(results: list[Foreign]) -> dict[str, float]:
 
 
 def run(network: ColorizationNet, folder: Path, *, limit: int | None = None, frames: int = FRAMES) -> dict[str, float]:
-    """The quick figures for validation while training: no baselines, no flow, no files.
+    """Compute the quick figures for validation while training: no baselines, no flow, no files.
 
     Returns:
         dB as in the protocol: "warped" (the warped colour alone), "model", "last" (the model's last frame).
@@ -280,7 +208,7 @@ def run(network: ColorizationNet, folder: Path, *, limit: int | None = None, fra
 
 @dataclass
 class Evaluation:
-    """What was found on one folder; grows clip by clip."""
+    """Collects the figures of one folder, clip by clip."""
 
     folder: str
     clips: list[str] = field(default_factory=list)
@@ -333,7 +261,7 @@ def evaluate_folder(
     cache: Path | None = None,
     brief: bool = False,
 ) -> Evaluation:
-    """Everything about one folder of clips.
+    """Measure everything about one folder of clips.
 
     Args:
         network: in evaluation mode; None: only what learns nothing.
@@ -351,47 +279,31 @@ def evaluate_folder(
     """
     paths = clip_paths(folder, limit, every)
     cache = out / "baselines" if cache is None and out is not None else cache
-    result = Evaluation(folder.name)
-    overview: dict[str, list[tables.Picture]] = {}
-    for i, path in enumerate(tqdm(paths, desc=folder.name, unit="clip", disable=None)):
+    result, sheets = Evaluation(folder.name), Sheets(out, folder.name)
+    for i, path in enumerate(followed(paths, folder.name, " clips", head="train")):
         clip = read_clip(path, frames)
-        shown = sorted({round(k) for k in np.linspace(1, len(clip.rgb) - 1, 4)})  # the frames of the contact sheets
+        shown = shown_frames(clip)
         figures, flow_pictures = _baselines(clip, shown, cache)
         if network is not None:
             results = {} if brief else {RAW: nearest_colour(network, clip)}
             results |= propagate(network, clip, zeroed=not brief)
             figures |= {name: score(clip, ab) for name, ab in results.items()}
-            pictures = {"truth": truth(clip), "grey": grey(clip)}
-            pictures |= {name: ab for name, ab in results.items() if name != ZEROED}
-            sheet = {name: [to_rgb(clip, ab)[k - 1] for k in shown] for name, ab in pictures.items()}
-            sheet["optical flow"] = flow_pictures
-            _write_sheet(out, folder, path.stem, sheet, shown)
-            row = {name: sheet[name][-1] for name in ("truth", "warped colour", "model", "optical flow")}
+            sheets.add(clip, shown, {name: ab for name, ab in results.items() if name != ZEROED}, flow_pictures)
             if len(paths) > 1:
                 other = read_clip(paths[(i + 1) % len(paths)], 2)
                 found, output, warped = colour_foreign(network, clip, other)
                 result.foreign.append(found)
-                sheet = {"reference": [other.rgb[0]] * len(shown), "truth": [clip.rgb[k] for k in shown]}
-                pictures = {"warped colour": warped, "model": output}
-                sheet |= {name: [to_rgb(clip, ab)[k] for k in shown] for name, ab in pictures.items()}
-                _write_sheet(out, folder, f"{path.stem}_foreign", sheet, shown)
-                row |= {"foreign reference": other.rgb[0], "model, foreign": sheet["model"][-1]}
-            overview[path.name] = [tables.thumbnail(picture) for picture in row.values()]
-            columns = list(row)
+                sheets.add_foreign(clip, shown, other, output, warped)
         result.clips.append(path.name)
         for name, figure in figures.items():
             result.scores.setdefault(name, []).append(figure)
-    if out is not None:
-        lines = {name: psnr_by_frame(of_clips) for name, of_clips in result.scores.items() if name != "truth"}
-        title = f"{folder.name}, {len(paths)} clips: PSNR (dB) by frame number"
-        tables.write_png(out / f"psnr_{folder.name}.png", tables.curves(lines, title, first_x=2))
-        if overview:
-            tables.write_overview(out / f"overview_{folder.name}.png", overview, columns)
+    lines = {name: psnr_by_frame(of_clips) for name, of_clips in result.scores.items() if name != "truth"}
+    sheets.finish(lines, f"{folder.name}, {len(paths)} clips: PSNR (dB) by frame number")
     return result
 
 
 def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[str, Score], list[tables.Picture]]:
-    """Scores of every baseline, and pictures of optical flow's frames `shown` (counted from 0); kept in `folder`."""
+    """Return the scores of every baseline, and optical flow's frames `shown` (from 0); both are kept in `folder`."""
     key = hashlib.sha256(clip.path.read_bytes())
     key.update(f"{len(clip.rgb)} {cv2.__version__} {_BASELINES_VERSION}".encode())
     cache = None if folder is None else folder / f"{key.hexdigest()[:24]}.npz"
@@ -409,33 +321,3 @@ def _baselines(clip: Clip, shown: list[int], folder: Path | None) -> tuple[dict[
         np.savez(unfinished, scores=np.array(text), pictures=pictures)
         unfinished.replace(cache)
     return scores, list(pictures)
-
-
-def _write_sheet(
-    out: Path | None, folder: Path, name: str, rows: Mapping[str, Sequence[tables.Picture]], shown: list[int]
-) -> None:
-    if out is not None:
-        columns = [f"frame {k + 1}" for k in shown]
-        tables.write_png(out / "sheets" / folder.name / f"{name}.png", tables.sheet(rows, columns))
-
-
-# --- arguments --------------------------------------------------------------------------------------------------------
-
-
-def load_network(model: str | None, device: str) -> ColorizationNet:
-    """As weights.load, and ValueError for a device that is not there."""
-    try:
-        return store.load(model, torch.device(device)).eval()
-    except (RuntimeError, AssertionError) as error:  # torch's for a device that it does not know or does not have
-        raise ValueError(f"evaluate: --device must be cpu or a device that torch sees, got {device!r}") from error
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """A type for argparse."""
-
-    def number(text: str) -> int:
-        if (value := int(text)) < low:
-            raise argparse.ArgumentTypeError(f"must be {low} or more, got {value}")
-        return value
-
-    return number

@@ -1,4 +1,4 @@
-"""Table 1 on pictures: each coloured after the picture most like it, and what nets trained on true colours make of it.
+"""Make Table 1: colour each picture after the one most like it, and judge it by nets trained on true colours.
 
 A picture and its reference are stretched to the network's size, the shorter side 216; truth and results are compared at
 that size. VGG19 names what it sees (Top-1, Top-5) and Inception's features give FID: both are torchvision's, read from
@@ -9,13 +9,12 @@ Axes: B pictures of one size, H and W rows and columns, D features, 3 = (R, G, B
 
 from __future__ import annotations
 
-import argparse
 import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -23,16 +22,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
-from tqdm import tqdm
+from tyro.conf import Positional
 
 from train import commit
 from train.data.files import IMAGE_SUFFIXES, find, read_image
 from train.data.retrieval import Retrieval
-from train.measure import metrics, protocol, tables
+from train.measure import arguments, metrics, protocol, tables
 from train.measure.baselines import Clip
+from train.measure.scores import to_rgb
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
 from vsexvc.support.errors import first_line
+from vsexvc.support.progress import followed
 
 log = logging.getLogger("train")
 
@@ -48,7 +49,7 @@ _VGG19, _INCEPTION = (
 
 @dataclass(frozen=True)
 class Judges:
-    """What looks at the colours; None: not at hand.
+    """Holds the nets that judge colours; None: not available.
 
     Attributes:
         classifier: (B, 3, H, W) uint8 -> (B, classes), the higher the likelier.
@@ -62,7 +63,7 @@ class Judges:
 
 
 def read_judges(classifier: Path | None, inception: Path | None, device: str | torch.device = "cpu") -> Judges:
-    """Torchvision's VGG19 and Inception v3 from the files given, else from torch.hub's folder of checkpoints.
+    """Read torchvision's VGG19 and Inception v3 from the given files, else from torch.hub's folder of checkpoints.
 
     Raises OSError for a given file that is not there, ValueError for one that holds something else.
     """
@@ -106,7 +107,7 @@ def _loaded(net: nn.Module, path: Path) -> nn.Module:
 
 
 def class_of(name: str, categories: Sequence[str], synsets: Sequence[str] = ()) -> int | None:
-    """The class that a folder's name stands for: an index, a synset's id, or a category in any case; None: none.
+    """Return the class that a folder's name means: an index, a synset's id, or a category in any case; None: none.
 
     Args:
         name: of the folder; _ stands for a blank as well.
@@ -132,7 +133,7 @@ def class_of(name: str, categories: Sequence[str], synsets: Sequence[str] = ()) 
 
 
 def by_name(pictures: Sequence[Path], folder: Path, references: Sequence[Path], root: Path) -> list[Path | None]:
-    """For each picture below `folder` the reference at the same place below `root`, whatever its suffix."""
+    """Find for each picture below `folder` the reference at the same place below `root`."""
     places = {path.relative_to(root).with_suffix(""): path for path in references}
     return [places.get(path.relative_to(folder).with_suffix("")) for path in pictures]
 
@@ -140,7 +141,7 @@ def by_name(pictures: Sequence[Path], folder: Path, references: Sequence[Path], 
 def most_similar(
     network: ColorizationNet, pictures: Sequence[Path], references: Sequence[Path], cache: Path
 ) -> list[Path | None]:
-    """For each picture the reference most like it, other than itself and nearly the same picture (section 5.2)."""
+    """Find for each picture the most similar reference, without itself and near duplicates (section 5.2)."""
     files = list(dict.fromkeys([*pictures, *references]))
     allowed = set(references)
     among_all = Retrieval(network, files, [], cache)
@@ -160,7 +161,7 @@ def most_similar(
 
 @dataclass
 class Measured:
-    """What was found on one folder; grows picture by picture.
+    """Collects the figures of one folder, picture by picture.
 
     Attributes:
         pictures: name of the picture and of its reference.
@@ -181,7 +182,7 @@ class Measured:
     features: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def rows(self) -> dict[str, dict[str, float]]:
-        """By method Top-5 and Top-1 (shares), FID against the truth, and colourfulness, where they were measured."""
+        """Return by method Top-5 and Top-1 (shares), FID against the truth, and colourfulness, if measured."""
         found = {}
         for name, values in self.colourfulness.items():
             row = {}
@@ -216,7 +217,7 @@ class Measured:
 
 @torch.inference_mode()
 def colour(network: ColorizationNet, picture: tables.Picture, reference: tables.Picture) -> dict[str, tables.Picture]:
-    """The truth, grey, the warped colour and the network's output, (H, W, 3) uint8 of the network's size each.
+    """Return the truth, grey, the warped colour and the network's output, (H, W, 3) uint8 of the network's size.
 
     picture, reference: (rows, columns, 3) uint8, of any size.
     """
@@ -227,7 +228,7 @@ def colour(network: ColorizationNet, picture: tables.Picture, reference: tables.
     _, ab = session.step(session.start(None), correspondence)
     results = {"grey": torch.zeros_like(target.lab[:, 1:])}
     results |= {"warped colour": protocol.warped_colour(network, correspondence).float(), "model": ab.cpu().float()}
-    return {"truth": target.rgb[0]} | {name: protocol.to_rgb(target, ab)[0] for name, ab in results.items()}
+    return {"truth": target.rgb[0]} | {name: to_rgb(target, ab)[0] for name, ab in results.items()}
 
 
 def _stretched(picture: tables.Picture) -> tables.Picture:
@@ -245,7 +246,7 @@ def measure(
     synsets: Sequence[str] = (),
     out: Path | None = None,
 ) -> Measured:
-    """Colours pictures after their references and judges them.
+    """Colour pictures after their references and judge them.
 
     Args:
         network: in evaluation mode.
@@ -263,7 +264,7 @@ def measure(
     shown = {round(k) for k in np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs)))}
     overview: dict[str, list[tables.Picture]] = {}
     labels = {place: class_of(place.name, categories, synsets) for place in {p.parent for p, _ in pairs} - {folder}}
-    for i, (path, chosen) in enumerate(tqdm(pairs, desc=folder.name, unit="picture", disable=None)):
+    for i, (path, chosen) in enumerate(followed(pairs, folder.name, " pictures", head="train")):
         name = str(path.relative_to(folder))
         if chosen is None:
             result.skipped.append(f"left out: {name} has no reference")
@@ -313,53 +314,69 @@ def _shown(judge: nn.Module, batch: Tensor) -> Tensor:
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `python -m train images`."""
-    add = parser.add_argument
-    add("folder", type=Path, metavar="PICTURES", help="folder of true colour pictures; subfolders may name classes")
-    add("--references", type=Path, metavar="FOLDER", help="where references are taken from (default: PICTURES)")
-    add("--by", choices=("similarity", "name"), default="similarity",
-        help="the most similar picture, or the one of the same name (default: %(default)s)")  # fmt: skip
-    add("--retrieve-by", metavar="MODEL", help="weights that judge similarity (default: those that are shipped)")
-    add("--model", help="name or path of the weights (default: those that are shipped)")
-    add("--classifier", type=Path, metavar="FILE", help="torchvision's VGG19, for Top-1 and Top-5")
-    add("--inception", type=Path, metavar="FILE", help="torchvision's Inception v3, for FID")
-    add("--synsets", type=Path, metavar="FILE",
-        help="ids of the classes (n01440764 ...) by index, each the first word of a line")  # fmt: skip
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    add("--limit", type=protocol.at_least(1), metavar="N", help="only N pictures, spread over the folder")
-    add("--out", type=Path, help="folder for table, contact sheets and what was found out about similarity")
+@dataclass(frozen=True)
+class ImagesOptions:
+    """Table 1: pictures, each coloured by its most similar one.
+
+    Attributes:
+        folder: of true colour pictures; subfolders may name classes.
+        references: where references are taken from. Default: `folder`.
+        by: the most similar picture, or the one of the same name.
+        retrieve_by: weights that judge similarity. Default: those that are shipped.
+        model: name or path of the weights. Default: those that are shipped.
+        classifier: torchvision's VGG19, for Top-1 and Top-5.
+        inception: torchvision's Inception v3, for FID.
+        synsets: file with the ids of the classes (n01440764 ...) by index, each the first word of a line.
+        device: cpu, or one that torch sees.
+        limit: only N pictures, spread over the folder.
+        out: folder for table, contact sheets and what was found out about similarity.
+    """
+
+    folder: Positional[Path]
+    references: Path | None = None
+    by: Literal["similarity", "name"] = "similarity"
+    retrieve_by: str | None = None
+    model: str | None = None
+    classifier: Path | None = None
+    inception: Path | None = None
+    synsets: Path | None = None
+    device: str = field(default_factory=arguments.default_device)
+    limit: int | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        arguments.check_at_least(1, limit=self.limit)
 
 
-def main(args: argparse.Namespace) -> None:
-    """Measures args.folder, prints the table and writes into args.out.
+def main(options: ImagesOptions) -> None:
+    """Measure options.folder, print the table and write into options.out.
 
     Raises:
         ValueError, OSError: one line on what cannot be read, used or written.
     """
-    network = protocol.load_network(args.model, args.device)
-    judges = read_judges(args.classifier, args.inception, args.device)
-    synsets = [] if args.synsets is None else [line.split()[0] for line in args.synsets.read_text().splitlines()]
-    pictures = find([args.folder], IMAGE_SUFFIXES)
-    root = args.references or args.folder
+    network = arguments.load_network(options.model, options.device)
+    judges = read_judges(options.classifier, options.inception, options.device)
+    synsets = [] if options.synsets is None else [line.split()[0] for line in options.synsets.read_text().splitlines()]
+    pictures = find([options.folder], IMAGE_SUFFIXES)
+    root = options.references or options.folder
     references = find([root], IMAGE_SUFFIXES)
     if not pictures or not references:
-        raise ValueError(f"images: {args.folder if not pictures else root} must hold pictures, it has none")
-    if args.limit is not None:
-        pictures = [pictures[round(k)] for k in np.linspace(0, len(pictures) - 1, min(args.limit, len(pictures)))]
-    if args.by == "name":
-        if args.references is None:
+        raise ValueError(f"images: {options.folder if not pictures else root} must hold pictures, it has none")
+    if options.limit is not None:
+        pictures = [pictures[round(k)] for k in np.linspace(0, len(pictures) - 1, min(options.limit, len(pictures)))]
+    if options.by == "name":
+        if options.references is None:
             raise ValueError("images: --by name needs --references, or each picture would be its own")
-        chosen = by_name(pictures, args.folder, references, root)
+        chosen = by_name(pictures, options.folder, references, root)
     else:
-        judge = protocol.load_network(args.retrieve_by, args.device)
+        judge = arguments.load_network(options.retrieve_by, options.device)
         with tempfile.TemporaryDirectory() as temporary:
-            chosen = most_similar(judge, pictures, references, args.out or Path(temporary))
+            chosen = most_similar(judge, pictures, references, options.out or Path(temporary))
     pairs = list(zip(pictures, chosen, strict=True))
-    found = measure(network, args.folder, pairs, judges, synsets=synsets, out=args.out)
+    found = measure(network, options.folder, pairs, judges, synsets=synsets, out=options.out)
     print(f"\n{found.as_markdown()}\n", flush=True)
-    if args.out is not None:
-        settings = {name: value if isinstance(value, int | None) else str(value) for name, value in vars(args).items()}
+    if options.out is not None:
+        settings = {key: value if isinstance(value, int | None) else str(value) for key, value in vars(options).items()}
         versions = {"commit": commit(), "torch": torch.__version__, "torchvision": torchvision.__version__}
-        tables.write_json(args.out / "images.json", {"settings": settings, "versions": versions, **found.as_json()})
-        (args.out / "images.md").write_text(found.as_markdown() + "\n")
+        tables.write_json(options.out / "images.json", {"settings": settings, "versions": versions, **found.as_json()})
+        (options.out / "images.md").write_text(found.as_markdown() + "\n")

@@ -1,4 +1,4 @@
-"""Paper for an evaluation: tables, curves and contact sheets. Draws what it is given and measures nothing.
+"""Draw the tables, curves and contact sheets of an evaluation; nothing is measured here.
 
 Pictures are (H, W, 3) uint8, RGB; PNG files are written by OpenCV.
 """
@@ -6,15 +6,17 @@ Pictures are (H, W, 3) uint8, RGB; PNG files are written by OpenCV.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import batched
+from itertools import batched, cycle
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
@@ -30,7 +32,7 @@ _ROWS_OF_A_PAGE = 12
 
 @dataclass(frozen=True)
 class Table:
-    """One measure's figures, for people and for evaluation.json.
+    """Holds one measure's figures, for people and for evaluation.json.
 
     Attributes:
         title: what was measured, and on what.
@@ -53,7 +55,7 @@ class Table:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up on a terminal; the first column leans left, the others right."""
+    """Format a Markdown table whose columns also line up on a terminal; the first is left-aligned, the others right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -65,14 +67,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Raises OSError if the file cannot be written."""
+    """Write a PNG file. Raise OSError if it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1])):
         raise OSError(f"evaluate: cannot write {path}")
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """null in the place of nan, which JSON has not."""
+    """Write JSON, with null for nan, which JSON does not have."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_without_nan(document), indent=1) + "\n")
 
@@ -86,7 +88,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def sheet(rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> Picture:
-    """Contact sheet: one labelled row of pictures per name, one column per frame; all pictures of one size."""
+    """Draw a contact sheet: one labelled row of pictures per name, one column per frame; all pictures of one size."""
     lines = []
     for name, pictures in rows.items():
         labelled = [
@@ -98,7 +100,7 @@ def sheet(rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> Pict
 
 
 def thumbnail(picture: Picture, size: tuple[int, int] = _THUMBNAIL) -> Picture:
-    """Shrinks or grows a picture to fit into a cell of `size` columns and rows, its aspect kept, on grey."""
+    """Resize a picture to fit into a cell of `size` columns and rows, its aspect kept, on grey."""
     width, height = size
     scale = min(width / picture.shape[1], height / picture.shape[0])
     inner = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
@@ -110,7 +112,7 @@ def thumbnail(picture: Picture, size: tuple[int, int] = _THUMBNAIL) -> Picture:
 
 
 def write_overview(path: Path, rows: Mapping[str, Sequence[Picture]], columns: Sequence[str]) -> None:
-    """A contact sheet of thumbnails, 12 rows to a page; several pages get _1, _2, ... after the name of `path`."""
+    """Write a contact sheet of thumbnails, 12 rows a page; several pages get _1, _2, ... after the name of `path`."""
     pages = [dict(page) for page in batched(rows.items(), _ROWS_OF_A_PAGE)]
     for number, page in enumerate(pages, 1):
         suffix = f"_{number}" if len(pages) > 1 else ""
@@ -118,43 +120,28 @@ def write_overview(path: Path, rows: Mapping[str, Sequence[Picture]], columns: S
 
 
 def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> Picture:
-    """Line plot, 960 x 540.
+    """Draw a line plot, 960 x 540.
 
     Args:
         series: name -> values at first_x, first_x + 1, ...; lengths may differ.
         title: drawn above, with the meaning of both axes.
         first_x: what the first value stands at.
     """
-    width, height, left, right, top, bottom = 960, 540, 60, 285, 40, 40
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    values = [v for line in series.values() for v in line]
-    low, high = np.floor(min(values)), np.ceil(max(values))
-    high = max(high, low + 1)
-    last_x = max(first_x + max(len(line) for line in series.values()) - 1, first_x + 1)
-
-    def at(x: float, y: float) -> tuple[int, int]:
-        px = left + (x - first_x) / (last_x - first_x) * (width - left - right)
-        py = top + (high - y) / (high - low) * (height - top - bottom)
-        return round(px), round(py)
-
-    for y in np.arange(low, high + 1, np.ceil((high - low) / 10)):
-        cv2.line(canvas, at(first_x, y), at(last_x, y), (220, 220, 220), 1)
-        _text(canvas, f"{y:.0f}", (left - 30, at(first_x, y)[1] + 5))
-    for x in range(first_x, last_x + 1, math.ceil((last_x - first_x + 1) / 10)):
-        cv2.line(canvas, at(x, low), at(x, high), (235, 235, 235), 1)
-        _text(canvas, str(x), (at(x, low)[0] - 8, height - bottom + 22))
-    for i, (name, line) in enumerate(series.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
-        points = np.array([at(first_x + k, y) for k, y in enumerate(line)], np.int32)
-        cv2.polylines(canvas, [points], False, colour, 2, cv2.LINE_AA)
-        cv2.line(canvas, (width - right + 15, top + 24 * i), (width - right + 40, top + 24 * i), colour, 3)
-        _text(canvas, name, (width - right + 48, top + 24 * i + 5))
-    _text(canvas, title, (left, 24))
-    return canvas
+    figure = Figure(figsize=(9.6, 5.4), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for (name, line), colour in zip(series.items(), cycle(_COLOURS), strict=False):
+        axes.plot(range(first_x, first_x + len(line)), line, label=name, color=tuple(np.divide(colour, 255)))
+    axes.set_title(title, fontsize="medium")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="0.9")
+    figure.legend(loc="outside right upper")
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def _label(picture: Picture, text: str) -> Picture:
-    """In the corner; of what does not fit the end, where names differ and the column stands."""
+    """Write text in the corner; if it does not fit, its end, where names differ and the column stands."""
     labelled, cut = picture.copy(), 0
     whole = text
     while cut < len(whole) and cv2.getTextSize(text, _FONT, 0.45, 1)[0][0] + 10 > picture.shape[1]:

@@ -1,4 +1,4 @@
-"""Progress and notices on stderr: a bar on a terminal (rich), a line now and then elsewhere.
+"""Show progress and notices on stderr: a bar on a terminal (rich), a line now and then elsewhere.
 
 Nothing here writes to stdout: that is where a script's clip goes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -17,7 +18,7 @@ def notice(text: str, head: str = "vsexvc") -> None:
 
 
 class Pace:
-    """Measures how fast a stage proceeds. done: what was there when it began."""
+    """Measures how fast a stage proceeds. done: the amount done before it began."""
 
     def __init__(self, done: float) -> None:
         self._since, self._from = time.monotonic(), done
@@ -40,21 +41,29 @@ class Progress:
     end of a stage. Close it, or use it as a context, or the terminal keeps an open line.
     """
 
-    def __init__(self, unit: str = "", scale: float = 1.0, pause: float = 30.0) -> None:
+    def __init__(self, unit: str = "", scale: float = 1.0, pause: float = 30.0, head: str = "vsexvc") -> None:
         """Prepare; nothing is shown yet.
 
         Args:
             unit: of the numbers shown, as " MB".
             scale: what numbers are divided by to have that unit.
             pause: seconds between two lines where there is no terminal.
+            head: what these lines begin with.
         """
-        self._unit, self._scale, self._pause = unit, scale, pause
+        self._unit, self._scale, self._pause, self._head = unit, scale, pause, head
         self._stage, self._pace, self._said, self._done = "", Pace(0), 0.0, -1.0
         self._bar: Any = None
         self._task: Any = None
 
-    def at(self, stage: str, done: float, of: float | None) -> None:
-        """Show that `done` of `of` are done. A stage that was not shown before begins here."""
+    def at(self, stage: str, done: float, of: float | None, note: str = "") -> None:
+        """Show that `done` of `of` are done. A stage that was not shown before begins here.
+
+        Args:
+            stage: its name.
+            done: how much of it is done.
+            of: how much it is in all; None: not known.
+            note: more words to show beside the numbers.
+        """
         now = time.monotonic()
         if stage != self._stage:
             self.close()
@@ -68,9 +77,9 @@ class Progress:
         if done == self._done or (now - self._said < pause and not is_last):
             return
         self._said, self._done = now, done
-        text = self._text(done, of)
+        text = f"{self._text(done, of)} {note}".rstrip()
         if self._bar is None:
-            notice(f"{stage}: {text}")
+            notice(f"{stage}: {text}", self._head)
             return
         self._bar.update(self._task, completed=done, total=of, text=text)
         self._bar.refresh()
@@ -103,6 +112,22 @@ class Progress:
         left = self._pace.left(done, of)
         soon = "" if left is None or done >= of else f", {_clock(left)} left"
         return f"{text} of {of / self._scale:.0f}{self._unit}, {self._pace.rate(done) / self._scale:.2f} a second{soon}"
+
+
+def followed[Item](items: Sequence[Item], stage: str, unit: str = "", head: str = "vsexvc") -> Iterator[Item]:
+    """Yield the items and show how many are done.
+
+    Args:
+        items: what is worked on, one after the other.
+        stage: name of the work.
+        unit: of the items, as " clips".
+        head: what a line begins with where there is no terminal.
+    """
+    with Progress(unit, head=head) as progress:
+        for done, item in enumerate(items):
+            progress.at(stage, done, len(items))
+            yield item
+        progress.at(stage, len(items), len(items))
 
 
 def _new_bar() -> Any:

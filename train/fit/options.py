@@ -1,0 +1,178 @@
+"""Define the options of a run, and recipes that set them; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from train.data import samples
+from vsexvc.nets.config import NetworkConfig
+
+TERMS = (
+    "perceptual", "contextual", "smoothness", "adversarial", "temporal", "l1",  # eq. 15
+    "warped", "aligned",  # beside it: the correspondence and the motion search themselves
+    "follow", "decibels", "guess",  # foreign colours; small errors; colours by meaning alone
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Holds the options of one run. The defaults are section 4's; RECIPES has others.
+
+    Attributes:
+        out: folder of the checkpoint, the log and the weights; a run that is there goes on.
+        clips: folders of videos.
+        images: folders of pictures.
+        validate: folders of clips to measure on now and then.
+        init: checkpoint of another run, or name or file of weights, to start from; the network must be given alike.
+        features: feature net to start from: scratch, imagenet or a file (see features/sources.py).
+        freeze_features: they do not learn; always so for ready-made ones from elsewhere.
+        loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
+        minutes: budget of training time; either this or steps.
+        steps: budget in steps.
+        batch: samples of a step, for each process.
+        learning_rate: of all nets.
+        betas: of Adam.
+        epsilon: of Adam.
+        amsgrad: Adam's variant of section 4.
+        weight_decay: decoupled.
+        cosine: the learning rate falls along a cosine over the budget; section 4 has no schedule.
+        warm_up: steps in which the learning rate rises.
+        clip_norm: longest gradient.
+        correspond_share: of the budget, in which only features and correspondence learn.
+        seed: of all that is drawn.
+        metadata: JSON file with facts for the weights: licence, data, ...
+        workers: processes that make samples.
+        threads: of torch; 0: its own choice.
+        device: cpu or cuda.
+        bf16: bfloat16 autocast.
+        checkpoint_minutes: between checkpoints.
+        validate_minutes: between validations.
+        no_previous: share of sequences that start without a previous frame.
+        feature_noise: share of samples whose features get noise before the correspondence.
+        adversarial_after: epochs; one is as many samples as there are clips and pictures.
+        spectral_norm: on the generator; the discriminator always has it.
+        retrieve_by: weights whose features find similar pictures as references; self: the network that learns, whose
+            semantic trunk stays as it is; empty: none.
+        perceptual: weight of eq. 8.
+        contextual: weight of eq. 10.
+        smoothness: weight of eq. 11.
+        adversarial: weight of eq. 12.
+        temporal: weight of eq. 13.
+        l1: weight of eq. 14.
+        warped: weight of L1 on the warped colour itself.
+        aligned: weight of L1 on the true previous colour, moved by the motion search.
+        follow: weight of L1 toward the warped colour, where the reference is another picture.
+        decibels: weight of the error in dB, which asks as much of calm scenes as of others.
+        guess: weight of L1 on the colours that the semantic features alone suggest.
+        meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
+        freeze_correspondence: features and correspondence net do not learn.
+        freeze_trust: whom to believe is not learned: trained on with the rest, it drifts back to the details.
+        worn: share of frames whose own colours are spoiled before the next frame sees them.
+    """
+
+    out: Path
+    clips: tuple[Path, ...]
+    images: tuple[Path, ...] = ()
+    validate: tuple[Path, ...] = ()
+    init: str | None = None
+    features: str = "imagenet"
+    freeze_features: bool = False
+    loss_features: str | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 40
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    epsilon: float = 1e-5
+    amsgrad: bool = True
+    weight_decay: float = 0.0
+    cosine: bool = False
+    warm_up: int = 1
+    clip_norm: float = 10.0
+    correspond_share: float = 0.0
+    seed: int = 1
+    metadata: Path | None = None
+    workers: int = 1
+    threads: int = 0
+    device: str = "cpu"
+    bf16: bool = True
+    checkpoint_minutes: float = 4.0
+    validate_minutes: float = 20.0
+    no_previous: float = 0.25
+    feature_noise: float = 0.1
+    adversarial_after: float = 3.0
+    spectral_norm: bool = True
+    retrieve_by: str = ""
+    perceptual: float = 0.001
+    contextual: float = 0.2
+    smoothness: float = 5.0
+    adversarial: float = 0.2
+    temporal: float = 0.02
+    l1: float = 2.0
+    warped: float = 0.0
+    aligned: float = 0.0
+    follow: float = 0.0
+    decibels: float = 0.0
+    guess: float = 0.0
+    meaning: Path | None = None
+    freeze_correspondence: bool = False
+    freeze_trust: bool = False
+    worn: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in TERMS}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Names a network, its samples and how it is trained; the command line can change every part."""
+
+    options: dict[str, Any]
+    network: NetworkConfig
+    sample: samples.DataOptions
+
+
+RecipeName = Literal["paper", "small", "exvc"]
+RECIPES: dict[RecipeName, Recipe] = {
+    # The paper's: VGG19 as it is, full width, pairs of frames.
+    "paper": Recipe(
+        {},
+        NetworkConfig(features_input="imagenet", temperature=0.01),
+        samples.DataOptions(size=(216, 384), length=2, strides=(1,)),
+    ),
+    # Everything from nothing, in hours on two CPU cores: what models/exvc-small is made with.
+    "small": Recipe(
+        {
+            "features": "scratch", "batch": 2, "learning_rate": 7e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,
+            "amsgrad": False, "weight_decay": 1e-4, "cosine": True, "warm_up": 200, "correspond_share": 0.15,
+            "feature_noise": 0.0, "spectral_norm": False, "perceptual": 0.0, "contextual": 0.0, "adversarial": 0.0,
+            "smoothness": 0.3, "temporal": 0.3, "warped": 1.0, "aligned": 0.5, "follow": 0.5,
+        },
+        NetworkConfig(
+            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear"
+        ),
+        samples.DataOptions(size=(128, 224), length=4),
+    ),
+    # Semantic features, and whom to trust, beside what exvc-small has learned: what models/exvc is made with.
+    "exvc": Recipe(
+        {
+            "init": "exvc-small", "batch": 2, "learning_rate": 4e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,
+            "amsgrad": False, "weight_decay": 1e-4, "cosine": True, "warm_up": 50, "correspond_share": 0.1,
+            "freeze_correspondence": True, "feature_noise": 0.0, "spectral_norm": False, "perceptual": 0.0,
+            "contextual": 0.0, "adversarial": 0.0, "smoothness": 0.1, "temporal": 0.0, "warped": 1.0, "decibels": 0.3,
+            "guess": 0.5, "worn": 0.25,
+            "retrieve_by": "self",
+        },
+        NetworkConfig(
+            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear",
+            semantic="lite2",
+        ),
+        samples.DataOptions(
+            size=(128, 224), length=6, image_share=0.4, foreign=0.35, retrieved=0.75, covered=0.2, returns=0.3,
+            damage=0.2, flow=False,
+        ),
+    ),
+}  # fmt: skip
