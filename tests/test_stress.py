@@ -246,7 +246,7 @@ def looked_up(colours: list[Colours]) -> Callable[..., Any]:
         frame = core.create_video_frame(vs.YUV444PS, SMALL_WIDTH, SMALL_HEIGHT)
         for plane in (0, 1):
             np.copyto(np.asarray(frame[plane + 1]), ab[0, plane].numpy())
-        for name, value in zip(REPORTED, (index, similarity, segment), strict=True):
+        for name, value in zip(REPORTED[:3], (index, similarity, segment), strict=True):  # of one reference
             frame.props[name] = value
         return {"frame": frame}
 
