@@ -1,1 +1,1 @@
-"""How a network is computed: precision, memory layout, OpenVINO, TensorRT, CUDA graphs."""
+"""Compute a network: precision, memory layout, OpenVINO, TensorRT, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines, and single precision as such.
+"""Compute parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines, and true float32.
 
 No GPU has run any of this yet: the first three are only taken where they are asked for (options.py).
 """
@@ -23,10 +23,10 @@ _FUSED_VALUES = 16  # columns that the fused correlation wants at least
 
 
 class FusedCorrelation(Correlation):
-    """The correlation as attention in one kernel, for GPUs: the matrix stays on the chip, its maximum comes along."""
+    """Computes the correlation as attention in one GPU kernel: the matrix stays on the chip."""
 
     def __init__(self, plain: Correlation) -> None:
-        """plain: what is computed."""
+        """Wrap the plain correlation, which defines the result."""
         super().__init__(plain.temperature, plain.largest, plain.dtype)
         from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
@@ -34,7 +34,7 @@ class FusedCorrelation(Correlation):
         self._attend: Part = torch.compile(partial(flex_attention, return_aux=AuxRequest(max_scores=True)))
 
     def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
-        """See Correlation."""
+        """Compute as Correlation does."""
         if torch.is_grad_enabled():
             return super().forward(theta, phi, colours, sparing)
         count = colours.shape[1]
@@ -48,7 +48,7 @@ class FusedCorrelation(Correlation):
 
 
 def without_tf32(part: nn.Module) -> None:
-    """Lets a part compute float32 as such: else cuDNN's convolutions keep 10 of its 23 bits (TF32).
+    """Make a part compute true float32: by default cuDNN's convolutions keep 10 of its 23 bits (TF32).
 
     The flag is the process's. It is set for each call of the part, and put back.
     """
@@ -67,13 +67,13 @@ def without_tf32(part: nn.Module) -> None:
 
 @lru_cache
 def _graph_pool(device: torch.device) -> Any:
-    """Memory that all graphs of a device share: they are replayed one after the other, and results are copied."""
+    """Return the memory that all graphs of a device share: they are replayed in turn, and results are copied."""
     with torch.cuda.device(device):
         return torch.cuda.graph_pool_handle()
 
 
 def cuda_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> Part:
-    """All kernels of a part launched as one. Inputs are copied to where the graph reads.
+    """Capture all kernels of a part as one graph. Each call copies the inputs to where the graph reads.
 
     Other threads may use the device meanwhile: the capture is of this thread and of a stream of its own.
     """
@@ -102,7 +102,7 @@ def cuda_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> Part:
 
 
 def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, cache: Path | None) -> Part:
-    """An engine for one shape, from the cache folder if it has been built before for this GPU and these versions."""
+    """Return an engine for one shape, from the cache folder if it was built before for this GPU and these versions."""
     import torch_tensorrt
 
     example = tuple(x.detach().clone() for x in inputs)
@@ -124,7 +124,7 @@ def tensorrt_engine(part: nn.Module, inputs: tuple[Tensor, ...], *, cache: Path 
 
 
 def _name_of_engine(part: nn.Module, inputs: tuple[Tensor, ...], version: str) -> str:
-    """Of all that an engine depends on."""
+    """Return a name made of everything that an engine depends on."""
     digest = hashlib.sha256(f"{type(part).__name__} {torch.__version__} {version}".encode())
     digest.update(
         f"{torch.cuda.get_device_name(inputs[0].device)} {[(x.dtype, tuple(x.shape)) for x in inputs]}".encode()

@@ -1,4 +1,4 @@
-"""A part of a network as an OpenVINO model, for CPUs."""
+"""Compile a part of a network as an OpenVINO model, for CPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SENDS_NOTHING = {"CI": "true"}
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what OpenVINO has to say of its conversions through warnings and logging, and to its makers.
+    """Silence OpenVINO's warnings and log messages on conversions, and its telemetry.
 
     All this is the whole process's, so that only one thread may be in here: see ByShape.
     """

@@ -1,4 +1,4 @@
-"""What a network can be computed with: backends and precisions, and what a machine has of them."""
+"""List the backends and precisions of a network, and which of them a machine has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CUDA_VARIABLE = "VSEXVC_CUDA"  # of the environment: which of them are taken, as
 
 
 def precisions(device: str | torch.device) -> tuple[str, ...]:
-    """Those that a device computes in hardware, the one that is taken unless told otherwise first.
+    """Return the precisions that a device computes in hardware, the default first.
 
     A CPU: bf16 with AMX or AVX512-bf16. CUDA: bf16, whose range VGG's activations never leave, from compute capability
     8.0 on; fp16 from 7.0 on.
@@ -32,7 +32,7 @@ def precisions(device: str | torch.device) -> tuple[str, ...]:
 
 
 def unavailable(backend: str, device: str | torch.device) -> str:
-    """Why a backend cannot be used on a device, as half a sentence; "" where it can."""
+    """Return why a backend cannot be used on a device, as half a sentence; "" if it can."""
     kind = torch.device(device).type
     if backend == "openvino":
         if kind != "cpu":
@@ -53,7 +53,7 @@ def _asked_for() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """What a network is prepared for.
+    """Chooses how a network is computed.
 
     Attributes:
         backend: one of BACKENDS.

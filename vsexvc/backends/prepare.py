@@ -26,7 +26,7 @@ from vsexvc.nets.network import ColorizationNet
 
 
 def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None = None) -> ColorizationNet:
-    """A copy of a network, on its device, that computes the same more quickly.
+    """Return a copy of a network, on its device, that computes the same faster.
 
     Args:
         network: in float32; it stays as it is.
@@ -81,7 +81,7 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
 
 
 def _wrap(network: ColorizationNet, build: Callable[[nn.Module, tuple[Tensor, ...]], Part]) -> None:
-    """Its heavy parts: the colour net, the feature and correspondence net as one, and the semantic net."""
+    """Wrap the heavy parts: the colour net, the feature and correspondence net as one, and the semantic net."""
     encoder = nn.Sequential(network.features, network.correspondence)
     replace_parts(
         network, features=nn.Identity(), correspondence=ByShape(encoder, build), color=ByShape(network.color, build)

@@ -1,4 +1,4 @@
-"""Parts of a network that are compiled or captured once for each shape of their inputs."""
+"""Compile or capture parts of a network once for each shape of their inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _building = threading.RLock()  # torch.export and what it calls are made for one
 
 
 class ByShape(nn.Module):
-    """A part that is made ready for each shape of its inputs when that comes, by `build`; the last few are kept."""
+    """Builds a part for each shape of its inputs at the first call with that shape, and keeps the last few."""
 
     def __init__(self, part: nn.Module, build: Callable[[nn.Module, tuple[Tensor, ...]], Part]) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class ByShape(nn.Module):
         self._ready: OrderedDict[tuple[torch.Size, ...], Part] = OrderedDict()
 
     def forward(self, *inputs: Tensor) -> Any:
-        """As the part itself. Inputs: tensors only."""
+        """Compute as the part itself does. Inputs are tensors only."""
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self._ready:
             while len(self._ready) >= _SHAPES:

@@ -1,4 +1,4 @@
-"""Exact rewrites of a network's layers for torch."""
+"""Rewrite a network's layers for torch, with the same results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def replace_parts(network: nn.Module, **parts: nn.Module) -> None:
 
 
 def fold(network: ColorizationNet) -> None:
-    """Nearest x2 and a 3x3 convolution become one transposed 4x4 convolution of stride 2: 4 products for 9, exact."""
+    """Merge each nearest x2 and 3x3 convolution into one transposed 4x4 convolution of stride 2: 4 products for 9."""
     for name, part in network.color.named_children():
         if isinstance(part, nn.Sequential) and isinstance(part[0], nn.Upsample):
             replace_parts(network.color, **{name: folded(part[1])})

@@ -1,4 +1,4 @@
-"""Tensors between the host's memory and a device, without waiting for what the device computes."""
+"""Copy tensors between host and device without waiting for other work of the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """A float32 copy in the host's memory, and what to call before it is read.
+    """Return a float32 copy in the host's memory, and a function to call before reading it.
 
     From a GPU it comes on a stream beside the one that computes, which may be given its next work meanwhile.
     """
@@ -26,5 +26,5 @@ def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for what it computes. x: on the CPU, and not changed afterwards."""
+    """Copy `x` to the device without waiting for its other work. The caller must not change `x` afterwards."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

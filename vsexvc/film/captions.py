@@ -1,4 +1,4 @@
-"""Captions inside the picture stream (EIA-608 and 708), which do not survive another encoding of the picture."""
+"""Find captions inside the picture stream (EIA-608 and 708), which are lost when the picture is encoded again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLACES, _PACKETS = 8, 48  # where the film is looked at, and how far
 
 
 def has_captions(path: Path) -> bool:
-    """Whether captions are seen in some packets of the picture, taken from all over the film."""
+    """Return whether sampled packets of the picture contain captions."""
     try:
         with av.open(str(path)) as file:
             stream = picture_of(file)

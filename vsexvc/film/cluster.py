@@ -1,4 +1,4 @@
-"""Parts made by many processes or machines: Ray."""
+"""Make parts in many processes or on many machines, with Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _maker = lru_cache(maxsize=1)(PartMaker)  # a process of Ray makes one part afte
 
 
 def _make_part(job: Job, number: int) -> str:
-    """A task. Returns who did it. How far it is goes to a file beside the part."""
+    """Make a part, as a task of Ray; return the worker's name. How far it is goes to a file beside the part."""
     path, told = progress_file(job, number), 0.0
 
     def progress(done: int) -> None:
@@ -65,7 +65,7 @@ def _done(job: Job, numbers: Iterable[int]) -> int:
 
 
 def check_ray(address: str | None) -> None:
-    """Raises ValueError where there is no Ray here, or nobody at the address: before the film is read."""
+    """Raise ValueError if Ray is not installed or no cluster answers, before the film is read."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]")
     if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
@@ -76,7 +76,7 @@ def check_ray(address: str | None) -> None:
 
 
 def _connect(address: str | None, options: dict[str, Any]) -> None:
-    """To a cluster, or None: starts Ray on this machine. options: of ray.init."""
+    """Connect to a cluster; for None start Ray on this machine. options: of ray.init."""
     import ray
 
     try:
@@ -91,7 +91,7 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
 
 
 def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
-    """Says what is waited for where no machine can take a task; raises ValueError where none can come."""
+    """Report what a task waits for if no machine can take it; raise ValueError if none ever can."""
     import ray
 
     list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # which has no types
@@ -127,7 +127,7 @@ def make_by_ray(
     made: Callable[[int, str], None],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Makes parts as tasks of Ray, which begins them again elsewhere when their worker is lost.
+    """Make parts as tasks of Ray, which restarts them elsewhere if their worker is lost.
 
     Args:
         job: of the parts.

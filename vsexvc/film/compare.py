@@ -34,7 +34,7 @@ _RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232,
 
 @dataclass(frozen=True)
 class Cell:
-    """A frame under one reference: its colours, where it found its match (0..1) and the mean of that (-1..1)."""
+    """Holds a frame under one reference: its colours, its similarity map (0..1) and the mean similarity (-1..1)."""
 
     coloured: Image.Image
     similarity_map: NDArray[np.floating]
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A frame of the film, its luma, and what each reference makes of it."""
+    """Holds a frame of the film: its luma, and its result under each reference."""
 
     frame: int
     seconds: float | None
@@ -62,7 +62,7 @@ def write(
     fps: Fraction | None = None,
     **options: Any,
 ) -> None:
-    """Colours frames of a film after each reference and writes the page.
+    """Colour frames of a film after each reference and write the page.
 
     Args:
         film: its file.
@@ -113,7 +113,7 @@ def write(
 
 
 def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Image], rows: Sequence[Row]) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Args:
         title: the film.
@@ -150,7 +150,7 @@ def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Im
 
 
 class _Column:
-    """A film under one reference."""
+    """Colours a film after one reference."""
 
     def __init__(self, clip: vs.VideoNode, reference: vs.VideoNode, options: dict[str, Any]) -> None:
         format = vs.YUV444P16 if clip.format.color_family == vs.RGB else None
@@ -159,7 +159,7 @@ class _Column:
         self._similarity = colorize(clip, reference, output="similarity", **options)
 
     def at(self, number: int) -> tuple[Cell, Image.Image]:
-        """A frame, and its luma."""
+        """Return a coloured frame, and its luma."""
         coloured = picture(self._coloured, number, _BOX)
         share = np.asarray(picture(self._similarity, number, _MAP_BOX))[..., 0] / 255
         with self._similarity.get_frame(number) as frame:
@@ -169,14 +169,14 @@ class _Column:
 
 
 def _spread(firsts: Sequence[int], count: int) -> list[int]:
-    """At most so many of them, from the first to the last."""
+    """Return at most `count` values, spread from the first to the last."""
     if len(firsts) <= count:
         return list(firsts)
     return [firsts[round(i * (len(firsts) - 1) / (count - 1))] for i in range(count)]
 
 
 def _painted(share: NDArray[np.floating]) -> Image.Image:
-    """0..1 in the colours of the ramp."""
+    """Paint values 0..1 in the colours of the ramp."""
     steps = np.linspace(0, 1, len(_RAMP))
     return Image.fromarray(
         np.stack([np.interp(share, steps, c) for c in zip(*_RAMP, strict=True)], -1).astype(np.uint8)

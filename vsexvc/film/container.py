@@ -21,7 +21,7 @@ _PASSED_CHAPTERS = ("-map", "0", "-map_chapters", "1", "-c", "copy", "-fflags", 
 
 
 class Refused(ValueError):
-    """A container does not hold a stream. is_sound: of sound."""
+    """Says that a container cannot hold a stream. is_sound: whether it is sound."""
 
     def __init__(self, text: str, is_sound: bool = False) -> None:
         super().__init__(text)
@@ -29,10 +29,10 @@ class Refused(ValueError):
 
 
 class Target:
-    """A file to write, with its container's name."""
+    """Writes a file, and knows its container's name."""
 
     def __init__(self, out: Path, is_passed: bool = False) -> None:
-        """Opens the file, which is written from its start on.
+        """Open the file for writing.
 
         Args:
             out: its suffix says which container.
@@ -61,7 +61,7 @@ class Target:
             self.file = av.open(f"[f={self.name}:{told}]{path}", "w", format="tee", options={"fflags": "+bitexact"})
 
     def added(self, stream: Any, what: str, is_picture: bool = False) -> Any:
-        """Adds a stream like this one.
+        """Add a stream like this one.
 
         Args:
             stream: of another file.
@@ -89,7 +89,7 @@ class Target:
         return Refused(f"{self.name} does not hold {what}", is_sound)
 
     def add_chapters(self, path: Path) -> None:
-        """Those of a file, to this one, which is whole: "tee" does not pass them on. Raises ValueError."""
+        """Add a file's chapters to this file, which is complete: "tee" drops them. Raise ValueError on failure."""
         whole = self.out.with_stem(self.out.stem + "-chapters")
         inputs = ["-copyts", "-i", str(self.out), "-i", str(path)]
         flags = ["-movflags", "+faststart"] if self.out.suffix in (".mp4", ".mov", ".m4v") else []
@@ -118,7 +118,7 @@ def codec_name(stream: Any) -> str:
 
 
 def tag_of(stream: Any) -> str | None:
-    """The codec's tag, four characters, which may say which kind of the codec this is; None where there is none."""
+    """Return the codec's tag, four characters, which may name the kind of the codec; None if there is none."""
     try:
         tag: str = stream.codec_context.codec_tag
     except UnicodeDecodeError:

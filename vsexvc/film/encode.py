@@ -43,7 +43,7 @@ _GREY = {"gray" if bits == 8 else f"gray{bits}le": bits for bits in (8, 10, 12, 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the encoder is told. None: the default; crf and preset have one only for x264 and x265.
+    """Holds the encoder's settings. None: the default; crf and preset have one only for x264 and x265.
 
     Attributes:
         pix_fmt: of FORMATS.
@@ -57,13 +57,13 @@ class Encoding:
     extra: tuple[str, ...] = ()
 
     def resolved(self) -> Encoding:
-        """With the defaults in place."""
+        """Return the settings with the defaults filled in."""
         if self.codec not in _RATED:
             return self
         return replace(self, crf=CRF if self.crf is None else self.crf, preset=self.preset or PRESET)
 
     def fitted(self, container: str) -> Encoding:
-        """With the samples of raw 4:2:2 in the order that MOV has a name for. container: its suffix."""
+        """Return the settings with raw 4:2:2 samples in the order that MOV has a name for. container: its suffix."""
         if (self.codec, self.pix_fmt, container) != ("rawvideo", "yuv422p", ".mov"):
             return self
         return replace(self, extra=("-pix_fmt", "uyvy422", *self.extra))
@@ -78,7 +78,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Part:
-    """What is in an encoded part.
+    """Describes an encoded part.
 
     Attributes:
         order: for each packet, as they are stored, which frame of the part it is.
@@ -97,7 +97,7 @@ class Part:
 
 
 def find_ffmpeg() -> str:
-    """The system's, else that of the imageio-ffmpeg wheel. Raises ValueError where there is none."""
+    """Return the system's ffmpeg, else that of the imageio-ffmpeg wheel. Raise ValueError if there is none."""
     found = shutil.which("ffmpeg")
     if found is not None:
         return found
@@ -111,13 +111,13 @@ def find_ffmpeg() -> str:
 
 
 def ffmpeg_version() -> str:
-    """Its first line."""
+    """Return the first line of what `ffmpeg -version` prints."""
     answer = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False, timeout=60)
     return answer.stdout.split("\n")[0]
 
 
 def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
-    """What a film is to be coloured to: asked, one of FORMATS; else near to what it has.
+    """Choose the format of the coloured film: the requested one of FORMATS, else the one closest to the source.
 
     8 bit stays 8 bit, more becomes 10; subsampling stays, grey and RGB become 4:2:0 where the size is even.
 
@@ -141,7 +141,7 @@ def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
 
 
 def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]:
-    """How ffmpeg is to read the raw frames of a clip, and what it is to state of them.
+    """Return ffmpeg's arguments: how to read a clip's raw frames, and which tags to write.
 
     Args:
         clip: what will be encoded.
@@ -182,7 +182,7 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
 
 
 def merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Returns both with one filter graph, because of several `-vf` ffmpeg takes only the last.
+    """Merge two argument lists into one filter graph, because ffmpeg uses only the last `-vf`.
 
     Args:
         arguments: of `input_arguments`.
@@ -208,7 +208,7 @@ def merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
 
 
 def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding: Encoding, target: Path) -> None:
-    """Writes frames to a file. arguments: of `input_arguments`.
+    """Write frames to a file. arguments: from `input_arguments`.
 
     Raises:
         ValueError: what ffmpeg says, or how it ended. What is raised while a frame is made passes through. In both
@@ -242,20 +242,20 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
 
 
 def _container(arguments: Sequence[str], encoding: Encoding) -> str:
-    """Of a part: Matroska, which has names for few kinds of raw samples."""
+    """Return the container of a part: Matroska, except for raw samples that it has no name for."""
     shown = encoding.pix_fmt or dict(pairwise(arguments)).get("-pixel_format", "")
     return "matroska" if encoding.codec != "rawvideo" or shown in ("yuv420p", "yuv422p") else "nut"
 
 
 def _reason(said: str, code: int) -> str:
-    """The first thing that ffmpeg says, which is nearest to the cause."""
+    """Return ffmpeg's first message, which is closest to the cause."""
     lines = [re.sub(r"^(\[[^]]*\] )+", "", line).strip() for line in said.split("\n")]
     ended = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return next((line for line in lines if line), ended)
 
 
 def seen(path: Path) -> tuple[int, ...]:
-    """The order of a file's frames, as Part has it. Raises ValueError for a file without them."""
+    """Return the order of a file's frames as Part stores it. Raise ValueError if it has none."""
     try:
         with av.open(str(path)) as file:
             stamps = [packet.pts or 0 for packet in file.demux(video=0) if packet.size]

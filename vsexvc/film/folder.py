@@ -1,4 +1,4 @@
-"""The working folder of a render.
+"""Keep the working folder of a render.
 
 It holds `manifest.json` (what was asked for, and the scenes that were found), `NNNNNN.mkv` with `NNNNNN.json` (a
 finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's end, if the next one goes on with it),
@@ -28,13 +28,13 @@ _SUFFIXES = (".json", ".mkv", ".state")  # of a part
 
 
 class Folder:
-    """The working folder, held by one process at a time."""
+    """Locks a working folder, so that one process at a time uses it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.index = path, path / "index"
 
     def __enter__(self) -> Self:
-        """Raises ValueError where another process holds it, or other files are in it."""
+        """Lock the folder. Raise ValueError if another process holds it or it contains other files."""
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in (entry.name for entry in self.path.iterdir()):
@@ -59,7 +59,7 @@ class Folder:
         self._lock.close()
 
     def manifest(self) -> dict[str, Any]:
-        """What was begun here; empty where nothing was. Raises ValueError where that cannot be told."""
+        """Return the manifest of the run in this folder, empty if there is none. Raise ValueError if it is damaged."""
         path = self.path / "manifest.json"
         stored = read_json(path)
         if stored is None:
@@ -79,7 +79,7 @@ class Folder:
         return self.file(number).with_suffix(".state")
 
     def read(self, number: int) -> Part | None:
-        """What is in a part, as its record says; None where no such record can be read."""
+        """Return a part's record; None if it cannot be read."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(self.file(number).with_suffix(".json").read_bytes())
             durations = tuple((int(a), int(b)) for a, b in stored["durations"])
@@ -94,7 +94,7 @@ class Folder:
         return sha256_of(file) == part.sha256
 
     def keep(self, number: int, partial: Path, part: Part) -> None:
-        """Makes a written file the part of that number."""
+        """Store a written file as the part of that number."""
         write_json(self.file(number).with_suffix(".json"), dataclasses.asdict(part))
         settle(partial, self.file(number))
 

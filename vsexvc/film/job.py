@@ -21,7 +21,7 @@ from vsexvc.support.files import sha256_of
 
 @dataclass(frozen=True)
 class Colours:
-    """Those arguments of Colorize that a whole film has one of."""
+    """Holds those arguments of Colorize that a whole film shares."""
 
     size: int = 216
     saturation: float = 1.0
@@ -34,7 +34,7 @@ class Colours:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to know, wherever it is. Paths are the same on all machines.
+    """Holds everything that a worker needs to know, wherever it runs. Paths are the same on all machines.
 
     Attributes:
         source: a film, or a script.
@@ -104,13 +104,13 @@ def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[
 
 
 def versions() -> dict[str, str]:
-    """Of the programs that make the bytes."""
+    """Return the versions of the programs that determine the bytes."""
     installed = {name: importlib.metadata.version(name) for name in ("torch", "vapoursynth")}
     return {"vsexvc": __version__, **installed, "ffmpeg": ffmpeg_version()}
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 of a file, or those of all in a folder."""
+    """Return the sha256 of a file, or of all files in a folder."""
     if not path.is_dir():
         return sha256_of(path)
     return " ".join(sha256_of(file) for file in sorted(path.rglob("*")) if file.is_file())

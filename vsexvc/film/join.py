@@ -1,4 +1,4 @@
-"""Join the parts of a film: packets of pictures get their frames' times, and the source's other streams are copied.
+"""Join the parts of a film: give packets of pictures their frames' times, and copy the source's other streams.
 
     parts, in order -> packets of the picture, each with its frame's own time --.
     source ----------> packets of sound, subtitles; covers, fonts, chapters -----+--> OUT
@@ -36,10 +36,10 @@ _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", 
 
 
 class Other:
-    """The streams of a file that go along with the film: all but its picture."""
+    """Opens the file whose streams accompany the film: all but its picture."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError for a file that cannot be read."""
+        """Open a file. Raise ValueError if it cannot be read."""
         self.path = path
         try:
             self.file = av.open(str(path))
@@ -116,7 +116,7 @@ def _written(
     progress: Callable[[int], None],
     packets: int | None,
 ) -> tuple[Target, list[str]]:
-    """The file, closed, and notices. packets: at most so many of the other file; None: all."""
+    """Write the file and close it; return notices. packets: at most so many of the other file; None: all."""
     done = 0
     try:
         with ExitStack() as stack:
@@ -138,7 +138,7 @@ def _written(
 def _begun(
     stack: ExitStack, part: Path, times: Times, other: Other | None, out: Path
 ) -> tuple[Target, Any, dict[int, Any], list[str]]:
-    """The file with its head written; the picture's stream; the others by old numbers; notices.
+    """Write the file's header; return the file, the picture's stream, the others by old numbers, and notices.
 
     Tried in turn: streams as they are; passed on unasked (container.py); sound as PCM; both. The codec's tag, which
     tells a profile of ProRes or the format of Ut Video, is left out where the container has only one of its own.
@@ -164,7 +164,7 @@ def _begun(
 
 
 def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None) -> Any:
-    """The stream of pictures, for those of a part."""
+    """Add the stream of pictures, like that of a part."""
     picture = target.added(encoded, "the picture", is_picture=True)
     picture.metadata.update(_kept(encoded.metadata, _STALE))
     picture.disposition = encoded.disposition
@@ -181,14 +181,14 @@ def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None)
 
 
 def _shape(path: Path) -> Fraction:
-    """Of a picture's pixels, width to height, as the container says."""
+    """Return the shape of the pixels, width to height, as the container states it."""
     with av.open(str(path)) as file:
         ratio = file.streams.video[0].sample_aspect_ratio
         return fraction(ratio) if ratio else Fraction(1)
 
 
 def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple[dict[int, Any], list[str]]:
-    """Streams, chapters and titles as the other file has them: the new streams by old numbers, and notices.
+    """Add the other file's streams, chapters and titles; return the new streams by old numbers, and notices.
 
     converts: lossless sound that the container does not hold becomes PCM.
     """
@@ -232,7 +232,7 @@ def _describe(added: Any, stream: Any) -> None:
 
 
 def _as_pcm(target: Target, stream: Any, what: str) -> Converter:
-    """Raises Refused where sound can only be lost."""
+    """Convert sound to PCM; raise Refused if that is not lossless."""
     try:
         converter = Converter(target, stream)
     except (ValueError, KeyError, av.FFmpegError):
@@ -242,7 +242,7 @@ def _as_pcm(target: Target, stream: Any, what: str) -> Converter:
 
 
 def _attach(target: Target, stream: Any, path: Path, what: str) -> None:
-    """A font or a cover, as a file inside the container. Raises ValueError where the container does not hold such."""
+    """Attach a font or a cover. Raise ValueError if the container cannot hold attachments."""
     if "matroska" not in target.name:
         raise target.refused(what)
     if stream.type == "attachment":
@@ -256,7 +256,7 @@ def _attach(target: Target, stream: Any, path: Path, what: str) -> None:
 
 
 def _rewritten(target: Target, stream: Any) -> Any:
-    """A stream for the same subtitles in words that the container knows."""
+    """Add a stream for the same subtitles in a codec that the container can hold."""
     stream.codec_context.open(strict=False)
     added = target.file.add_stream(_SUBTITLES_OF[target.name])
     added.codec_context.subtitle_header = stream.codec_context.subtitle_header
@@ -276,7 +276,7 @@ def _shifted(chapter: Any, start: Fraction) -> Any:
 
 
 def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: Any) -> Iterator[av.Packet[Any]]:
-    """The parts' packets, each with its frame's time; in the order in which they are stored, which is dts' too.
+    """Yield the parts' packets, each with its frame's time, in stored order, which is also that of dts.
 
     A decoder holds back as many frames as one is ever stored later than it is shown: dts is that much earlier.
     """
@@ -305,7 +305,7 @@ def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: A
 
 
 def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[Any]]:
-    """The other file's packets, read anew. copied: the new streams by old numbers."""
+    """Yield the other file's packets. copied: the new streams by old numbers."""
     clocks: dict[int, Clock] = {}
     with av.open(str(other.path)) as file:
         for packet in file.demux([file.streams[index] for index in copied]):

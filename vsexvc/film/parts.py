@@ -35,7 +35,7 @@ from vsexvc.support.files import sha256_of
 
 
 def coloured(job: Job, device: str | None = None, states: States | None = None) -> vs.VideoNode:
-    """The whole film in colour, or the script's output.
+    """Return the whole film in colour, or the script's output.
 
     Args:
         job: its parts, encoding and arguments do not matter.
@@ -72,7 +72,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
 
 
 def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.VideoNode:
-    """The coloured film with the frames of `film` where the job leaves it alone. None: it does so everywhere."""
+    """Return the coloured film, with frames of `film` where the plan gives no colours. None: it gives none at all."""
     own = film.format if job.colours.format is None else vs.core.get_video_format(job.colours.format)
     if result is None:
         result = uncoloured(film, own, is_grey=False)
@@ -88,7 +88,7 @@ def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.
 
 @lru_cache(maxsize=1)
 def script_output(path: Path, text: bytes) -> vs.VideoNode:
-    """Output 0 of a script, run as vspipe does: in its folder. What it prints goes to stderr.
+    """Return output 0 of a script, run in its folder as vspipe does. What the script prints goes to stderr.
 
     It is run once in a process: a second std.LoadPlugin of the same file is an error.
     """
@@ -108,7 +108,7 @@ def script_output(path: Path, text: bytes) -> vs.VideoNode:
 
 
 def _reason(error: BaseException) -> str:
-    """Its line that says most: where a script's own function failed, that is the last of the traceback."""
+    """Return the error's most useful line: the last of the traceback if a script's own function failed."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines and lines[0].startswith("Traceback") else first_line(error)
 
@@ -117,7 +117,7 @@ class PartMaker:
     """Makes parts of a job in this process."""
 
     def __init__(self, job: Job) -> None:
-        """Raises ValueError where this machine has not what the job was begun with."""
+        """Prepare. Raise ValueError if versions or weights here differ from those the job was begun with."""
         torch.set_num_threads(job.threads)
         needed = {**dict(job.versions), "weights": job.weights}
         here = {**versions(), "weights": "" if job.model is None else fingerprint(job.model)}
@@ -130,7 +130,7 @@ class PartMaker:
         self._clip = coloured(job, states=self._states)
 
     def make(self, number: int, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Writes a part.
+        """Write a part.
 
         Args:
             number: of the part.
@@ -159,7 +159,7 @@ class PartMaker:
     def _frames(
         self, first: int, stop: int, durations: list[tuple[int, int]], progress: Callable[[int], None]
     ) -> Generator[vs.VideoFrame]:
-        """durations: filled with those of a script's frames. Those of a film are in its file."""
+        """Yield the frames of a part. durations: filled with those of a script's frames; a film's are in its file."""
         for done, frame in enumerate(self._clip[first:stop].frames(close=True), 1):
             if self._job.model is None:
                 durations.append((int(frame.props.get("_DurationNum", 0)), int(frame.props.get("_DurationDen", 0))))

@@ -55,7 +55,7 @@ _HEAD = 1 << 16  # bytes of a file in which its tags are looked for
 
 @dataclass(frozen=True)
 class Still:
-    """A picture.
+    """Holds a picture.
 
     Attributes:
         rgb: (H, W, 3), in sRGB where primaries and transfer do not say otherwise.
@@ -70,7 +70,7 @@ class Still:
 
 
 def read(path: Path) -> Still | None:
-    """Reads a picture; None for a file that is none of Pillow's, by its content and by its name, as a film is.
+    """Read a picture; return None for a file that Pillow knows neither by content nor by name, such as a film.
 
     Args:
         path: of the file. Its EXIF orientation is applied, its colour profile is converted to sRGB.
@@ -108,7 +108,7 @@ def read(path: Path) -> Still | None:
 
 
 def _loaded(path: Path) -> tuple[Image.Image, int]:
-    """The picture, upright, and how many the file holds. Raises whatever Pillow does."""
+    """Return the picture, upright, and how many the file holds. Raise whatever Pillow raises."""
     with opened(path) as image:
         count = _pictures(image)
         image.load()
@@ -136,7 +136,7 @@ def passed_over(folder: Path) -> list[str]:
 
 
 def _register() -> None:
-    """Lets Pillow know of HEIF and JPEG XL where their packages are installed."""
+    """Register HEIF and JPEG XL with Pillow, if their packages are installed."""
     for module, opener in _PLUGINS.items():
         with suppress(ImportError):
             plugin = importlib.import_module(module)
@@ -145,7 +145,7 @@ def _register() -> None:
 
 
 def _pictures(image: Image.Image) -> int:
-    """How many there are that one may have meant: no thumbnail of a TIFF, no depth map of a telephone's JPEG."""
+    """Count the pictures of a file, without thumbnails in a TIFF and depth maps in a phone's JPEG."""
     count = getattr(image, "n_frames", 1)
     if image.format != "TIFF":
         return 1 if image.format in ("MPO", "PSD") else count
@@ -158,7 +158,7 @@ def _pictures(image: Image.Image) -> int:
 
 
 def _parts(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
-    """Its colours, and its alpha where it has one."""
+    """Return a picture's colours, and its alpha if it has one."""
     if image.mode in ("P", "PA", "RGBa") or "transparency" in image.info:
         has_alpha = image.mode != "P" or "transparency" in image.info
         image = image.convert("RGBA" if has_alpha else "RGB")
@@ -168,7 +168,7 @@ def _parts(image: Image.Image) -> tuple[Image.Image, NDArray[np.uint8] | None]:
 
 
 def _in_srgb(what: str, image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in RGB. Raises ValueError where its profile is not one for pictures of this kind."""
+    """Convert a picture to sRGB. Raise ValueError if its profile does not fit its kind."""
     if profile is None and image.mode != "LAB":
         return image.convert("RGB")
     try:
@@ -185,7 +185,7 @@ def _in_srgb(what: str, image: Image.Image, profile: bytes | None) -> Image.Imag
 
 
 def _stated(path: Path) -> tuple[int, int]:
-    """Primaries and transfer that an AVIF, HEIF or PNG states without a profile."""
+    """Return the primaries and transfer that an AVIF, HEIF or PNG states without a profile."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     for name, width in ((b"colrnclx", 2), (b"cICP", 1)):
@@ -201,7 +201,7 @@ def _stated(path: Path) -> tuple[int, int]:
 
 
 def is_grey(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None = None) -> bool:
-    """Whether no surface of a picture has a colour. rgb, alpha: see Still."""
+    """Return whether a picture has no colours. rgb, alpha: see Still."""
     shown = rgb if alpha is None else np.where(alpha[..., None] < 128, np.uint8(0), rgb)
     image = Image.fromarray(shown)
     small = np.asarray(image.reduce(max(1, min(image.size) // _SURFACES))).astype(int)

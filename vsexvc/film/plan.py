@@ -41,7 +41,7 @@ _HEAD = """\
 
 
 class Left(NamedTuple):
-    """Frames [first, stop) that get no colours: they keep their own, or are made grey."""
+    """Names frames [first, stop) that get no colours: they keep their own, or are made grey."""
 
     first: int
     stop: int
@@ -50,7 +50,7 @@ class Left(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a plan file says.
+    """Holds the content of a plan file.
 
     Attributes:
         source: the film that it was made for.
@@ -79,7 +79,7 @@ def make(
     interlaced: str | None = None,
     fps: Fraction | None = None,
 ) -> list[Scene]:
-    """Finds the scenes of a film and writes what is there to plan by.
+    """Find the scenes of a film, and write the plan's template and the contact sheet.
 
     Args:
         film: its file.
@@ -113,7 +113,7 @@ def make(
 
 
 def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
-    """The template. film: its whole path."""
+    """Write the template. film: its absolute path."""
     folder = path.absolute().parent
     name = str(film.relative_to(folder) if film.is_relative_to(folder) else film)
     lines = [_HEAD.format(count=counted(len(scenes), "scene"), name=_quoted(film.name))]
@@ -126,7 +126,7 @@ def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
 
 
 def read(path: Path, *, is_draft: bool = False) -> Plan:
-    """Reads a plan and checks it.
+    """Read a plan and check it.
 
     Args:
         path: of the plan.
@@ -148,7 +148,7 @@ def read(path: Path, *, is_draft: bool = False) -> Plan:
 
 
 def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages: Stages = silent) -> list[Path]:
-    """Writes the first frames of the scenes as a contact sheet, over one that is there.
+    """Write the first frames of the scenes as a contact sheet, replacing an older one.
 
     Args:
         path: a PNG. Where the scenes do not fit on one, `-1`, `-2` and so on are put to its name.
@@ -182,7 +182,7 @@ def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages:
 
 
 def check_writable(what: str, path: Path, *suffixes: str) -> None:
-    """Raises ValueError, OSError for a file that could not be written, before the time that making it takes.
+    """Raise ValueError or OSError for a file that cannot be written, before the work that makes it.
 
     Args:
         what: how errors call it.
@@ -199,7 +199,7 @@ def check_writable(what: str, path: Path, *suffixes: str) -> None:
 
 
 def timecode(seconds: float) -> str:
-    """h:mm:ss.t"""
+    """Format seconds as h:mm:ss.t."""
     tenths = round(seconds * 10)
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths // 10 % 60:02}.{tenths % 10}"
 
@@ -209,12 +209,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a basic string of TOML, which are JSON's but for one character."""
+    """Quote text as a basic string of TOML: JSON's, but for one character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
-    """folder: where relative paths begin."""
+    """Check a plan's content and return it. folder: where relative paths begin."""
     _only(content, "", source=str, frames=int, scene=list)
     frames, scenes = content["frames"], content["scene"]
     for number, scene in enumerate(scenes, 1):
@@ -254,7 +254,7 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
 
 
 def _pictures(scene: dict[str, Any], where: str, first: int, stop: int) -> list[tuple[int, str]] | None:
-    """The references of a scene [first, stop) with the frames from which they hold; None: it gets no colours."""
+    """Return the references of a scene [first, stop), each with its first frame; None: it gets no colours."""
     reference, is_grey = scene.get("reference", ""), scene.get("grey", False)
     if reference is True:
         raise ValueError(f"{where}reference must be a picture, or false to leave the scene as it is, got true")
@@ -280,7 +280,7 @@ _REFERENCE = "a text in quotes, false, or a table of frames and texts"
 
 
 def _only(table: dict[str, Any], where: str, **kinds: type | tuple[type, ...]) -> None:
-    """Raises ValueError where a table has not exactly these keys, with values of these kinds."""
+    """Raise ValueError if a table has other keys, or values of other kinds."""
     for key in table:
         if key not in kinds:
             raise ValueError(f"{where}{key} must be one of {', '.join(kinds)}")
@@ -291,10 +291,10 @@ def _only(table: dict[str, Any], where: str, **kinds: type | tuple[type, ...]) -
 
 
 class _Sheet:
-    """Pictures in rows, each with a line of text below."""
+    """Draws pictures in rows, each with a line of text below."""
 
     def __init__(self, columns: int, rows: int, height: int) -> None:
-        """height: of a picture."""
+        """Start an empty sheet. height: of a picture."""
         self._columns, self._height = columns, height
         self._step = _THUMB[0] + _GAP, height + _LINE + _GAP
         self.image = Image.new("RGB", (columns * self._step[0] + _GAP, rows * self._step[1] + _GAP), "#202020")

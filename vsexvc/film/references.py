@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture 
 def references(
     paths: str | PathLike[str] | Iterable[str | PathLike[str]], clip: vs.VideoNode | None = None
 ) -> tuple[vs.VideoNode, list[int] | None]:
-    """Reads references for a script: `ref, frames = references("folder")`, for `Colorize(clip, ref, frames)`.
+    """Read references for a script: `ref, frames = references("folder")`, for `Colorize(clip, ref, frames)`.
 
     Args:
         paths: a picture, a clip, a folder of pictures, or several of them. Pictures come upright and in sRGB; what is
@@ -53,7 +53,7 @@ def references(
 
 
 def listed(paths: Sequence[Path]) -> list[Path]:
-    """The files, with those of folders in their place, by their names; by their numbers where they carry some.
+    """List the files, those of a folder in its place: by number if their names contain one, else by name.
 
     Hidden files are skipped, those that macOS puts beside others among them.
 
@@ -75,7 +75,7 @@ def listed(paths: Sequence[Path]) -> list[Path]:
 
 
 def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[int, ...] | None:
-    """The frames that names as ref_000412.png carry, ascending; None where no name carries one.
+    """Return the frame numbers in names such as ref_000412.png, ascending; None if no name contains one.
 
     Args:
         files: in the order of `listed`.
@@ -108,7 +108,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
-    """The frames from which numbered references hold: the first one of a scene from that scene's first frame.
+    """Return the frames from which numbered references apply; a scene's first one applies from its first frame.
 
     Args:
         numbers: of numbers_of.
@@ -122,7 +122,7 @@ def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
 
 
 def open_references(paths: Sequence[Path], cache: Path, stills: bool = False) -> vs.VideoNode:
-    """The pictures and all frames of the clips, one after the other, each in its own size and format.
+    """Return one clip of the pictures and all frames of the clips, each in its own size and format.
 
     Args:
         paths: pictures, clips, and folders of pictures (see `listed`).
@@ -155,7 +155,7 @@ def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
 
 
 def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
-    """A picture as a clip of one frame, which is read anew when it is asked for. still: it, as it is now."""
+    """Return a picture as a clip of one frame, which is read when it is requested. still: the picture as it is now."""
     height, width, _ = still.rgb.shape
     blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, keep=True)
 

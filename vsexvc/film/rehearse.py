@@ -23,7 +23,7 @@ _CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # one that holds what another do
 
 
 def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:
-    """Encodes one black frame and joins it with the beginning of the other streams.
+    """Encode one black frame and join it with the beginning of the other streams.
 
     Args:
         job: its encoding and arguments.
@@ -65,7 +65,7 @@ def _tried(part: Path, other: Other | None, joined: Path) -> list[str]:
 
 
 def readable(path: Path) -> tuple[Any, ...] | None:
-    """Codec, profile, format and samples of the first frame; None where it cannot be decoded."""
+    """Return codec, profile, format and samples of the first frame; None if it cannot be decoded."""
     with suppress(av.FFmpegError, StopIteration), av.open(str(path)) as file:
         stream = file.streams.video[0]
         frame = next(file.decode(stream))
@@ -74,7 +74,7 @@ def readable(path: Path) -> tuple[Any, ...] | None:
 
 
 def _way_out(part: Path, other: Other | None, joined: Path, refused: Refused) -> str:
-    """What to do where a container was refused."""
+    """Return what to do if a container is refused."""
     for suffix in _CONTAINERS:
         if suffix == joined.suffix:
             continue

@@ -55,7 +55,7 @@ Report = Callable[..., None]  # report(event, **facts); "start", "progress", "pa
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for. source: a film, or a script (*.vpy), which does its own colouring.
+    """Holds the arguments of a render. source: a film, or a script (*.vpy), which does its own colouring.
 
     Attributes:
         references: pictures and clips; each scene takes its best. Either these or a plan.
@@ -94,12 +94,12 @@ class Order:
 
     @property
     def partial(self) -> Path:
-        """Where the film is until it is whole: beside out, so that it only needs another name then."""
+        """Return the path of the unfinished film: beside `out`, so that a rename completes it."""
         return self.out.with_name(f"{self.out.stem}.joining{self.out.suffix}")
 
 
 def render(order: Order, report: Report) -> None:
-    """Makes `order.out`, or goes on with making it.
+    """Make `order.out`, or continue an earlier run that was making it.
 
     Args:
         order: what is asked for.
@@ -144,7 +144,7 @@ def render(order: Order, report: Report) -> None:
 
 
 def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
-    """Those that are not there."""
+    """Make the parts that are missing."""
     frames = [stop - first for first, stop in job.parts]
     todo = [number for number in range(len(frames)) if not folder.has(number, frames[number], job.keys[number])]
     total = sum(frames)
@@ -180,7 +180,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
 
 
 def _check(order: Order) -> None:
-    """What can be seen without opening anything. Raises ValueError, OSError."""
+    """Check what can be checked without opening a file. Raise ValueError or OSError."""
     if not order.source.is_file() and not is_sequence(order.source):
         raise FileNotFoundError(f"IN must be a film or a script, there is no file {str(order.source)!r}")
     if order.source.suffix.lower() == ".py":
@@ -207,7 +207,7 @@ def _check(order: Order) -> None:
 
 
 def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fraction | None, Other | None]:
-    """The job, found in the folder or begun there; the clip's rate; the file whose other streams go along.
+    """Return the job, found in the folder or begun there; the clip's rate; the file of the other streams.
 
     All that can be wrong with the arguments is found here, before the hours that scenes and colours take.
     """
@@ -296,7 +296,7 @@ def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
 
 
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
-    """The job so far, and what tells this order from another, as JSON has it. threads: of the run before."""
+    """Return the job so far, and as JSON what distinguishes this order from others. threads: of the earlier run."""
     job = Job(
         order.source,
         folder.path.absolute(),
@@ -342,7 +342,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
 
 
 def _difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
-    """The names of what differs, with values where they are short."""
+    """Name what differs, with values if they are short."""
     words = []
     for key in sorted(began.keys() | asked.keys()):
         old, new = began.get(key), asked.get(key)
@@ -366,7 +366,7 @@ def _scenes(order: Order, scheme: plan.Plan | None, film: vs.VideoNode, report: 
 
 
 def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
-    """Whole scenes, as few as have LEAST frames together; what is left at the end goes to the last."""
+    """Group whole scenes into parts of at least LEAST frames; the last part takes what remains."""
     starts = [0]
     for first in firsts[1:]:
         if first - starts[-1] >= LEAST:

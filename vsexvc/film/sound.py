@@ -18,10 +18,10 @@ _JITTER = 0.05  # seconds by which a packet may miss the end of the one before a
 
 
 class Converter:
-    """Turns one stream of lossless sound into PCM of the same samples."""
+    """Converts one stream of lossless sound to PCM of the same samples."""
 
     def __init__(self, target: Any, stream: Any) -> None:
-        """Adds the stream to the target, as `added`. Raises ValueError where that is lossy or not held either."""
+        """Add the stream to the target as `added`. Raise ValueError if that is lossy or cannot be held either."""
         own = stream.codec_context
         if own is None or not own.codec.lossless or own.codec.lossy:
             raise ValueError("only lossless sound can become PCM")
@@ -35,7 +35,7 @@ class Converter:
         self._next: int | None = None
 
     def packets(self, packet: Any, start: Fraction) -> list[Any]:
-        """Returns the packets of PCM for one of the source, none at its end.
+        """Return the packets of PCM for one packet of the source, the last of which is empty.
 
         Args:
             packet: of the source.

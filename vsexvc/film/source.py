@@ -31,13 +31,13 @@ Stages = Callable[[str], Progress]  # what is done, in a few words -> who is tol
 
 
 def silent(what: str) -> Progress:
-    """Stages for those who do not want to know."""
+    """Return a progress callback that ignores its calls."""
     return lambda done, of: None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """From a cut to the next: its first frame, that of the next scene, and when it begins, in seconds from frame 0."""
+    """Spans from one cut to the next: first frame, the next scene's first frame, and its start in seconds."""
 
     first: int
     stop: int
@@ -45,7 +45,7 @@ class Scene:
 
 
 def default_cache() -> Path:
-    """Where the index of a film goes that has no working folder; made where it is missing. Raises OSError."""
+    """Return the folder for indexes of films without a working folder, made if missing. Raise OSError on failure."""
     folder = cache_folder() / "index"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def default_cache() -> Path:
 
 
 def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Fraction | None = None) -> vs.VideoNode:
-    """A film of constant size and format.
+    """Open a film of constant size and format.
 
     Args:
         path: of the film, or of numbered pictures (sequence.py).
@@ -89,7 +89,7 @@ def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Frac
 def find_scenes(
     clip: vs.VideoNode, sc_threshold: float | None = None, size: int = 216, stages: Stages = silent
 ) -> list[Scene]:
-    """The scenes, just as Colorize finds them with the same arguments; the first begins with frame 0.
+    """Find the scenes as Colorize finds them with the same arguments; the first begins with frame 0.
 
     Reads the whole film.
 
@@ -121,7 +121,7 @@ def find_scenes(
 
 
 def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:
-    """Seconds that a frame is shown, which may differ from frame to frame."""
+    """Return the seconds that a frame is shown; they may differ from frame to frame."""
     above, below = (frame.props.get(name) for name in ("_DurationNum", "_DurationDen"))
     if isinstance(above, int) and isinstance(below, int) and below > 0:
         return Fraction(above, below)
@@ -129,7 +129,7 @@ def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:
 
 
 def with_scenes(clip: vs.VideoNode, firsts: Sequence[int]) -> vs.VideoNode:
-    """The clip with `_SceneChangePrev` on each frame: Colorize without `sc_threshold` takes these scenes as they are.
+    """Set `_SceneChangePrev` on each frame: Colorize without `sc_threshold` uses these scenes as they are.
 
     Args:
         clip: whatever its frames say of scenes is overwritten.
@@ -146,7 +146,7 @@ def with_scenes(clip: vs.VideoNode, firsts: Sequence[int]) -> vs.VideoNode:
 
 
 def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Image:
-    """A frame to look at: RGB in the aspect it is shown with, as large as the box (width, height) holds.
+    """Return a frame as an RGB picture in its display aspect, as large as the box (width, height) allows.
 
     It is not made larger than it is. Raises ValueError for a frame that cannot be read or shown.
     """
@@ -170,7 +170,7 @@ def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Imag
 
 
 def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
-    """The clip with no frame flagged as interlaced. For interlaced see open_video."""
+    """Return the clip with no frame flagged as interlaced. For `interlaced` see open_video."""
     whole = clip
     if interlaced == "bwdif":
         if not hasattr(vs.core, "bwdif"):
@@ -185,7 +185,7 @@ def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
 
 
 def _stated_shape(path: Path) -> Fraction | None:
-    """Returns the shape of pixels (width to height) as players take it: the container's word before the codec's.
+    """Return the shape of pixels (width to height) as players read it: the container's value before the codec's.
 
     Bestsource rotates a film as its file asks for, so the shape is turned with it. None: nothing is stated.
     """
@@ -232,7 +232,7 @@ def _positive(frame: vs.VideoFrame, name: str) -> int:
 
 
 def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
-    """A film or a picture, whatever its sizes and formats. what: how errors call it; else see open_video."""
+    """Open a film or a picture of any sizes and formats. what: its name in errors; else see open_video."""
     if not hasattr(vs.core, "bs"):
         raise ValueError(
             "films are read by the VapourSynth plugin bestsource, which is missing: pip install vsexvc[video]"

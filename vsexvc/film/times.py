@@ -35,7 +35,7 @@ class Times:
 
 
 def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
-    """Of a film's frames, as its file has them; a recording's from where that begins.
+    """Read the times of a film's frames from its file; a recording's are counted from its start.
 
     Args:
         path: of the film.
@@ -98,7 +98,7 @@ def _last_duration(path: Path, stamp: int) -> Fraction | None:
 
 
 def check_whole(path: Path, times: Times) -> str | None:
-    """Whether a film's frames, of these times, are all that its file speaks of.
+    """Check that a film's frames, of these times, are all that its file promises.
 
     Returns:
         A notice where there are none for longer than a second.
@@ -125,7 +125,7 @@ def check_whole(path: Path, times: Times) -> str | None:
 
 
 def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], num_frames: int) -> Times:
-    """Of a script's frames: at its constant rate, unless durations say otherwise.
+    """Return the times of a script's frames: at its constant rate, unless durations differ from it.
 
     Raises:
         ValueError: neither says anything.
@@ -145,13 +145,13 @@ def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], nu
 
 
 def _is_constant(stamps: Sequence[int], base: Fraction, rate: Fraction, tolerance: Fraction) -> bool:
-    """Whether no stamp is off by more than the tolerance, in seconds."""
+    """Return whether no stamp is off by more than the tolerance, in seconds."""
     step, most = 1 / (rate * base), tolerance / base
     return all(abs(stamp - stamps[0] - n * step) <= most for n, stamp in enumerate(stamps))
 
 
 def later(times: Times, seconds: Fraction) -> Times:
-    """Returns the times, all of them later by so many seconds."""
+    """Return the times, all of them later by so many seconds."""
     if not seconds:
         return times
     base = Fraction(
@@ -166,7 +166,7 @@ def later(times: Times, seconds: Fraction) -> Times:
 
 
 def picture_of(file: Any) -> Any:
-    """The first video stream that is no cover; None where there is none."""
+    """Return the first video stream that is not a cover; None if there is none."""
     return next((stream for stream in file.streams.video if not is_cover(stream)), None)
 
 
@@ -175,12 +175,12 @@ def is_cover(stream: Any) -> bool:
 
 
 def start_of(file: Any) -> Fraction:
-    """A recording's clock starts anywhere: when that was, in seconds. 0 for other files, whose times mean something."""
+    """Return the start of a recording's clock, in seconds. 0 for other files, whose times are meant as they are."""
     recorded: Any = av.format.Flags.ts_discont
     is_recording = bool(file.format.flags & recorded.value)
     return Fraction(file.start_time or 0, av.time_base) if is_recording else Fraction(0)
 
 
 def fraction(ratio: Any) -> Fraction:
-    """PyAV's own are no Rational."""
+    """Convert PyAV's fraction, which is no Rational."""
     return Fraction(ratio.numerator, ratio.denominator)

@@ -1,4 +1,4 @@
-"""Variables of the environment that hold for a moment, for libraries that read them once while they are loaded."""
+"""Set environment variables for a moment, for libraries that read them once while they are loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # by which user
 
 
 def passive() -> dict[str, str]:
-    """What makes OpenMP's threads sleep while they wait; empty where the user has said how they do."""
+    """Return the variables that make OpenMP's waiting threads sleep; none if the user has set how they wait."""
     return {} if any(name in os.environ for name in _WAITS) else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Sets variables of this process, and puts back what was there before."""
+    """Set variables of this process, and restore the previous values afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -17,7 +17,7 @@ def sha256_of(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None: no such file. Raises ValueError for one that holds something else than an object."""
+    """Read a JSON object; return None if there is no such file, raise ValueError if it holds anything else."""
     try:
         stored = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a JSON file atomically."""
     partial = path.with_name(path.name + ".new")
     try:
         partial.write_text(json.dumps(content, indent=1) + "\n")
@@ -40,7 +40,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def settle(partial: Path, path: Path) -> None:
-    """Gives a written file its name once its bytes are on the disk, whenever the process or the machine dies."""
+    """Rename a written file once its bytes are on the disk, so that a crash leaves the old file or the new one."""
     with partial.open("r+b") as file:  # Windows lets nobody flush a file that is open for reading
         os.fsync(file.fileno())
     replace(partial, path)

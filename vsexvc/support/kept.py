@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def bytes_of(values: Iterable[Any]) -> int:
-    """Memory of all tensors in these values, also inside of dataclasses, tuples, lists and dicts.
+    """Return the bytes of all tensors in these values, also inside dataclasses, tuples, lists and dicts.
 
     Memory that several tensors share is counted once.
     """
@@ -34,10 +34,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Kept[V]:
-    """Values by number. The longest unused are forgotten; the one that came last always stays."""
+    """Stores values by number. It drops the least recently used ones, but never the newest."""
 
     def __init__(self, count: int, size: int) -> None:
-        """`count`: of values; `size`: bytes of their tensors. At least one value is kept, however large."""
+        """Prepare an empty store of at most `count` values and `size` bytes; one value is kept, however large."""
         self._count, self._size = count, size
         self._values: OrderedDict[int, V] = OrderedDict()
 
@@ -51,7 +51,7 @@ class Kept[V]:
         return key in self._values
 
     def __getitem__(self, key: int) -> V:
-        """Marks the value as used."""
+        """Return the value and mark it as used."""
         self._values.move_to_end(key)
         return self._values[key]
 
@@ -62,9 +62,9 @@ class Kept[V]:
             self._values.popitem(last=False)
 
     def pop(self, key: int, otherwise: V | None = None) -> V | None:
-        """Takes a value out."""
+        """Remove a value and return it."""
         return self._values.pop(key, otherwise)
 
     def size(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return bytes_of(self._values.values())

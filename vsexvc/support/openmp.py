@@ -1,4 +1,4 @@
-"""Loads torch with OpenMP threads that sleep while they wait. To be imported before anything that imports torch.
+"""Load torch with OpenMP threads that sleep while they wait. Import this before anything that imports torch.
 
 Torch's CPU loops end at barriers. The OpenMP runtime lets the threads that arrive first spin there for milliseconds. On
 a machine that is busy (an encoder beside the filter) they take the cores from the thread that they wait for, and a

@@ -13,10 +13,10 @@ from vsexvc.support.progress import Pace, Progress
 
 
 class Report:
-    """Tells what happens. Called with an event ("start", "progress", "part", "note", "end", ...) and its facts."""
+    """Reports events: call it with a name ("start", "progress", "part", "note", "end", ...) and the event's facts."""
 
     def __init__(self, as_json: bool) -> None:
-        """as_json: a JSON object for each event, one a line, to stdout; else text to stderr."""
+        """Choose the form: with `as_json` a JSON object per event and line to stdout, else text to stderr."""
         self._as_json, self._out = as_json, sys.stdout  # Ray's own messages are kept from stdout later
         self._progress = Progress()
         self._stage, self._pace, self._said, self._done = "", Pace(0), 0.0, -1
@@ -40,11 +40,11 @@ class Report:
             self._progress.notice(f"wrote {facts['out']}, {facts['frames']} frames, {facts['bytes'] / 1e6:.1f} MB")
 
     def stage(self, what: str) -> Callable[[int, int], None]:
-        """Return what is told how far a stage is (vsexvc.film.source.Stages)."""
+        """Return the callback that reports a stage's progress (vsexvc.film.source.Stages)."""
         return lambda done, of: self.at(what, done, of)
 
     def at(self, stage: str, done: int, of: int) -> None:
-        """Tell that `done` of `of` frames of a stage are done."""
+        """Report that `done` of `of` frames of a stage are done."""
         if not self._as_json:
             if of > 1:
                 self._progress.at(stage, done, of)
@@ -60,14 +60,14 @@ class Report:
         self._tell(event="progress", stage=stage, done=done, of=of, fps=round(self._pace.rate(done), 3), eta=eta)
 
     def end(self, error: str) -> None:
-        """Tell the error that ends the command."""
+        """Report the error that ends the command."""
         if self._as_json:
             self._tell(event="error", message=error)
         self._progress.close()
         self._progress.notice(error, head="python -m vsexvc")
 
     def interrupted(self, words: str) -> None:
-        """As `end`, after Ctrl-C, which a terminal shows without ending the line."""
+        """Report the end after Ctrl-C, which a terminal shows without ending the line."""
         self._progress.close()
         if sys.stderr is not None:
             print(file=sys.stderr)

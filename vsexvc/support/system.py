@@ -37,7 +37,7 @@ else:
 
 
 def lock(file: IO[Any], wait: bool = True) -> bool:
-    """Locks an open file until it is closed.
+    """Lock an open file until it is closed.
 
     Args:
         file: open for writing.
@@ -54,7 +54,7 @@ def lock(file: IO[Any], wait: bool = True) -> bool:
 
 
 def remove_locked(file: IO[Any], path: Path) -> None:
-    """Removes the file at `path`, which is `file` and locked, and closes it."""
+    """Remove the file at `path`, which is open and locked as `file`, and close it."""
     if not _WINDOWS:  # first the name: nobody else may lock what is about to go
         path.unlink()
     file.close()
@@ -64,7 +64,7 @@ def remove_locked(file: IO[Any], path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Gives a file another name, and takes the place of what has it.
+    """Rename a file, replacing a file of the new name.
 
     On Windows neither may be open anywhere, and what scans new files for viruses opens them for a moment: therefore it
     is tried for two seconds.
@@ -83,14 +83,14 @@ def replace(source: Path, target: Path) -> None:
 
 
 def own_group() -> dict[str, Any]:
-    """Arguments of subprocess.Popen for a process that Ctrl-C does not reach."""
+    """Return the arguments of subprocess.Popen for a process that Ctrl-C does not reach."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"process_group": 0}
 
 
 def heap_trimmer() -> Callable[[int], object]:
-    """glibc's malloc_trim, which gives free memory back to the system. Other systems need none: it does nothing."""
+    """Return glibc's malloc_trim, which returns free memory to the system; elsewhere a function that does nothing."""
     if not sys.platform.startswith("linux"):
         return lambda keep: None
     trim: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)  # musl has none

@@ -15,13 +15,13 @@ _TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 
 
 def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
-    """Its result, from a thread that then ends, and with it what libraries keep for each thread that calls them."""
+    """Call a function in a thread that then ends, with all that libraries keep for each thread that calls them."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function, *arguments).result()
 
 
 class TorchThread:
-    """A thread for all tensors of a filter, whichever thread of VapourSynth asks. Ends with the last of its filters.
+    """Computes all tensors of a filter in one thread, whichever thread of VapourSynth asks; ends with its last filter.
 
     Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
     OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
@@ -34,7 +34,7 @@ class TorchThread:
     """
 
     def __init__(self, threads: int | None = None, device: torch.device | None = None) -> None:
-        """The worker of one filter.
+        """Start the worker of one filter.
 
         Args:
             threads: of torch that it computes with; None: torch's own number.
@@ -49,7 +49,7 @@ class TorchThread:
         self._trim = heap_trimmer()
 
     def __call__[*P, R](self, function: Callable[[*P], R], *arguments: *P) -> R:
-        """The result of the function, or its exception."""
+        """Run a function in the thread; return its result or raise its exception."""
         self._calls += 1
         if self._calls % _TRIM == 0:
             self._pool.submit(self._trim, 0)
@@ -60,7 +60,7 @@ _pools: WeakValueDictionary[tuple[str, int], ThreadPoolExecutor] = WeakValueDict
 
 
 def _set_threads(threads: int) -> None:
-    """Torch's number of threads for the calling thread alone.
+    """Set torch's number of threads for the calling thread alone.
 
     Torch also keeps the last number set for threads that begin later, which may be another filter's: it is put back.
     """
@@ -71,10 +71,10 @@ def _set_threads(threads: int) -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """How a request ends that Ctrl-C came into."""
+    """Ends a request that Ctrl-C interrupts."""
 
     def __bool__(self) -> bool:
-        """True. VapourSynth asks, in the thread that waits in get_frame, just before it raises this.
+        """Return True. VapourSynth asks in the thread that waits in get_frame, just before it raises this.
 
         Being Python, the call lets that thread act on the pending SIGINT: its handler raises from here, once. Else it
         would run while VapourSynth closes its books on the request, which then would be waited for at exit for ever.
@@ -83,5 +83,5 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt() -> NoReturn:
-    """What exvc.PyFilter calls in place of a step once Ctrl-C came (native/exvc.c)."""
+    """End a request: exvc.PyFilter calls this instead of a step after Ctrl-C (native/exvc.c)."""
     raise Interrupted("Colorize: interrupted")
