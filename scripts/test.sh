@@ -9,6 +9,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # for the programs that tests start
 if [ $# -eq 0 ]; then
     "$PYTHON" -m ruff check .
     "$PYTHON" -m mypy
-    set -- -n auto --maxprocesses 4 --dist worksteal
+    set -- -n logical --maxprocesses 4 --dist worksteal
 fi
 exec "$PYTHON" -m pytest "$@"
