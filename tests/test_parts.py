@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_scenes_that_are_left(job: Job) -> None:
             assert frame == source
         else:
             assert set(frame[1] + frame[2]) == {128} and set(source[1]) != {128}
+
+
+def test_several_references_around_a_frame(job: Job, tmp_path: Path) -> None:
+    """Those of a scene take part at once, as many as `around` says."""
+    two = {**vars(job), "firsts": (0,), "left": (), "ref_frames": (0, 12)}
+    two["references"] = (*job.references, film.make_png(tmp_path / "b.png", 1))
+    several = []
+    for around in (1, 2):
+        colours = dataclasses.replace(job.colours, around=around)
+        props = coloured(Job(**{**two, "colours": colours})).get_frame(13).props
+        several.append(props.get("ExvcReferences"))
+    assert several == [None, [0, 1]]
 
 
 def test_a_film_of_which_all_is_left(job: Job) -> None:

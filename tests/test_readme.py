@@ -105,7 +105,9 @@ def test_whole_films(folder: Path) -> None:
     blocks = [code for language, code in BLOCKS if language == "sh" and "vsexvc pipe" not in code]
     found = [line for code in blocks for line in code.splitlines()]
     commands = list(dict.fromkeys(line for line in found if line.startswith("python -m vsexvc")))
-    assert [line.split()[3] for line in commands] == ["scenes", "compare", "render", "render", "render"]
+    assert [line.split()[3] for line in commands] == [
+        *("scenes", "compare", "render", "keyframes", "render", "render", "render")
+    ]
     for command in commands:
         small = "" if "scenes" in command or "film.vpy" in command else " --size 64"
         if "film.vpy" in command:
@@ -114,6 +116,9 @@ def test_whole_films(folder: Path) -> None:
         if "scenes" in command:
             plan = folder / "plan.toml"
             plan.write_text(plan.read_text().replace('reference = ""', 'reference = "a.png"', 1))
+        if "keyframes" in command:
+            for path in (folder / "refs").glob("ref_*.png"):
+                shutil.copy(folder / "a.png", path)
         if "render" in command:
             (folder / "out.mkv").unlink()
     assert (folder / "sheet.png").stat().st_size and "</html>" in (folder / "page.html").read_text()

@@ -109,7 +109,7 @@ def test_numbers() -> None:
     files = paths("b/ref_1000000.png", "a/REF_000020.JPG", "ref_000003.tif")
     assert listed(files) == files[::-1]
     assert numbers_of(listed(files)) == (3, 20, 1000000)
-    for other in (["a.png", "b.png"], ["ref_12.png"], ["ref_000001.mkv"], ["my_ref_000001.png"]):
+    for other in (["a.png", "b.png"], ["reference_12.png"], ["ref_000001.mkv"], ["my_ref_000001.png"]):
         assert numbers_of(paths(*other)) is None
 
 
@@ -120,6 +120,8 @@ def test_numbers() -> None:
             ["ref_000000.png", "b.png"],
             r"reference 'b\.png' must be named by its frame as others are \(ref_",
         ),
+        (["a.png", "ref_12.png"], r"reference 'ref_12\.png' must be named by its frame in six digits \(ref_"),
+        (["ref_000012 (1).png"], r"reference 'ref_000012 \(1\)\.png' must be named by its frame in six digits"),
         (
             ["ref_000007.jpg", "ref_000007.png"],
             r"reference 'ref_000007\.png' must have a number of its own, ",
@@ -133,6 +135,19 @@ def test_numbers() -> None:
 def test_numbers_that_cannot_be(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         numbers_of(paths(*names), 40)
+
+
+@pytest.mark.parametrize(("size", "fits"), [((96, 64), True), (((48, 32)), True), ((64, 64), True), ((80, 64), False)])
+def test_coloured_frames_have_the_shape_of_the_film(tmp_path: Path, size: tuple[int, int], fits: bool) -> None:
+    """As its frames are stored, or as they are shown, here with pixels of 2:3."""
+    clip = core.std.BlankClip(width=96, height=64, length=1).std.SetFrameProps(_SARNum=2, _SARDen=3)
+    files = [film.make_png(tmp_path / "ref_000000.png", 0), film.make_png(tmp_path / "ref_000009.png", 1, *size)]
+    if fits:
+        assert open_references(files, tmp_path, film=clip).num_frames == 2
+    else:
+        with pytest.raises(ValueError, match=r"ref_000009\.png' must have the shape of the film, 96x64, .* got 80x64"):
+            open_references(files, tmp_path, film=clip)
+    assert open_references(files, tmp_path).num_frames == 2
 
 
 def test_a_scene_takes_its_first_reference_from_its_beginning() -> None:

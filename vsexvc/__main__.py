@@ -91,7 +91,7 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         args.source,
         args.out,
         references=tuple(args.ref or ()),
-        colours=Colours(**given("size", "saturation", "propagate", "device", "backend", "precision")),
+        colours=Colours(**given("size", "saturation", "propagate", "around", "device", "backend", "precision")),
         encoding=_encoding(args),
         **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
         **given("threads", "workers", "ray", "work", "keep"),
@@ -202,6 +202,9 @@ def _add_render(commands: Any) -> None:
     _add_network(colour)
     colour.add_argument("--saturation", metavar="X", type=float, help="0..4 (1)")
     colour.add_argument("--propagate", action="store_true", help="the references are coloured frames of this film")
+    colour.add_argument(
+        "--around", metavar="N", type=int, help="how many references of a scene take part at a frame, 1..64 (4)"
+    )
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
     _add_threshold(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="what computes the network (torch)")

@@ -26,6 +26,7 @@ class Colours:
     size: int = 216
     saturation: float = 1.0
     propagate: bool = False
+    around: int = 4
     device: str | None = None
     backend: str = "torch"
     precision: str | None = None

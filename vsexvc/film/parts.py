@@ -57,7 +57,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
     try:
         result = None
         if job.references:
-            references = open_references(job.references, index, job.stills)
+            references = open_references(job.references, index, job.stills, film if colours.propagate else None)
             if job.ref_frames is None and (count := references.num_frames) > REFERENCES:
                 raise ValueError(
                     f"--ref must be at most {REFERENCES} frames in all, got {count}: say in a plan which scene takes "

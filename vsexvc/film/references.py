@@ -27,6 +27,8 @@ from vsexvc.film.source import default_cache, open_any, picture
 
 _LOOK = (320, 240)  # the largest size in which a frame is looked at for colours
 _NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture that says its frame
+_NEARLY = re.compile(r"ref_\d+.*", re.IGNORECASE)  # one that was meant to
+_SAME_SHAPE = 0.02  # share by which the shape of a coloured frame may differ from the film's, as rounding does
 
 
 def references(
@@ -82,10 +84,17 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
         num_frames: of the film.
 
     Raises:
-        ValueError: one name carries a number and another does not, two carry the same; a number beyond the film.
+        ValueError: one name carries a number and another does not, or it has too few digits; two carry the same; a
+            number beyond the film.
     """
     numbers = [_number(file) for file in files]
     if all(number is None for number in numbers):
+        nearly = [file for file in files if _NEARLY.fullmatch(file.stem) and file.suffix.lower() in pictures.SUFFIXES]
+        if nearly:
+            raise ValueError(
+                f"reference {str(nearly[0])!r} must be named by its frame in six digits (ref_000412.png), "
+                "or have no name like that"
+            )
         return None
     known: list[int] = []
     for file, number in zip(files, numbers, strict=True):
@@ -121,19 +130,41 @@ def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
     return tuple(held)
 
 
-def open_references(paths: Sequence[Path], cache: Path, stills: bool = False) -> vs.VideoNode:
+def open_references(
+    paths: Sequence[Path], cache: Path, stills: bool = False, film: vs.VideoNode | None = None
+) -> vs.VideoNode:
     """Return one clip of the pictures and all frames of the clips, each in its own size and format.
 
     Args:
         paths: pictures, clips, and folders of pictures (see `listed`).
         cache: see source.open_video.
         stills: of a clip only the first frame.
+        film: what they are coloured frames of, so that they have to have its shape. None: any shape.
 
     Raises:
-        OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures.
+        OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures; another
+            shape than the film's.
     """
-    clips = [_opened(path, cache, stills) for path in listed(paths)]
+    files = listed(paths)
+    clips = [_opened(path, cache, stills) for path in files]
+    if film is not None:
+        _check_shapes(files, clips, film)
     return vs.core.std.Splice(clips, mismatch=True)
+
+
+def _check_shapes(files: Sequence[Path], clips: Sequence[vs.VideoNode], film: vs.VideoNode) -> None:
+    """Raise ValueError for one that has neither the shape of the film's frames, as stored, nor as they are shown."""
+    with film.get_frame(0) as frame:
+        across, down = (frame.props.get(name) for name in ("_SARNum", "_SARDen"))
+    stored = film.width / film.height
+    shape = across / down if isinstance(across, int) and isinstance(down, int) and across > 0 and down > 0 else 1.0
+    for file, clip in zip(files, clips, strict=True):
+        own = clip.width / clip.height if clip.height else stored
+        if all(abs(own / wanted - 1) > _SAME_SHAPE for wanted in (stored, stored * shape)):
+            raise ValueError(
+                f"reference {str(file)!r} must have the shape of the film, {film.width}x{film.height}, with propagate, "
+                f"got {clip.width}x{clip.height}"
+            )
 
 
 def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
