@@ -438,3 +438,16 @@ class TestAreas:
         assert [read(node.get_frame(n))[0] for n in (11, 12)] == [6, 2]
         whole, _ = self.node({0: 6, 12: 2}, (12,), sc=False)
         assert [read(whole.get_frame(n))[0] for n in (11, 12)] == [2, 2]
+
+
+def test_three_hundred_references_in_three_thousand_frames() -> None:
+    """Each scene has its own; the right one everywhere, each read once, a bounded number kept."""
+    places = tuple(range(0, 3000, 10))
+    values = [10.0 + 0.25 * k for k in range(len(places))]
+    session = FakeSession()
+    pump = Pump(session, Schedule(3000, len(values), places, propagate=True, around=4))
+    node = filtered([luma_clip(3000, places), ref_clip(values)], pump)
+    for n, frame in enumerate(node.frames(close=True)):
+        assert (frame.props["ExvcReference"], frame.props["ExvcSceneStart"]) == (n // 10, n - n % 10)
+    assert session.references == len(values)
+    assert len(pump._references) <= pump_module.REFERENCES
