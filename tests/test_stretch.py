@@ -235,3 +235,21 @@ def test_the_end_comes_without_a_jump(network: ColorizationNet) -> None:
             return float(np.abs(np.asarray(before[1]) - np.asarray(at[1])).mean())
 
     assert off(2) < off(1)
+
+
+def test_frames_that_are_read_ahead_are_made_once(model: str) -> None:
+    made: dict[int, int] = {}
+
+    def count(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        made[n] = made.get(n, 0) + 1
+        return f
+
+    clip = core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=70, color=[120, 128, 128])
+    ref = core.std.BlankClip(format=vs.RGB24, width=64, height=48, length=3, color=[200, 100, 50])
+    out = core.exvc.Colorize(
+        clip.std.ModifyFrame(clip, count), ref, ref_frames=[0, 50, 69], propagate=True, model=model, size=64
+    )
+    for frame in out.frames(close=True):
+        assert list(frame.props["ExvcReferences"])[:1] == [0] or frame.props["ExvcSceneStart"] == 69
+    assert len(made) == 70
+    assert sum(made.values()) <= 72

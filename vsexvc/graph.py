@@ -23,12 +23,13 @@ from vsexvc.merge import Merge
 from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import Pump
 from vsexvc.scenes import measure_cuts
-from vsexvc.schedule import Schedule
+from vsexvc.schedule import SEARCH, Schedule
 from vsexvc.session import network_size
 from vsexvc.stretch import LONGEST
 from vsexvc.support.threads import interrupt
 
 _BACKWARD_BYTES = 256 << 20  # of the colours that go backward through one stretch
+_AHEAD_BYTES = 2 << 30  # of the clip's frames that were read ahead
 _SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
 
 
@@ -48,6 +49,10 @@ def build(
     threads: int | None = None,
 ) -> vs.VideoNode:
     """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
+    height, width = network_size(clip.width, clip.height, size)
+    longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
+    if schedule.around > 1 and len(schedule.ref_frames or ()) > 1:
+        clip = _held(clip, longest + 2 * SEARCH)
     stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
     if preset.size is not None:
         stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
@@ -55,7 +60,6 @@ def build(
         # Its own tags again, but for a matrix that was told from its size.
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
-    height, width = network_size(clip.width, clip.height, size)
     if preset.size is not None:
         small = luma(stated)
     else:
@@ -73,7 +77,7 @@ def build(
         halve=preset.size is not None,
         borders=preset.borders,
         states=states_handed(),
-        longest=max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height))),
+        longest=longest,
         threads=threads,
         device=device,
     )
@@ -90,6 +94,16 @@ def build(
     is_grey, masked = clip.format.color_family == vs.GRAY, mask is not None
     merge = Merge(is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
     return _merged(merge, clip, stated, [small, coloured], mask, format)
+
+
+def _held(clip: vs.VideoNode, count: int) -> vs.VideoNode:
+    """The same clip; that many of its frames are kept, so that those read ahead are not made twice."""
+    held = clip.std.RemoveFrameProps(props=["ExvcReferences", "ExvcShares"])  # of an earlier filter
+    assert clip.format is not None
+    planes = 1 if clip.format.num_planes == 1 else 1 + 2 / (1 << clip.format.subsampling_w + clip.format.subsampling_h)
+    size = int(clip.width * clip.height * clip.format.bytes_per_sample * planes)
+    vs.core.std.SetVideoCache(held, mode=1, fixedsize=1, maxsize=max(1, min(count, _AHEAD_BYTES // size)))
+    return held
 
 
 def _merged(
