@@ -51,8 +51,7 @@ def build(
     """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
     height, width = network_size(clip.width, clip.height, size)
     longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
-    if schedule.around > 1 and len(schedule.ref_frames or ()) > 1:
-        clip = _held(clip, longest + 2 * SEARCH)
+    clip = _held(clip, schedule, longest + 2 * SEARCH)
     stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
     if preset.size is not None:
         stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
@@ -96,8 +95,10 @@ def build(
     return _merged(merge, clip, stated, [small, coloured], mask, format)
 
 
-def _held(clip: vs.VideoNode, count: int) -> vs.VideoNode:
-    """The same clip; that many of its frames are kept, so that those read ahead are not made twice."""
+def _held(clip: vs.VideoNode, schedule: Schedule, count: int) -> vs.VideoNode:
+    """The same clip; if frames are read ahead, that many are kept, so that the filters before make them once."""
+    if schedule.around == 1 or len(schedule.ref_frames or ()) < 2:
+        return clip
     held = clip.std.RemoveFrameProps(props=["ExvcReferences", "ExvcShares"])  # of an earlier filter
     assert clip.format is not None
     planes = 1 if clip.format.num_planes == 1 else 1 + 2 / (1 << clip.format.subsampling_w + clip.format.subsampling_h)
