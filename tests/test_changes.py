@@ -9,7 +9,7 @@ import pytest
 import scene_film
 from numpy.typing import NDArray
 
-from vsexvc.changes import REACH, SIZE, find_changes
+from vsexvc.changes import AHEAD, BACK, SIZE, find_changes
 
 WIDTH, HEIGHT = SIZE
 CLIPS = Path(__file__).resolve().parents[2] / "shared/data"
@@ -120,9 +120,9 @@ def test_threshold() -> None:
 
 def test_frames_further_than_the_reach_do_not_matter() -> None:
     rng = np.random.default_rng(4)
-    near = np.concatenate([shot(0, REACH), shot(1, REACH)])
+    near = np.concatenate([shot(0, BACK), shot(1, AHEAD)])
     far = rng.uniform(0, 255, (40, HEIGHT, WIDTH))
-    assert REACH + 40 in found(far, near, far) and REACH in found(near)
+    assert BACK + 40 in found(far, near, far) and BACK in found(near)
 
 
 def test_film() -> None:
@@ -134,10 +134,10 @@ def test_film() -> None:
     small = scene_film.shrunk(frames, SIZE)
     firsts = [
         start + change
-        for block in range(0, len(small), 32)
-        for start in [max(0, block - REACH)]
-        for change in find_changes(small[start : block + 32 + REACH])
-        if block <= start + change < block + 32
+        for block in range(0, len(small), 16)
+        for start in [max(0, block - BACK)]
+        for change in find_changes(small[start : block + 16 + AHEAD])
+        if block <= start + change < block + 16
     ]
     score = scene_film.judge(firsts, changes)
     assert score.recall >= 0.95 and score.precision >= 0.95 and score.exact == score.cuts == 18, score

@@ -21,7 +21,9 @@ from torch import Tensor
 from vsexvc import pump as pump_module
 from vsexvc.colour.spaces import L_from_luma
 from vsexvc.pump import Pump
+from vsexvc.scenes import measure_cuts
 from vsexvc.schedule import BLOCK, Schedule
+from vsexvc.typical import LOOK
 
 core = vs.core
 WIDTH, HEIGHT = 6, 4
@@ -86,7 +88,7 @@ def luma_clip(length: int, cuts: Iterable[int] = (), failing: set[int] | None = 
             raise vs.Error(f"source: frame {n} is broken")
         f = f.copy()
         np.asarray(f[0])[:] = luma_of(n)
-        f.props["_SceneChangePrev"] = int(n in cuts)
+        f.props["_SceneChangePrev"] = f.props["ExvcCut"] = int(n in cuts)
         return f
 
     return blank.std.ModifyFrame(blank, fill)
@@ -108,12 +110,18 @@ REFERENCES = (20.0, 50.0, 80.0)
 def build(schedule: Schedule, clip: vs.VideoNode, **options: Any) -> tuple[vs.VideoNode, FakeSession, Pump]:
     session = FakeSession()
     pump = Pump(session, schedule, **options)
-    clips = [clip, ref_clip(REFERENCES[: schedule.num_references])]
+    clips = [measure_cuts(clip) if schedule.sc else clip, ref_clip(REFERENCES[: schedule.num_references])]
     return filtered(clips, pump), session, pump
 
 
 def filtered(clips: list[vs.VideoNode], step: Callable[..., Any]) -> vs.VideoNode:
     return core.exvc.PyFilter(clips=clips, step=step, format=vs.YUV444PS, width=WIDTH, height=HEIGHT)
+
+
+def typical_of(first: int, stop: int) -> int:
+    """The frame of a scene's first LOOK whose level is least far from all others."""
+    levels = [luma_of(n) >> 8 for n in range(first, min(stop, first + LOOK))]
+    return first + min(range(len(levels)), key=lambda i: sum(abs(levels[i] - other) for other in levels))
 
 
 def expected(schedule: Schedule, cuts: Iterable[int] = ()) -> list[tuple[float, int, int]]:
@@ -124,7 +132,8 @@ def expected(schedule: Schedule, cuts: Iterable[int] = ()) -> list[tuple[float, 
         if schedule.ref_frames is not None:
             index = max(0, bisect_right(schedule.ref_frames, n) - 1)
         elif cut:
-            chosen = index = min(range(schedule.num_references), key=lambda i: abs(REFERENCES[i] - L_of(n)))
+            typical = typical_of(n, min([cut for cut in cuts if cut > n], default=schedule.num_frames))
+            chosen = index = min(range(schedule.num_references), key=lambda i: abs(REFERENCES[i] - L_of(typical)))
         else:
             index = chosen
         if cut or (schedule.propagate and schedule.ref_frames and n in schedule.ref_frames):
@@ -343,7 +352,7 @@ class TestBounds:
         for n in (0, 30):
             read(node.get_frame(n))
         assert [text for text in said if "no colours" not in text] == [
-            "Colorize: the first frame of each scene is compared with all 9 references"
+            "Colorize: a frame of each scene is compared with all 9 references"
         ]
 
     @pytest.mark.parametrize("size", [216, 1080])
@@ -414,7 +423,7 @@ class TestAreas:
             picture = np.asarray(f[0])
             picture[:] = 0
             picture[rows : h - rows] = 0 if n in dark else 30000
-            f.props["_SceneChangePrev"] = int(n in cuts)
+            f.props["_SceneChangePrev"] = f.props["ExvcCut"] = int(n in cuts)
             return f
 
         clips = [blank.std.ModifyFrame(blank, fill), ref_clip(REFERENCES[:1])]

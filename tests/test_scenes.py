@@ -1,39 +1,104 @@
-"""scenes.py on clips of known levels."""
+"""scenes.py and typical.py: marks against changes.py's on the whole clip, in any order of requests; a scene's typical frame."""
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import vapoursynth as vs
+from test_changes import faded, level, shot
 
-from vsexvc.scenes import is_cut, measure_cuts
+from vsexvc.changes import find_changes
+from vsexvc.scenes import REQUESTED_AHEAD, is_cut, measure_cuts
+from vsexvc.typical import thumbnail, typical_frame
 
 core = vs.core
+_LONG = np.concatenate([shot(0), shot(0)[::-1]] * 3)[:150]
+SHOTS = np.concatenate([faded(_LONG, 8), level(0, 6), shot(1, 40), shot(2, 5), shot(3, 90)]).round()
 
 
-def test_is_cut() -> None:
-    def props(here: float, before: float, after: float) -> dict[str, float]:
-        return {"ExvcCutDiff": here, "ExvcCutBeforeDiff": before, "ExvcCutAfterDiff": after}
+def clip_of(frames: np.ndarray, marks: dict[int, int] | None = None) -> vs.VideoNode:
+    """GRAY8 of the pictures' own size; marks: _SceneChangePrev of some."""
+    blank = core.std.BlankClip(format=vs.GRAY8, width=frames.shape[2], height=frames.shape[1], length=len(frames))
 
-    assert is_cut(props(0.2, 0.01, 0.02), None)
-    assert not is_cut(props(0.2, 0.19, 0.21), None)
-    assert not is_cut(props(0.2, 0.01, 0.2), None)
-    assert not is_cut(props(0.2, 0.01, 0.02), 0.5)
-    assert is_cut({"_SceneChangePrev": 1}, None)
-    assert not is_cut({"_SceneChangePrev": 0, **props(0.2, 0.01, 0.02)}, None)
-    assert is_cut({"_SceneChangePrev": 0, **props(0.2, 0.01, 0.02)}, 0.05)
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        np.copyto(np.asarray(f[0]), frames[n].astype(np.uint8))
+        if marks and n in marks:
+            f.props["_SceneChangePrev"] = marks[n]
+        return f
+
+    return blank.std.ModifyFrame(blank, fill)
 
 
-def test_measured() -> None:
-    """A dissolve, a cut, a flash, a cut: levels of 8 bits."""
-    levels = [*range(20, 100, 8), 200, 200, 200, 255, 200, 200, 40, 40]
-    frames = [core.std.BlankClip(format=vs.GRAY8, width=80, height=50, length=1, color=level) for level in levels]
-    measured = measure_cuts(core.std.Splice(frames))
-    found = [n for n, f in enumerate(measured.frames(close=True)) if is_cut(f.props, None)]
-    assert found == [10, 16]
+def marked(clip: vs.VideoNode, threshold: float | None = None) -> list[int]:
+    return [n for n, f in enumerate(measure_cuts(clip, threshold).frames(close=True)) if is_cut(f.props)]
+
+
+def test_marks_are_those_of_the_whole() -> None:
+    expected = find_changes(SHOTS.astype(np.uint8))
+    assert len(expected) == 3 and expected[1:] == [196, 201]
+    assert marked(clip_of(SHOTS)) == expected
+
+
+def test_any_order_gives_the_same() -> None:
+    expected = set(find_changes(SHOTS.astype(np.uint8)))
+    order = list(range(len(SHOTS)))
+    random.Random(5).shuffle(order)
+    measured = measure_cuts(clip_of(SHOTS))
+    futures = [(n, measured.get_frame_async(n)) for n in order]
+    for n, future in futures:
+        with future.result() as frame:
+            assert is_cut(frame.props) == (n in expected)
+
+
+def test_no_frame_is_asked_for_twice_or_too_early() -> None:
+    """In a run from start to end, of one thread, with what the marks need of the clip alone."""
+    asked: list[int] = []
+    clip = clip_of(SHOTS)
+
+    def note(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        asked.append(n)
+        return f
+
+    noted = clip.std.ModifyFrame(clip, note)
+    pictures = noted.std.SetFrameProps(_Range=vs.RANGE_FULL)
+    measured = measure_cuts(pictures)
+    marks = measured.std.BlankClip(keep=True).std.CopyFrameProps(measured, props=["ExvcCut"])
+    noted.std.SetVideoCache(mode=1, fixedsize=1, maxsize=REQUESTED_AHEAD + 8)
+    for n in range(len(SHOTS)):
+        marks.get_frame(n).close()
+        assert max(asked) <= n + REQUESTED_AHEAD
+    assert sorted(asked) == list(range(len(SHOTS)))
+
+
+def test_given_marks_win_without_a_threshold() -> None:
+    marks = {n: int(n == 100) for n in range(170)}
+    clip = clip_of(SHOTS, marks)
+    assert marked(clip) == [100, 196, 201]
+    assert marked(clip, 0.35) == find_changes(SHOTS.astype(np.uint8))
+    assert marked(clip, 1.0) == []
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_short_clips(length: int) -> None:
     measured = measure_cuts(core.std.BlankClip(format=vs.GRAY16, width=80, height=50, length=length))
     assert measured.num_frames == length
-    assert not any(is_cut(f.props, None) for f in measured.frames(close=True))
+    assert not any(is_cut(f.props) for f in measured.frames(close=True))
+
+
+def test_a_typical_frame_is_lit_and_like_the_others() -> None:
+    scene = shot(0, 20)
+    dark, flash = level(16, 5), level(235, 1)
+    pictures = [*dark, *scene[:6] * 0.2, *scene[:4], *flash, *scene[4:], *(255 - scene[:2])]
+    chosen = typical_frame([picture.astype(np.uint8) for picture in pictures])
+    assert chosen in range(11, 15) or chosen in range(16, 32)
+    assert typical_frame([np.zeros((4, 4), np.uint8)] * 3) == 0
+
+
+def test_thumbnail() -> None:
+    blank = core.std.BlankClip(format=vs.GRAY16, width=96, height=36, length=1, color=0x1234)
+    with blank.get_frame(0) as frame:
+        small = thumbnail(frame)
+    assert small.shape == (18, 32) and (small == 0x12).all()

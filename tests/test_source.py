@@ -217,7 +217,7 @@ def test_frames_that_cannot_be_coloured() -> None:
         return f
 
     broken = clip.std.ModifyFrame(clip, fail)
-    with pytest.raises(ValueError, match=r"frame [34] of the film cannot be read: .*"):
+    with pytest.raises(ValueError, match=r"frame 4 of the film cannot be read: .*"):
         source.find_scenes(broken)
     with pytest.raises(ValueError, match="frame 4 cannot be read"):
         source.picture(broken, 4, (64, 64))

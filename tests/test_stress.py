@@ -41,6 +41,7 @@ from vsexvc import graph, plugin
 from vsexvc.frames import REPORTED
 from vsexvc.graph import build
 from vsexvc.schedule import Schedule
+from vsexvc.typical import LOOK, thumbnail, typical_frame
 
 core = vs.core
 WIDTH, HEIGHT = 72, 48  # large enough that what VapourSynth would like to keep is several times the small cache
@@ -224,12 +225,15 @@ def plain_loop(
 ) -> Iterator[Colours]:
     """What the net says to every frame, one after the other."""
     cuts, state, segment, index = set(starts), torch.empty(0), 0, 0
-    for n, frame in enumerate(clip.resize.Bicubic(SMALL_WIDTH, SMALL_HEIGHT).frames(prefetch=1, close=True)):
-        L = torch.from_numpy(np.asarray(frame[0]).astype(np.float32)).div(65535.0)[None, None]
+    frames = list(clip.resize.Bicubic(SMALL_WIDTH, SMALL_HEIGHT).frames(prefetch=1, close=False))
+    lightness = [torch.from_numpy(np.asarray(f[0]).astype(np.float32)).div(65535.0)[None, None] for f in frames]
+    for n, L in enumerate(lightness):
         if schedule.ref_frames is not None:
             index = max(0, bisect_right(schedule.ref_frames, n) - 1)
         elif n in cuts:
-            means = [float(net.align(L, picture).similarity.mean()) for picture in pictures]
+            stop = min([cut for cut in cuts if cut > n], default=len(frames))
+            typical = n + typical_frame([thumbnail(frame) for frame in frames[n : min(stop, n + LOOK)]])
+            means = [float(net.align(lightness[typical], picture).similarity.mean()) for picture in pictures]
             index = means.index(max(means))
         if n in cuts or (schedule.propagate and schedule.ref_frames and n in schedule.ref_frames):
             segment, state = n, net.start(pictures[index] if schedule.propagate else None)

@@ -26,9 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-DEFAULT_THRESHOLD = 0.35  # how unlike both sides must be
+DEFAULT_THRESHOLD = 0.3  # how unlike both sides must be
 SIZE = (32, 18)  # width and height of the pictures: more would no longer be exact in float32
-REACH = 64  # frames on either side of a frame that decide on it
+BACK, AHEAD = 64, 28  # frames before and after a frame that decide on it
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.intp]
@@ -43,8 +43,8 @@ _BORDER = 24  # a pixel that is never lighter is a black border
 _LONG_BLACK = 24  # flat frames after which a scene begins in any case
 # Fitted on three generated films (tests/scene_film.py): of a pair against its sides, of the frames between.
 _STEADY, _STEADY_LONG = 2.5, 1.5  # least ratios of the differences across and within
-_GRADUAL = 0.1  # how much more unlike the sides of a gradual change must be: motion comes closer to one than to a cut
-_MOST_REST, _MOST_CONTRAST, _MOST_TURNS = 0.4, 0.7, 0.01
+_GRADUAL = 0.05  # how much more unlike the sides of a gradual change must be: motion comes closer to one than to a cut
+_MOST_REST, _LEAST_LOSS, _MOST_TURNS = 0.3, 0.3, 0.01  # the first two of pictures with nothing in common
 
 
 class _Compared(NamedTuple):
@@ -78,7 +78,7 @@ class _Vote(NamedTuple):
 def find_changes(pictures: NDArray[np.uint8], threshold: float = DEFAULT_THRESHOLD) -> list[int]:
     """Return the frames that begin a new scene, ascending; never frame 0.
 
-    Those less than REACH frames from an end that is not the film's own are not certain.
+    Those less than BACK frames from a start, or AHEAD frames from an end, that is not the film's own are not certain.
 
     Args:
         pictures: (t, h, w) consecutive frames, 8-bit luma of full range, h * w at most 576.
@@ -197,8 +197,9 @@ def _passes(compared: _Compared, before: _Ints, gap: int) -> tuple[NDArray[np.bo
     third = max(1, (gap - 1) // 3)
     start = (place - (third + 1) // 2).clip(0, gap - 1 - third)
     contrast = np.take_along_axis(contrast, start[:, None] + np.arange(third), axis=1).mean(1)
-    is_mixed = (rest < _MOST_REST) & (contrast < _MOST_CONTRAST) & (scale[:, 0] > 0.05 * old[:, 0] * new[:, 0])
-    return is_mixed & (turns < _MOST_TURNS * (gap + 2)), place
+    unlike = 1.0 - (both / np.sqrt(old * new))[:, 0].clip(0.0)
+    is_mixed = (rest < _MOST_REST * unlike) & (contrast < 1.0 - _LEAST_LOSS * unlike)
+    return is_mixed & (scale[:, 0] > 0.05 * old[:, 0] * new[:, 0]) & (turns < _MOST_TURNS * (gap + 2)), place
 
 
 def _after_black(energy: _Floats) -> list[_Vote]:

@@ -22,14 +22,16 @@ from vsexvc.handover import states_handed
 from vsexvc.merge import Merge
 from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import Pump
-from vsexvc.scenes import measure_cuts
-from vsexvc.schedule import SEARCH, Schedule
+from vsexvc.scenes import MARK, REQUESTED_AHEAD, measure_cuts
+from vsexvc.schedule import BLOCK, SEARCH, Schedule
 from vsexvc.session import network_size
 from vsexvc.stretch import LONGEST
 from vsexvc.support.threads import interrupt
+from vsexvc.typical import LOOK
 
 _BACKWARD_BYTES = 256 << 20  # of the colours that go backward through one stretch
-_AHEAD_BYTES = 2 << 30  # of the clip's frames that were read ahead
+_LOOKED_AT = LOOK + REQUESTED_AHEAD + BLOCK + 32  # frames ahead that are requested at a scene's start
+_HELD_SHARE = 4  # frames read ahead take at most one in so many bytes of the core's memory
 _SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
 
 
@@ -51,7 +53,7 @@ def build(
     """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
     height, width = network_size(clip.width, clip.height, size)
     longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
-    clip = _held(clip, schedule, longest + 2 * SEARCH)
+    clip = _held(clip, schedule, longest)
     stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
     if preset.size is not None:
         stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
@@ -81,7 +83,7 @@ def build(
         device=device,
     )
     coloured = vs.core.exvc.PyFilter(
-        clips=[measure_cuts(small) if schedule.sc else small, ref],
+        clips=[measure_cuts(small, schedule.sc_threshold) if schedule.sc else small, ref],
         step=pump,
         interrupt=interrupt,
         format=vs.YUV444PS,
@@ -95,15 +97,25 @@ def build(
     return _merged(merge, clip, stated, [small, coloured], mask, format)
 
 
-def _held(clip: vs.VideoNode, schedule: Schedule, count: int) -> vs.VideoNode:
-    """The same clip; if frames are read ahead, that many are kept, so that the filters before make them once."""
-    if schedule.around == 1 or len(schedule.ref_frames or ()) < 2:
+def _held(clip: vs.VideoNode, schedule: Schedule, longest: int) -> vs.VideoNode:
+    """The same frames, of which as many are kept as are looked at ahead, in a share of the core's memory.
+
+    So each is requested from the clip once in a run from start to end, for its scene and later for its colours; twice
+    where frames are so large that the share does not hold them. longest: see Pump.
+    """
+    count = _LOOKED_AT if schedule.sc else 0
+    if schedule.around > 1 and len(schedule.ref_frames or ()) > 1:
+        count += longest + 2 * SEARCH
+    if not count:
         return clip
-    held = clip.std.RemoveFrameProps(props=["ExvcReferences", "ExvcShares"])  # of an earlier filter
-    assert clip.format is not None
-    planes = 1 if clip.format.num_planes == 1 else 1 + 2 / (1 << clip.format.subsampling_w + clip.format.subsampling_h)
-    size = int(clip.width * clip.height * clip.format.bytes_per_sample * planes)
-    vs.core.std.SetVideoCache(held, mode=1, fixedsize=1, maxsize=max(1, min(count, _AHEAD_BYTES // size)))
+    planes = sum(
+        (clip.width >> (clip.format.subsampling_w if plane else 0))
+        * (clip.height >> (clip.format.subsampling_h if plane else 0))
+        for plane in range(clip.format.num_planes)
+    )
+    affordable = (vs.core.max_cache_size << 20) // _HELD_SHARE // (planes * clip.format.bytes_per_sample)
+    held = clip.std.RemoveFrameProps(props=[MARK])
+    held.std.SetVideoCache(mode=1, fixedsize=1, maxsize=max(1, min(count, affordable)))
     return held
 
 

@@ -74,7 +74,7 @@ def colorize(
         ref: YUV or RGB, one reference in each frame; sizes and formats may vary from frame to frame.
         ref_frames: for each frame of `ref` the frame of `clip` from which it holds, ascending; the first one also holds
             before. None: a single reference holds everywhere; of several, at most 64, each scene takes the one that is
-            most similar to its first frame.
+            most similar to its typical frame, one of its first 24.
         model: name of an installed model or path of a weights file; None: the default.
         size: shorter side of the picture inside the network, 64..1080.
         saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.chroma.ColorSpace.chroma).
@@ -88,7 +88,8 @@ def colorize(
             coloured frames of the clip. Between two of them colours come from both sides, if they are in one scene and
             at most 128 frames apart (fewer where `size` is above 380): these frames are read ahead.
         sc: start anew at scene cuts.
-        sc_threshold: see vsexvc.scenes.is_cut, 0..1. None: trust `_SceneChangePrev` where frames carry it.
+        sc_threshold: how unlike the pictures before and after a change must be to begin a scene, 0 (any) to 1 (none); a
+            gradual one 0.05 more. None: trust `_SceneChangePrev` where frames carry it, elsewhere 0.3.
         preset: "upstream": what the authors' script does around the network, for comparison with it, but for its final
             smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
             halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along

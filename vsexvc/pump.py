@@ -11,7 +11,8 @@ This module depends on VapourSynth frames and the session, not on formats, argum
 1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
    replay goes block by block, other requests get their turn between two blocks, and it always makes progress. A frame
    that cannot be read or used fails those that need it: its block, and what follows it in its segment; all of the
-   segment where it is one of the first, in which the black borders are found.
+   segment where it is one of the first, in which the black borders are found. And the frames around it, whose scene
+   depends on it.
 2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
@@ -23,7 +24,6 @@ brought it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +46,7 @@ from vsexvc.stretch import LONGEST, Backward, Stretch, find_stretch, joined
 from vsexvc.support.errors import first_line
 from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
+from vsexvc.typical import find_typical
 
 REFERENCES = 64  # how many are kept, and how many a scene may choose among
 _CHECKPOINT = 16  # frames between the states that are kept longer
@@ -172,6 +173,7 @@ class Pump:
         self._backward = Backward(session.step)
         self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
+        self._typical: dict[int, int] = {}  # by scene: the frame that stands for it
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         """One call of PyFilter (native/exvc.c). Errors are answers, but for interrupts."""
@@ -190,8 +192,7 @@ class Pump:
                 where = "clip" if number == n else f"frame {number} of clip"
                 raise ValueError(f"{where}: {frame.props[ERROR]}")
             if clip == LUMA_CLIP and self._schedule.sc and self._cuts[number] == UNKNOWN:
-                cut = is_cut(frame.props, self._schedule.sc_threshold)
-                self._cuts[number] = CUT if cut else PLAIN
+                self._cuts[number] = CUT if is_cut(frame.props) else PLAIN
         here = dict(zip(came, frames, strict=True))
         request = self._requests.pop(n)
         try:
@@ -227,7 +228,7 @@ class Pump:
 
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
         """The first frame of n's segment."""
-        first = self._switch_before(n) if self._schedule.propagate else 0
+        first = self._schedule.switch_before(n) if self._schedule.propagate else 0
         if not self._schedule.sc:
             return first
         told = n
@@ -239,16 +240,10 @@ class Pump:
             yield [(number, LUMA_CLIP) for number in look if self._cuts[number] == UNKNOWN]
         return max(first, last)
 
-    def _switch_before(self, n: int) -> int:
-        """The last of `ref_frames` not after n, 0 where there is none."""
-        frames = self._schedule.ref_frames or ()
-        index = bisect_right(frames, n)
-        return frames[index - 1] if index else 0
-
     def _jump(self, replay: _Replay) -> None:
         """To the furthest known state between where the replay is and n."""
         if not self._recurrent:
-            first = max(replay.start, self._switch_before(replay.n))
+            first = max(replay.start, self._schedule.switch_before(replay.n))
             replay.position = replay.n - (replay.n - first) % BLOCK
             return
         for store in (self._recent, self._checkpoints, *self._handed):
@@ -284,7 +279,7 @@ class Pump:
             index = yield from self._choose(replay.start)
             stretch = Stretch(replay.start, (index,), (replay.start,), index, None)
         else:
-            start = max(replay.start, self._switch_before(position))
+            start = max(replay.start, self._schedule.switch_before(position))
             if start not in self._stretches:
                 found = yield from find_stretch(schedule, self._cuts, replay.start, position, self._longest)
                 self._stretches[start] = found
@@ -309,14 +304,16 @@ class Pump:
         return (yield from self._backward.colours(stretch, block, start, aligned))
 
     def _choose(self, scene: int) -> Generator[list[Need], Frames, int]:
-        """The reference that the scene's first frame is most similar to; the first of equals."""
+        """The reference that the scene's typical frame is most similar to; the first of equals."""
+        if scene not in self._typical:
+            self._typical[scene] = yield from find_typical(self._schedule, self._cuts, scene)
         scores = self._scores.setdefault(scene, [])
         if not scores and len(self._scores) == 1 and self._schedule.num_references > _MANY_REFERENCES:
             count = self._schedule.num_references
-            self._notices.append(f"Colorize: the first frame of each scene is compared with all {count} references")
+            self._notices.append(f"Colorize: a frame of each scene is compared with all {count} references")
         while (index := len(scores)) < self._schedule.num_references:
             reference = yield from self._load(index)
-            L = self._reader.luma((yield [(scene, LUMA_CLIP)]))
+            L = self._reader.luma((yield [(self._typical[scene], LUMA_CLIP)]))
             area = yield from self._find_area(scene)
             if len(scores) == index:  # no other request has done it meanwhile
                 found = self._session.correspond(L, reference, area)[0].similarity

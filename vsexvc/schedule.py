@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,10 @@ class Schedule:
         num_frames: of the clip.
         num_references: frames of the reference clip.
         ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
-            each scene takes the reference that its first frame is most similar to.
+            each scene takes the reference that its typical frame is most similar to: typical.py.
         propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
         sc: the state starts anew at cuts.
-        sc_threshold: of vsexvc.scenes.is_cut.
+        sc_threshold: of vsexvc.scenes.measure_cuts.
         around: how many of `ref_frames` around a frame take part, see stretch.py.
     """
 
@@ -37,3 +38,9 @@ class Schedule:
     sc: bool = True
     sc_threshold: float | None = None
     around: int = 1
+
+    def switch_before(self, n: int) -> int:
+        """Return the last of `ref_frames` not after frame n, 0 where there is none."""
+        frames = self.ref_frames or ()
+        index = bisect_right(frames, n)
+        return frames[index - 1] if index else 0

@@ -28,15 +28,22 @@ from typing import Any, NamedTuple
 import vapoursynth as vs
 from PIL import Image, ImageDraw, ImageFont
 
+from vsexvc.film.propose import CARD, COLOURED, propose
 from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent
 
 _COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
 _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
 
+_PROPOSED = {
+    "": 'reference = ""',
+    CARD: "grey = true  # a title card",
+    COLOURED: "reference = false  # in colour already",
+}
 _HEAD = """\
 # {count} of {name}. Give each a picture whose colours are to go to it; a path is taken from this file's folder.
 # An empty one goes on with the picture of the scene before. `reference = false` leaves a scene as it is, `grey = true`
-# makes it grey. A scene that is no scene of its own can be deleted, one that was missed added, in the order of `first`.
+# makes it grey; so it is proposed for scenes that are in colour already, and for title cards. A scene that is no scene
+# of its own can be deleted, one that was missed added, in the order of `first`.
 """
 
 
@@ -84,7 +91,7 @@ def make(
     Args:
         film: its file.
         cache: see source.open_video.
-        out: the plan's template: all scenes, no pictures yet.
+        out: the plan's template: all scenes, no pictures yet; what vsexvc.film.propose says of them.
         sheet: their first frames, a PNG (write_sheet).
         sc_threshold: of Colorize.
         stages: see source.Stages.
@@ -106,21 +113,21 @@ def make(
     clip = open_video(film, cache, interlaced, fps)
     scenes = find_scenes(clip, sc_threshold, stages=stages)
     if out is not None:
-        _write(out, film.absolute(), scenes)
+        _write(out, film.absolute(), scenes, [propose(clip, scene) for scene in scenes])
     if sheet is not None:
         write_sheet(sheet, clip, scenes, stages)
     return scenes
 
 
-def _write(path: Path, film: Path, scenes: Sequence[Scene]) -> None:
-    """Write the template. film: its absolute path."""
+def _write(path: Path, film: Path, scenes: Sequence[Scene], kinds: Sequence[str]) -> None:
+    """Write the template. film: its absolute path; kinds: of vsexvc.film.propose.propose."""
     folder = path.absolute().parent
     name = str(film.relative_to(folder) if film.is_relative_to(folder) else film)
     lines = [_HEAD.format(count=counted(len(scenes), "scene"), name=_quoted(film.name))]
     lines += [f"source = {_quoted(name)}", f"frames = {scenes[-1].stop}"]
-    for number, scene in enumerate(scenes, 1):
+    for number, (scene, kind) in enumerate(zip(scenes, kinds, strict=True), 1):
         about = f"scene {number} at {timecode(scene.seconds)}, {counted(scene.stop - scene.first, 'frame')}"
-        lines += ["", "[[scene]]", f"first = {scene.first}  # {about}", 'reference = ""']
+        lines += ["", "[[scene]]", f"first = {scene.first}  # {about}", _PROPOSED[kind]]
     with path.open("x", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 

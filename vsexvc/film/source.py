@@ -6,6 +6,7 @@ here, and nothing is coloured.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,7 @@ from PIL import Image
 
 from vsexvc.film.sequence import is_sequence, open_sequence
 from vsexvc.frames import ERROR, luma, tagged
-from vsexvc.scenes import is_cut, measure_cuts
+from vsexvc.scenes import Marks, small_pictures
 from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
 from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
@@ -100,19 +101,24 @@ def find_scenes(
     if sc_threshold is not None and not 0 <= sc_threshold <= 1:
         raise ValueError(f"sc_threshold must be 0..1, got {sc_threshold}")
     height, width = network_size(clip.width, clip.height, size)
-    measured = measure_cuts(luma(tagged(clip, progressive=True), width, height))
-    progress = stages("finding scenes")
-    firsts, times, done = [0], [0.0], 0
-    now = Fraction(0)
+    pictures = small_pictures(luma(tagged(clip, progressive=True), width, height))
+    marks, progress = Marks(clip.num_frames, sc_threshold), stages("finding scenes")
+    firsts, times, now = [0], [0.0], Fraction(0)
+    pending: deque[tuple[int, Fraction]] = deque()  # frames not decided on, and their times
+    done = 0
     try:
-        for frame in measured.frames(close=True):
+        for frame in pictures.frames(close=True):
             if ERROR in frame.props:
                 raise ValueError(f"frame {done} of the film: {frame.props[ERROR]}")
-            if done and is_cut(frame.props, sc_threshold):
-                firsts.append(done)
-                times.append(float(now))
+            marks.add(done, frame)
+            pending.append((done, now))
             now += _duration(frame, clip)
             done += 1
+            while pending and not marks.missing(pending[0][0]):
+                number, begins = pending.popleft()
+                if number and marks.begins(number):
+                    firsts.append(number)
+                    times.append(float(begins))
             progress(done, clip.num_frames)
     except vs.Error as error:
         raise ValueError(f"frame {done} of the film cannot be read: {first_line(error)}") from None

@@ -1,0 +1,54 @@
+"""Choose the frame that stands for a scene: never a black one, where others are there."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import vapoursynth as vs
+
+from vsexvc.changes import SIZE
+from vsexvc.cuts import CUT, Cuts
+from vsexvc.scenes import Picture
+from vsexvc.schedule import LUMA_CLIP, Frames, Need, Schedule
+
+LOOK = 24  # frames of a scene among which its typical one is found
+
+_AT_ONCE = 8  # frames looked at in one go
+
+
+def find_typical(schedule: Schedule, cuts: Cuts, scene: int) -> Generator[list[Need], Frames, int]:
+    """The frame that stands for the scene that begins there, of its first ones."""
+    pictures: list[Picture] = []
+    stop = min(scene + LOOK, schedule.num_frames)
+    for start in range(scene, stop, _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, stop))
+        frames = yield [(number, LUMA_CLIP) for number in numbers]
+        cut = next((number for number in numbers if number > scene and cuts[number] == CUT), numbers.stop)
+        pictures += [thumbnail(frame) for frame in frames[: cut - start]]
+        if cut < numbers.stop:
+            break
+    return scene + typical_frame(pictures)
+
+
+def thumbnail(frame: vs.VideoFrame) -> Picture:
+    """Return every n-th pixel of a GRAY16 frame, 8 bit, about SIZE: for typical_frame."""
+    plane = np.asarray(frame[0])
+    rows, columns = (max(1, length // least) for length, least in zip(plane.shape, SIZE[::-1], strict=True))
+    return (plane[::rows, ::columns] >> 8).astype(np.uint8)
+
+
+def typical_frame(pictures: Sequence[Picture]) -> int:
+    """Return the index of the picture that stands for a scene: well lit, and most like the others.
+
+    Only pictures with half of the highest contrast (variance) are considered, so neither black frames nor the dark end
+    of a fade. Of these it is the one with the least sum of absolute differences to the others; of equals the first.
+
+    Args:
+        pictures: of the scene's first frames, all of one size.
+    """
+    stack = np.stack(pictures).astype(np.int32).reshape(len(pictures), -1)
+    contrast = stack.var(axis=1)
+    lit = np.flatnonzero(contrast >= contrast.max() / 2.0)
+    differences = [int(np.abs(stack[lit] - stack[n]).sum()) for n in lit]
+    return int(lit[differences.index(min(differences))])
