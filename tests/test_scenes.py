@@ -1,4 +1,4 @@
-"""scenes.py and typical.py: marks against changes.py's on the whole clip, in any order of requests; a scene's typical frame."""
+"""scenes.py and typical.py: marks against changes.py's on the whole clip, in any order; a scene's typical frame."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_no_frame_is_asked_for_twice_or_too_early() -> None:
     pictures = noted.std.SetFrameProps(_Range=vs.RANGE_FULL)
     measured = measure_cuts(pictures)
     marks = measured.std.BlankClip(keep=True).std.CopyFrameProps(measured, props=["ExvcCut"])
-    noted.std.SetVideoCache(mode=1, fixedsize=1, maxsize=REQUESTED_AHEAD + 8)
+    noted.std.SetVideoCache(mode=1, fixedsize=1, maxsize=2 * REQUESTED_AHEAD + 16)
     for n in range(len(SHOTS)):
         marks.get_frame(n).close()
         assert max(asked) <= n + REQUESTED_AHEAD

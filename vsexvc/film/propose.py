@@ -5,8 +5,6 @@ A tint is no real colour: its hue and strength follow from the lightness alone, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import vapoursynth as vs
@@ -62,5 +60,5 @@ def _is_card(lightness: NDArray[np.float64]) -> bool:
     between = 1.0 - letters - float(is_ground.mean())
     if ground > _GROUND or is_ground.mean() < _FLAT or letters < _LEAST_LETTERS or between > _MOST_BETWEEN * letters:
         return False
-    strokes: Sequence[int] = (np.diff(is_letter.astype(np.int8), axis=1, prepend=0) > 0).sum(1)
-    return float(np.mean([count for count in strokes if count])) >= _STROKES
+    strokes = (np.diff(is_letter.astype(np.int8), axis=1, prepend=0) > 0).sum(1)
+    return float(strokes[strokes > 0].mean()) >= _STROKES
