@@ -144,12 +144,12 @@ class NetSession:
 
 
 def scene_starts(length: int, rng: random.Random) -> list[int]:
-    """Lengths from 1 to 90. A scene of 1 frame is a flash to whoever measures: only where the property tells."""
+    """Lengths from 1 to 90. Less than 4 frames are a flash to whoever measures: only where the property tells."""
     starts = [0, 90]
     while starts[-1] < length:
-        short = 1 if starts[-1] < length // 2 - 50 else 2
-        starts.append(starts[-1] + rng.choice((short, 2, 3, 4, 5, 9, 16, 17, 30, 47)))
-    return [start for start in starts if start <= length - 2]
+        least = 1 if starts[-1] < length // 2 - 50 else 4
+        starts.append(starts[-1] + max(least, rng.choice((1, 2, 3, 4, 5, 9, 16, 17, 30, 47))))
+    return [start for start in starts if start <= length - 4]
 
 
 def source_codes(length: int, starts: list[int], rng: random.Random) -> Codes:
