@@ -159,7 +159,8 @@ def source_codes(length: int, starts: list[int], rng: random.Random) -> Codes:
     levels = [rng.uniform(0.2, 0.4) + 0.35 * (i % 2) for i in range(len(starts))]
     for n in range(length):
         scene = bisect_right(starts, n) - 1
-        texture = 0.03 * np.sin((x + n) / 9.0 + scene) * np.cos(y / 12.0)
+        # It moves slowly: a wave that turns into its opposite would be a gradual change.
+        texture = 0.03 * np.sin((x + 0.05 * n) / 9.0 + scene) * np.cos(y / 12.0)
         frames[n] = np.round((levels[scene] + texture) * 65535.0 - (n * 7919) % 97)
     return frames
 
