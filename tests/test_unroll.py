@@ -8,7 +8,7 @@ import torch
 
 from train.features.sources import Judge, Source
 from train.fit import losses
-from train.fit.loop import TERMS
+from train.fit.options import TERMS
 from train.fit.unroll import Unrolled, _with_noise
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet, Features
