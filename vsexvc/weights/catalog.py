@@ -58,7 +58,7 @@ KNOWN = {
             "exvc",
             "7.2 million parameters, half of them an ImageNet classifier's, the rest trained in this repository",
             "research use only",
-            "34.02 dB on val_fast, 37.95 dB on val_clips (every third clip); faces of another scene 3.0 away",
+            "33.99 dB on val_fast, 37.95 dB on val_clips (every third clip); faces of another scene 2.7 away",
         ),
         Known(
             "exvc-small",
