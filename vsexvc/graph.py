@@ -51,7 +51,7 @@ def build(
     threads: int | None = None,
 ) -> vs.VideoNode:
     """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
-    height, width = network_size(clip.width, clip.height, size)
+    height, width = network_size(*(preset.size or (clip.width, clip.height)), size)
     longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
     clip = _held(clip, schedule, longest)
     stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
