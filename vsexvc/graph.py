@@ -51,9 +51,7 @@ def build(
     threads: int | None = None,
 ) -> vs.VideoNode:
     """Build the graph. For the arguments see vsexvc.colorize; session: see vsexvc.pump.SessionLike."""
-    height, width = network_size(*(preset.size or (clip.width, clip.height)), size)
-    longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
-    clip = _held(clip, schedule, longest)
+    clip = _held(clip, schedule)
     stated, ref = tagged(clip, progressive=True), tagged(ref, progressive=False)
     if preset.size is not None:
         stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
@@ -61,6 +59,8 @@ def build(
         # Its own tags again, but for a matrix that was told from its size.
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
+    height, width = network_size(clip.width, clip.height, size)
+    longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
     if preset.size is not None:
         small = luma(stated)
     else:
@@ -97,15 +97,15 @@ def build(
     return _merged(merge, clip, stated, [small, coloured], mask, format)
 
 
-def _held(clip: vs.VideoNode, schedule: Schedule, longest: int) -> vs.VideoNode:
+def _held(clip: vs.VideoNode, schedule: Schedule) -> vs.VideoNode:
     """The same frames, of which as many are kept as are looked at ahead, in a share of the core's memory.
 
     So each is requested from the clip once in a run from start to end, for its scene and later for its colours; twice
-    where frames are so large that the share does not hold them. longest: see Pump.
+    where frames are so large that the share does not hold them.
     """
     count = _LOOKED_AT if schedule.sc else 0
     if schedule.around > 1 and len(schedule.ref_frames or ()) > 1:
-        count += longest + 2 * SEARCH
+        count += LONGEST + 2 * SEARCH
     if not count:
         return clip
     planes = sum(
