@@ -103,6 +103,9 @@ class _Work:
     references: list[Any]
     area: Area | None
 
+    def reference(self, index: int) -> Any:
+        return self.references[self.stretch.indices.index(index)]
+
 
 @dataclass
 class _Request:
@@ -294,9 +297,10 @@ class Pump:
         stretch = work.stretch
         if stretch.end is None or not (self._schedule.propagate and self._recurrent):
             return {}
+        last = work.reference(stretch.end)
 
         def start() -> Any:
-            return self._session.start(work.references[stretch.indices.index(stretch.end)], work.area)
+            return self._session.start(last, work.area)
 
         def aligned(some: range, frames: Frames) -> Sequence[Any]:
             return self._aligned(work, some, self._reader.luma(frames))
@@ -347,9 +351,8 @@ class Pump:
             return
         state, stretch, area = replay.state, work.stretch, work.area
         if state is None:
-            first = work.references[stretch.indices.index(stretch.holding)]
-            state = self._session.start(first if self._schedule.propagate else None, area)
-        end = min([block.stop, *(number for number in block[1:] if self._cuts[number] == CUT)])
+            state = self._session.start(work.reference(stretch.holding) if self._schedule.propagate else None, area)
+        end = next((number for number in block[1:] if self._cuts[number] == CUT), block.stop)
         L = self._reader.luma(frames[: end - block.start])
         aligned = self._aligned(work, range(block.start, end), L)
         for number in range(block.start, end):
