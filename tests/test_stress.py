@@ -32,6 +32,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import vapoursynth as vs
 from scipy.stats import theilslopes
 from skimage import color as skcolor
@@ -506,15 +507,18 @@ class TestStress:
 
 def scenery(seed: int, length: int, speed: int) -> vs.VideoNode:
     """A picture of its own for each seed, that moves by `speed` pixels a frame."""
-    rng = random.Random(seed)
-    level, contrast, *waves = (rng.uniform(*bounds) for bounds in ((0.3, 0.7), (0.1, 0.25), (5, 20), (5, 20), (5, 20)))
+    rng = np.random.default_rng(seed)
+    size = HEIGHT, WIDTH + speed * length
+    picture = torch.zeros(1, 1, *size, dtype=torch.float64)
+    for cell in (24, 12, 6, 3):  # as in photographs, the larger a structure the higher its contrast
+        noise = torch.from_numpy(rng.random((1, 1, size[0] // cell + 1, size[1] // cell + 1)))
+        picture += cell / 45.0 * F.interpolate(noise, size, mode="bicubic")
+    codes = (picture[0, 0].numpy().clip(0.0, 1.0) * 65535.0).round().astype(np.uint16)
     blank = core.std.BlankClip(format=vs.GRAY16, width=WIDTH, height=HEIGHT, length=length, keep=True)
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         f = f.copy()
-        y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-        wave = np.sin((x + speed * n) / waves[0] + seed) * np.cos(y / waves[1]) + np.sin((x + y - speed * n) / waves[2])
-        np.asarray(f[0])[:] = ((level + contrast * wave / 2.0).clip(0.0, 1.0) * 65535.0).round()
+        np.asarray(f[0])[:] = codes[:, speed * n : speed * n + WIDTH]
         return f
 
     return blank.std.SetFrameProps(_Range=vs.RANGE_FULL).std.ModifyFrame(blank, fill)
@@ -549,30 +553,34 @@ def reported_starts(clip: vs.VideoNode, numbers: Iterable[int], fresh: bool = Fa
 
 class TestScenes:
     @pytest.mark.parametrize("length", [12, 24, 48])
-    @pytest.mark.parametrize("speed", [0, 3])
+    @pytest.mark.parametrize("speed", [0, 1])
     @pytest.mark.parametrize("eased", [False, True])
     def test_dissolves_and_fades(self, length: int, speed: int, eased: bool) -> None:
-        """A dissolve starts at most one scene, a fade to black or white and back none; a cut before and after one."""
+        """A dissolve starts at most one scene, a fade out and into another picture one near its middle; so does each cut."""
         one, other = (scenery(length + i, 12 + length, speed) for i in (0, 1))
         dissolve = one[:12] + mixed(one[12:], other[:length], eased) + other[length:]
         dark = scenery(length + 2, 9, speed).std.Expr("x 4 /")
         starts = set(reported_starts(dark + dissolve + dark, range(dissolve.num_frames + 18)))
         assert starts >= {0, 9, 9 + dissolve.num_frames}
         assert len(starts) <= 4
+        one, other = (scenery(length + i, 12 + length, 0) for i in (0, 1))  # how many are found: test_changes.py
         for level in (0, 65535):
             flat = one.std.BlankClip(length=length, color=level, keep=True)
             out, back = mixed(one[12:], flat, eased), mixed(flat, other[:length], eased)
             fade = one[:12] + out + flat[:5] + back + other[length:]
-            assert set(reported_starts(fade, range(fade.num_frames))) == {0}
+            starts = set(reported_starts(fade, range(fade.num_frames))) - {0}
+            assert starts
+            assert min(starts) >= 12 + length // 2
+            assert max(starts) <= 12 + length + 5 + length // 2
 
     def test_a_start_is_a_function_of_the_frame_alone(self) -> None:
         """Measured cuts, a flash, a dissolve: frame by frame from graphs that have seen nothing, and in order."""
-        parts = [scenery(seed, length, 2) for seed, length in enumerate((9, 2, 14, 3))]
+        parts = [scenery(seed, length, 2) for seed, length in enumerate((9, 5, 14, 6))]
         flash = parts[0].std.BlankClip(length=1, color=65535, keep=True)
         two = scenery(7, 20, 1), scenery(8, 20, 1)
         clip = parts[0] + parts[1].std.Expr("x 4 /") + parts[2] + flash + parts[3] + mixed(*two, eased=False) + two[1]
         in_order = reported_starts(clip, range(clip.num_frames))
-        assert {0, 9, 11} <= set(in_order)
+        assert {0, 9, 14} <= set(in_order)
         order = random.Random(0).sample(range(clip.num_frames), 40)
         assert reported_starts(clip, order, fresh=True) == [in_order[n] for n in order]
         assert reported_starts(clip, order) == [in_order[n] for n in order]
