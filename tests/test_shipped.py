@@ -114,7 +114,6 @@ def test_1080p_stays_below_two_gigabytes() -> None:
     assert measure(1920, 1080, 60, 216)[0] < 2048
 
 
-@pytest.mark.xfail(reason="grows by 33 to 41 KiB a frame between frames 300 and 700: not known yet which cache fills")
 def test_memory_does_not_grow() -> None:
     """By a third of a frame's bytes for each frame, once the caches are full.
 

@@ -23,7 +23,8 @@ from vsexvc.support.threads import interrupt
 MARK = "ExvcCut"  # frame property: 1 where a scene begins
 
 _BLOCK = 16  # frames decided at once
-_PICTURES, _BLOCKS = 16384, 4096  # how many are kept
+_PAGE = 256  # frames whose pictures lie in one array: thousands of small ones would scatter the memory around them
+_PAGES, _BLOCKS = 64, 4096  # how many are kept
 REQUESTED_AHEAD = _BLOCK - 1 + AHEAD  # frames after one, at most, that its mark needs
 
 Picture = NDArray[np.uint8]
@@ -71,15 +72,18 @@ class Marks:
         """
         self._num_frames, self._trusts = num_frames, threshold is None
         self._threshold = DEFAULT_THRESHOLD if threshold is None else threshold
-        self._pictures: OrderedDict[int, tuple[Picture, bool | None]] = OrderedDict()  # and the given mark
+        self._pages: OrderedDict[int, _Page] = OrderedDict()
         self._blocks: OrderedDict[int, frozenset[int]] = OrderedDict()  # the first frames of scenes in each block
 
     def add(self, n: int, frame: vs.VideoFrame) -> None:
         """Keeps what there is to know of a frame."""
-        given = bool(frame.props["_SceneChangePrev"]) if self._trusts and "_SceneChangePrev" in frame.props else None
-        self._pictures[n] = np.array(frame[0]), given
-        while len(self._pictures) > _PICTURES:
-            self._pictures.popitem(last=False)
+        page = self._pages.setdefault(n // _PAGE, _Page())
+        page.pictures[n % _PAGE] = np.asarray(frame[0])
+        page.added[n % _PAGE] = True
+        if self._trusts and "_SceneChangePrev" in frame.props:
+            page.given[n % _PAGE] = bool(frame.props["_SceneChangePrev"])
+        while len(self._pages) > _PAGES:
+            self._pages.popitem(last=False)
 
     def window(self, n: int) -> range:
         """The frames that decide on frame n."""
@@ -88,27 +92,52 @@ class Marks:
 
     def missing(self, n: int) -> list[int]:
         """The frames that must be added before frame n can be decided on: n alone, until it is known to be unmarked."""
-        if n in self._pictures and self._pictures[n][1] is not None:
+        if self._given(n) is not None:
             return []
-        if self._trusts and n not in self._pictures:
+        if self._trusts and not self._has(n):
             return [n]
         if n // _BLOCK in self._blocks:
             return []
-        return [number for number in self.window(n) if number not in self._pictures]
+        return [number for number in self.window(n) if not self._has(number)]
 
     def begins(self, n: int) -> bool:
         """Whether a scene begins with frame n, of which nothing is missing; never with frame 0 that carries no mark."""
-        given = self._pictures[n][1] if n in self._pictures else None
+        given = self._given(n)
         if given is not None:
             return given
         block = n // _BLOCK
         if block not in self._blocks:
             window = self.window(n)
-            changes = find_changes(np.stack([self._pictures[number][0] for number in window]), self._threshold)
+            pictures = np.stack([self._pages[number // _PAGE].pictures[number % _PAGE] for number in window])
+            changes = find_changes(pictures, self._threshold)
             self._blocks[block] = frozenset(window.start + change for change in changes)
             if len(self._blocks) > _BLOCKS:
                 self._blocks.popitem(last=False)
         return n in self._blocks[block]
+
+    def _has(self, n: int) -> bool:
+        page = self._pages.get(n // _PAGE)
+        return page is not None and bool(page.added[n % _PAGE])
+
+    def _given(self, n: int) -> bool | None:
+        """The mark that the frame carried."""
+        page = self._pages.get(n // _PAGE)
+        return None if page is None else page.given.get(n % _PAGE)
+
+
+class _Page:
+    """What is known of _PAGE consecutive frames.
+
+    Attributes:
+        pictures: (_PAGE, h, w), of those that were added.
+        added: (_PAGE,) whether it was.
+        given: the marks that they carried, by number in the page.
+    """
+
+    def __init__(self) -> None:
+        self.pictures = np.zeros((_PAGE, *SIZE[::-1]), np.uint8)
+        self.added = np.zeros(_PAGE, np.bool_)
+        self.given: dict[int, bool] = {}
 
 
 class _Marker:
