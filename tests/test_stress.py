@@ -556,7 +556,7 @@ class TestScenes:
     @pytest.mark.parametrize("speed", [0, 1])
     @pytest.mark.parametrize("eased", [False, True])
     def test_dissolves_and_fades(self, length: int, speed: int, eased: bool) -> None:
-        """A dissolve starts at most one scene, a fade out and into another picture one near its middle; so does each cut."""
+        """A dissolve starts at most one scene, a fade into another picture one near its middle, a cut exactly one."""
         one, other = (scenery(length + i, 12 + length, speed) for i in (0, 1))
         dissolve = one[:12] + mixed(one[12:], other[:length], eased) + other[length:]
         dark = scenery(length + 2, 9, speed).std.Expr("x 4 /")
