@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,9 @@ import pytest
 import torch
 import vapoursynth as vs
 
+from vsexvc.graph import build, merges_at_once
 from vsexvc.merge import Merge
+from vsexvc.schedule import Schedule
 
 core = vs.core
 WIDTH, HEIGHT = 48, 32
@@ -183,3 +188,104 @@ class TestWhereItWorks:
         there = Merge(False, torch.device("cpu"))(0, [0] * 3, [SOURCE, SMALL, COLOURED], frames)["frame"]
         for one, other in zip(planes(at_once), planes(there), strict=True):
             assert np.abs(one - other).max() < 0.3 / 255.0
+
+
+class Plain:
+    """A session (vsexvc.pump.SessionLike) that gives each frame an ab of its own: that of its luma."""
+
+    def reference(self, *lab: torch.Tensor) -> None: ...
+    def start(self, *given: Any) -> None: ...
+
+    def correspond(self, L: torch.Tensor, *given: Any) -> list[Plain]:
+        self.similarity = torch.ones(1, *L.shape[1:])
+        found = []
+        for one in L:
+            found.append(Plain())
+            found[-1].ab = torch.cat((one, 50.0 - one))[None]
+            found[-1].similarity = self.similarity
+        return found
+
+    ab: torch.Tensor
+    similarity: torch.Tensor
+
+    def step(self, state: None, aligned: Plain) -> tuple[None, torch.Tensor]:
+        return None, aligned.ab
+
+
+def graph(length: int = 40) -> vs.VideoNode:
+    """The filter's whole graph around Plain, over a clip whose frames all differ."""
+    blank = core.std.BlankClip(format=vs.YUV420P8, width=160, height=96, length=length, color=[0, 128, 128])
+
+    def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        f = f.copy()
+        np.asarray(f[0])[:] = 16 + (np.add.outer(np.arange(96), np.arange(160)) + 5 * n) % 200
+        f.props["Number"] = n
+        return f
+
+    clip = blank.std.ModifyFrame(blank, fill).std.SetFrameProps(_Matrix=1)
+    ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1, color=[200, 90, 40])
+    schedule = Schedule(length, sc=False)
+    return build(clip, ref, Plain(), schedule, 64, torch.device("cpu"))
+
+
+class TestParallel:
+    @pytest.fixture(autouse=True)
+    def _threads(self) -> Iterator[None]:
+        before = core.num_threads
+        yield
+        core.num_threads = before
+
+    @pytest.mark.parametrize(("threads", "together"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 8)])
+    def test_one_frame_at_a_time_for_every_two_threads(self, threads: int, together: int) -> None:
+        core.num_threads = threads
+        assert merges_at_once(torch.device("cpu")) == together
+
+    def test_a_gpu_makes_one_at_a_time_unless_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        core.num_threads = 8
+        monkeypatch.delenv("VSEXVC_CUDA", raising=False)
+        assert merges_at_once(torch.device("cuda")) == 1
+        monkeypatch.setenv("VSEXVC_CUDA", "merge")
+        assert merges_at_once(torch.device("cuda")) == 4
+
+    @pytest.mark.parametrize(("threads", "together"), [(2, 1), (4, 2), (8, 4)])
+    def test_frames_overlap(self, threads: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As many frames meet at a barrier as are made at a time, again and again, and never one more."""
+        core.num_threads = threads
+        meeting = threading.Barrier(together)
+        lock, inside, most = threading.Lock(), 0, 0
+        plain = Merge._planes
+
+        def planes(self: Merge, *given: Any) -> Any:
+            nonlocal inside, most
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            try:
+                meeting.wait(60)
+                return plain(self, *given)
+            finally:
+                with lock:
+                    inside -= 1
+
+        monkeypatch.setattr(Merge, "_planes", planes)
+        clip = graph()
+        assert [frame.props["Number"] for frame in clip.frames(prefetch=threads, close=True)] == list(range(40))
+        assert most == together
+
+    def test_the_same_bytes_in_any_number_and_order(self) -> None:
+        def bytes_of(frame: vs.VideoFrame) -> tuple[int, bytes]:
+            with frame:
+                assert frame.props["_DurationNum"] == 1 and frame.props["_DurationDen"] == 24
+                return int(frame.props["Number"]), b"".join(bytes(np.array(frame[i])) for i in range(3))
+
+        core.num_threads = 1
+        expected = dict(bytes_of(frame) for frame in graph().frames())
+        assert len(set(expected.values())) == 40
+        for threads, length in ((4, 40), (6, 40), (16, 5)):
+            core.num_threads = threads
+            clip = graph(length)
+            assert (clip.num_frames, clip.fps) == (length, graph(1).fps)
+            order = np.random.default_rng(threads).permutation(length).tolist()
+            with ThreadPoolExecutor(threads) as pool:
+                found = dict(pool.map(lambda n, clip=clip: bytes_of(clip.get_frame(n)), order))
+            assert found == {n: expected[n] for n in range(length)}

@@ -5,6 +5,8 @@ ref  -> RGBS -----------------------------------------------+-> exvc.PyFilter(Pu
 clip (in the output's format) ---------------------------------------------------------------------------+
 mask (where there is one) -------------------------------------------------------------------------------+
                                                                    exvc.PyFilter(Merge): clip's frames, new U, V
+
+The last filter is there several times, each for every second, third ... frame: PyFilter makes one frame at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import vapoursynth as vs
 from vsexvc.arguments import (
     check_format,
 )
+from vsexvc.backends.options import cuda_extras
 from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
 from vsexvc.handover import states_handed
 from vsexvc.merge import Merge
@@ -31,6 +34,7 @@ from vsexvc.typical import LOOK
 
 _BACKWARD_BYTES = 256 << 20  # of the colours that go backward through one stretch
 _LOOKED_AT = LOOK + REQUESTED_AHEAD + BLOCK + 32  # frames ahead that are requested at a scene's start
+_MOST_MERGES = 8  # full-size frames in work at a time: at 27 ms for 1080p that is 300 frames a second
 _HELD_SHARE = 4  # frames read ahead take at most one in so many bytes of the core's memory
 _SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
 
@@ -93,8 +97,23 @@ def build(
     if output == "similarity":
         return _similarity(clip, coloured, format)
     is_grey, masked = clip.format.color_family == vs.GRAY, mask is not None
-    merge = Merge(is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
-    return _merged(merge, clip, stated, [small, coloured], mask, format)
+    merges = [
+        Merge(is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
+        for _ in range(min(merges_at_once(device), clip.num_frames))
+    ]
+    return _merged(merges, clip, stated, [small, coloured], mask, format)
+
+
+def merges_at_once(device: torch.device) -> int:
+    """Return how many full-size frames are made at a time: one for every two threads of VapourSynth.
+
+    On two cores a second one gains nothing, and takes a core from the network. On a GPU it is one, unless CUDA_EXTRAS
+    are asked for.
+    """
+    if device.type == "cuda" and "merge" not in cuda_extras():
+        return 1
+    threads: int = vs.core.num_threads
+    return max(1, min(threads // 2, _MOST_MERGES))
 
 
 def _held(clip: vs.VideoNode, schedule: Schedule) -> vs.VideoNode:
@@ -120,14 +139,23 @@ def _held(clip: vs.VideoNode, schedule: Schedule) -> vs.VideoNode:
 
 
 def _merged(
-    merge: Merge,
+    merges: list[Merge],
     clip: vs.VideoNode,
     stated: vs.VideoNode,
     colours: list[vs.VideoNode],
     mask: vs.VideoNode | None,
     format: vs.VideoFormat,
 ) -> vs.VideoNode:
-    """The clip with new colours in that format. stated: its tagged form; colours: the small luma and its colours."""
+    """Return the clip with new colours in that format.
+
+    Args:
+        merges: the steps that make its frames, in turn.
+        clip: in its own format.
+        stated: its tagged form.
+        colours: the luma at the network's size and its colours.
+        mask: see vsexvc.colorize.
+        format: of the result.
+    """
     core = vs.core
     # YUV and GRAY become RGB only when they are coloured: their own luma has to stay.
     made = format
@@ -137,18 +165,29 @@ def _merged(
     # PyFilter asks for clips[0] by itself, and drops it where more is needed: one that costs nothing.
     pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
     inputs = [pacer, source, *colours]
-    result = core.exvc.PyFilter(
-        clips=inputs if mask is None else [*inputs, _weight(mask, clip.num_frames)],
-        step=merge,
-        interrupt=interrupt,
-        format=made.id,
-        width=clip.width,
-        height=clip.height,
-    )
+    inputs += [] if mask is None else [_weight(mask, clip.num_frames)]
+    size = {"width": clip.width, "height": clip.height}
+    made_by = [
+        core.exvc.PyFilter(clips=inputs, step=merge, interrupt=interrupt, format=made.id, **size) for merge in merges
+    ]
+    result = _in_turn(made_by)
     if made.id == format.id:
         return result
     plain = result.std.RemoveFrameProps("_Field")  # zimg refuses some, and it means nothing here
     return plain.resize.Bicubic(format=format.id).std.CopyFrameProps(clip, props=["_Field"])
+
+
+def _in_turn(clips: list[vs.VideoNode]) -> vs.VideoNode:
+    """Return a clip whose frame n is frame n of clip n modulo their number. Each frame is kept by the result alone."""
+    if len(clips) == 1:
+        return clips[0]
+    every = [
+        clip.std.SelectEvery(cycle=len(clips), offsets=[first], modify_duration=False)
+        for first, clip in enumerate(clips)
+    ]
+    for clip in (*clips, *every):
+        clip.std.SetVideoCache(mode=0)
+    return vs.core.std.Interleave(every, modify_duration=False)
 
 
 def uncoloured(clip: vs.VideoNode, format: vs.VideoFormat, is_grey: bool) -> vs.VideoNode:

@@ -11,8 +11,8 @@ import torch
 
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CUDA_EXTRAS = ("graphs", "fused")  # written for GPUs, and never run on one
-CUDA_VARIABLE = "VSEXVC_CUDA"  # of the environment: which of them are taken, as in "graphs,fused"
+CUDA_EXTRAS = ("graphs", "fused", "merge")  # written for GPUs, and never run on one
+CUDA_VARIABLE = "VSEXVC_CUDA"  # of the environment: which of them are taken, as in "graphs,merge"
 
 
 def precisions(device: str | torch.device) -> tuple[str, ...]:
@@ -47,7 +47,8 @@ def unavailable(backend: str, device: str | torch.device) -> str:
     return ""
 
 
-def _asked_for() -> frozenset[str]:
+def cuda_extras() -> frozenset[str]:
+    """Return those of CUDA_EXTRAS that CUDA_VARIABLE names."""
     return frozenset(CUDA_EXTRAS) & frozenset(os.environ.get(CUDA_VARIABLE, "").split(","))
 
 
@@ -66,4 +67,4 @@ class ComputeOptions:
     backend: str = "torch"
     precision: str | None = None
     threads: int | None = None
-    cuda: frozenset[str] = field(default_factory=_asked_for)
+    cuda: frozenset[str] = field(default_factory=cuda_extras)
