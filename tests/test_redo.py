@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from film import make_film, make_png
+from film import decoded, make_film, make_png
 
 from vsexvc.__main__ import main
+from vsexvc.film import takes
 from vsexvc.film.encode import Encoding
 from vsexvc.film.job import Colours, Job, part_keys
 from vsexvc.film.plan import Left
+from vsexvc.session import Session
 
 LENGTHS = (50, 60, 50)
 FIRSTS = (0, 50, 110)
@@ -92,3 +95,178 @@ def test_one_scene_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "c.mkv").read_bytes() == (tmp_path / "fresh.mkv").read_bytes()
     (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
     assert made("d.mkv", {0: 0, 110: 2}, *kept)[0] == [1]
+
+
+def test_how_far_references_reach() -> None:
+    """A reference takes part up to 128 frames around its own, and in what follows; with propagate in no more than that.
+
+    The numbers are those of the filter's documentation.
+    """
+    parts = tuple((first, first + 100) for first in range(0, 1000, 100))
+    long = dataclasses.replace(job(), ref_frames=(0, 400, 650), firsts=(0,), parts=parts)
+    with_colours = dataclasses.replace(long, colours=Colours(propagate=True))
+
+    def parts_changed(before: Job, after: Job, prints: tuple[str, ...]) -> list[int]:
+        keys = (part_keys(before, {}, ("A", "B", "C")), part_keys(after, {}, prints))
+        return [number for number, (old, new) in enumerate(zip(*keys, strict=True)) if old != new]
+
+    assert parts_changed(long, long, ("A", "B", "X")) == [5, 6, 7, 8, 9]
+    assert parts_changed(long, long, ("A", "X", "C")) == [2, 3, 4, 5, 6, 7, 8, 9]
+    # The recurrence begins anew at 400 and 650: 650 lies more than 128 frames after 400.
+    assert parts_changed(with_colours, with_colours, ("A", "B", "X")) == [5, 6, 7, 8, 9]
+    assert parts_changed(with_colours, with_colours, ("A", "X", "C")) == [2, 3, 4, 5, 6]
+    assert parts_changed(with_colours, with_colours, ("X", "B", "C")) == [0, 1, 2, 3]
+    # A scene's end counts where it is near.
+    for first, wanted in ((601, [4, 5, 6, 7, 8, 9]), (628, [5, 6, 7, 8, 9])):
+        cut = dataclasses.replace(long, ref_frames=(0,), firsts=(0, first))
+        assert parts_changed(dataclasses.replace(long, ref_frames=(0,)), cut, ("A", "B", "C")) == wanted
+    # How far away the picture is that goes on counts only beside another one.
+    moved = [dataclasses.replace(long, ref_frames=(frame, 450), firsts=(0, 400)) for frame in (0, 100)]
+    assert parts_changed(*moved, ("A", "B", "C")) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    moved = [dataclasses.replace(one, ref_frames=(one.ref_frames[0], 600), firsts=(0, 400, 600)) for one in moved]
+    assert parts_changed(*moved, ("A", "B", "C")) == [0, 1, 2, 3]
+
+
+class Studio:
+    """Renders a film of one plan after another in one working folder, and beside it from nothing."""
+
+    def __init__(self, folder: Path, model: str, capsys: pytest.CaptureFixture[str], lengths: tuple[int, ...]) -> None:
+        self.folder, self.work, self._capsys, self._frames = folder, folder / "work", capsys, sum(lengths)
+        make_film(folder / "film.mkv", lengths)
+        for seed in range(3):
+            make_png(folder / f"{seed}.png", seed)
+        self._arguments = ["render", str(folder / "film.mkv"), "--plan", str(folder / "plan.toml"), "--model", model]
+        self._arguments += ["--size", "64", "--device", "cpu", "--threads", "1", "--preset", "ultrafast"]
+
+    def plan(self, scenes: dict[int, str]) -> None:
+        """Write the plan: what `reference` is in each scene, by its first frame."""
+        tables = [f"[[scene]]\nfirst = {first}\nreference = {text}\n" for first, text in scenes.items()]
+        text = f'source = "film.mkv"\nframes = {self._frames}\n' + "".join(tables)
+        (self.folder / "plan.toml").write_text(text)
+
+    def render(self, out: str, *options: str) -> list[str]:
+        """Render with the working folder; return the notices."""
+        self._capsys.readouterr()
+        arguments = [*self._arguments, "-o", str(self.folder / out), "--work", str(self.work), *options]
+        assert main([*arguments, "--json"]) == 0
+        told = [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+        return [event["text"] for event in told if event["event"] == "note"]
+
+    def refused(self, *options: str) -> str:
+        """Render what cannot be; return the one line that says why."""
+        self._capsys.readouterr()
+        arguments = [*self._arguments, "-o", str(self.folder / "none.mkv"), "--work", str(self.work), *options]
+        assert main(arguments) == 1
+        out, err = self._capsys.readouterr()
+        (line,) = [line for line in err.splitlines() if not line.startswith("vsexvc: ")]
+        assert out == "" and not (self.folder / "none.mkv").exists()
+        return line
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Of each part's file: which one it is, and when it was written."""
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in self.work.glob("0*.mkv")}
+
+    def anew(self, before: dict[str, tuple[int, int]]) -> list[int]:
+        """The parts whose files are others than before."""
+        return sorted(int(name[:6]) for name, state in self.states().items() if before.get(name) != state)
+
+    def is_whole(self, out: str) -> bool:
+        """Whether the film is what a render from nothing gives, byte for byte and frame for frame."""
+        fresh = self.folder / "fresh.mkv"
+        fresh.unlink(missing_ok=True)
+        assert main([*self._arguments, "-o", str(fresh)]) == 0
+        same = decoded(self.folder / out) == decoded(fresh)
+        return same and (self.folder / out).read_bytes() == fresh.read_bytes()
+
+
+def test_frames_of_one_part(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studio = Studio(tmp_path, model, capsys, LENGTHS)
+    studio.plan({0: '"0.png"', 50: '"1.png"', 110: '"2.png"'})
+    assert "--frames must have an earlier render to join with, " in studio.refused("--frames", "60:70")
+    assert not studio.work.exists()
+    studio.render("a.mkv", "--keep")
+    before = studio.states()
+    assert studio.render("b.mkv", "--frames", "60:70") == ["made anew: frames 50 to 109: 1 of 3 parts"]
+    assert studio.anew(before) == [1] and studio.is_whole("b.mkv")
+    # Another picture in the first scene, and one in the last, which was not asked for.
+    before = studio.states()
+    studio.plan({0: '"1.png"', 50: '"1.png"', 110: '"2.png"'})
+    (told,) = [text for text in studio.render("c.mkv", "--frames", "49:50") if text.startswith("made anew: ")]
+    assert told == "made anew: frames 0 to 49: 1 of 3 parts"
+    assert studio.anew(before) == [0] and studio.is_whole("c.mkv")
+    before = studio.states()
+    studio.plan({0: '"2.png"', 50: '"1.png"', 110: '"1.png"'})
+    told = studio.render("d.mkv", "--frames", "0:1")[-1]
+    assert told == (
+        "made anew: frames 0 to 49; 110 to 159, which were missing or depend on another change: 2 of 3 parts"
+    )
+    assert studio.anew(before) == [0, 2] and studio.is_whole("d.mkv")
+    before = studio.states()
+    studio.render("e.mkv", "--frames", "49:111")
+    assert studio.anew(before) == [0, 1, 2]
+    before = studio.states()
+    for text in ("70:60", "60:60", "60", "a:b", "-1:5", "1.5:9", ":9", "5:"):
+        line = studio.refused(f"--frames={text}")
+        assert line.endswith(f"must be A:B, frames A to B - 1 of the film, with A below B, got {text!r}")
+    assert studio.refused("--frames", "150:161").endswith("--frames must be within the film, 0:160, got 150:161")
+    line = studio.refused("--frames", "150:160", "--crf", "20")
+    assert line.endswith("but that had another crf (16.0, now 20.0): leave out --frames")
+    assert studio.anew(before) == []
+
+
+def test_frames_of_a_run_that_was_stopped(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on: what it had made is not made again."""
+    studio = Studio(tmp_path, model, capsys, LENGTHS)
+    studio.plan({0: '"0.png"', 50: '"1.png"', 110: '"2.png"'})
+    studio.render("a.mkv", "--keep")
+    step, steps = Session.step, 0
+
+    def stopped(self: Session, *given: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > 80:
+            raise ValueError("stopped")
+        return step(self, *given)
+
+    monkeypatch.setattr(Session, "step", stopped)
+    assert "stopped" in studio.refused("--frames", "50:160")
+    monkeypatch.undo()
+    before = studio.states()
+    assert sorted(before) == ["000000.mkv", "000001.mkv"]
+    assert studio.render("b.mkv", "--frames", "50:160") == ["made anew: frames 110 to 159: 1 of 3 parts"]
+    assert studio.anew(before) == [2] and studio.is_whole("b.mkv")
+    studio.render("c.mkv", "--frames", "50:160")  # that one had come to its end
+    assert studio.anew(before) == [1, 2]
+
+
+def test_frames_of_a_long_take(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes on from there is made anew, what lies before is not even computed."""
+    studio = Studio(tmp_path, model, capsys, (150, 50, 60))
+    studio.plan({0: '{0 = "0.png", 190 = "1.png"}', 200: '"2.png"'})
+    monkeypatch.setattr(takes, "LONGEST", 60)
+    monkeypatch.setattr(takes, "STEP", 40)
+    studio.render("a.mkv", "--keep")  # parts at 0, 40, 80, 120, 160 (to 200), 200
+    assert len(studio.states()) == 5
+    step, steps = Session.step, 0
+
+    def counted(self: Session, *given: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step(self, *given)
+
+    monkeypatch.setattr(Session, "step", counted)
+    before = studio.states()
+    (told,) = studio.render("b.mkv", "--frames", "85:90")
+    assert told == "made anew: frames 80 to 119; 120 to 199, which go on from there: 3 of 5 parts"
+    assert studio.anew(before) == [2, 3] and 120 <= steps <= 128
+    assert studio.is_whole("b.mkv")
+    # Another second picture: it takes part from 128 frames before its own, frame 62.
+    before, steps = studio.states(), 0
+    studio.plan({0: '{0 = "0.png", 190 = "2.png"}', 200: '"2.png"'})
+    told = studio.render("c.mkv", "--frames", "185:195")[-1]
+    assert studio.anew(before) == [1, 2, 3], told
+    assert steps <= 168 and studio.is_whole("c.mkv")

@@ -81,6 +81,7 @@ def _check(args: argparse.Namespace, report: Report) -> int:
 
 
 def _render(args: argparse.Namespace, report: Report) -> int:
+    from vsexvc.film import redo
     from vsexvc.film.job import Colours
     from vsexvc.film.render import Order, render
 
@@ -93,6 +94,7 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         references=tuple(args.ref or ()),
         colours=Colours(**given("size", "saturation", "propagate", "around", "device", "backend", "precision")),
         encoding=_encoding(args),
+        frames=None if args.frames is None else redo.stretch_of(args.frames),
         **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
         **given("threads", "workers", "ray", "work", "keep"),
     )
@@ -225,6 +227,11 @@ def _add_render(commands: Any) -> None:
     )
     run.add_argument("--work", metavar="FOLDER", type=Path, help="where parts are kept meanwhile (OUT.parts)")
     run.add_argument("--keep", action="store_true", help="do not remove it at the end")
+    run.add_argument(
+        "--frames",
+        metavar="A:B",
+        help="make the parts with frames A to B - 1 anew and join them with what an earlier run left in --work",
+    )
     run.add_argument("--json", action="store_true", help="a JSON object for each event, one a line, on stdout")
 
 

@@ -1,9 +1,9 @@
 """Keep the working folder of a render.
 
-It holds `manifest.json` (what was asked for, and the scenes that were found), `NNNNNN.mkv` with `NNNNNN.json` (a
-finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's end, if the next one goes on with it),
-`index/` (bestsource's) and `lock` (held by the process that renders). A file has its name only when it is whole; NNNNNN
-is the part's number.
+It holds `manifest.json` (what was asked for, the scenes that were found, and the frames that are being redone),
+`NNNNNN.mkv` with `NNNNNN.json` (a finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's
+end, if the next one goes on with it), `index/` (bestsource's) and `lock` (held by the process that renders). A file has
+its name only when it is whole; NNNNNN is the part's number.
 """
 
 from __future__ import annotations
@@ -97,6 +97,11 @@ class Folder:
         """Store a written file as the part of that number."""
         write_json(self.file(number).with_suffix(".json"), dataclasses.asdict(part))
         settle(partial, self.file(number))
+
+    def drop(self, number: int) -> None:
+        """Remove a part, its record first."""
+        for suffix in _SUFFIXES:
+            self.file(number).with_suffix(suffix).unlink(missing_ok=True)
 
     def arrange(self, keys: Sequence[str]) -> None:
         """Gives parts of these keys the numbers that they have now; removes the others."""

@@ -16,6 +16,7 @@ from typing import Any
 from vsexvc import __version__
 from vsexvc.film.encode import Encoding, ffmpeg_version
 from vsexvc.film.plan import Left
+from vsexvc.stretch import LONGEST
 from vsexvc.support.files import sha256_of
 
 
@@ -77,8 +78,8 @@ class Job:
 def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[str, ...]:
     """For each part a hash of all that its bytes depend on. With the same key it need not be made anew.
 
-    These are the scenes that it touches, each from its start to its end, and all of their references: those around a
-    frame take part, and the colours of a frame come from the frames before.
+    The colours of a frame come from the frames before, up to where the recurrence begins, and from references around
+    these. So it is the scenes and the references from there up to LONGEST frames after the part, and as far before.
 
     Args:
         job: with its scenes, references and parts.
@@ -87,16 +88,23 @@ def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[
     """
     keys = []
     for first, stop in job.parts:
-        start = job.firsts[bisect_right(job.firsts, first) - 1]
-        end = next((frame for frame in job.firsts if frame >= stop), job.parts[-1][1])
+        scene = job.firsts[bisect_right(job.firsts, first) - 1]
+        switches = job.ref_frames if job.colours.propagate and job.ref_frames else ()
+        start = max([scene, *(frame for frame in switches if frame <= first)])  # of the recurrence
+        begin = max(scene, start - LONGEST - 1)
+        end = min(next((frame for frame in job.firsts if frame >= stop), job.parts[-1][1]), stop + LONGEST)
         held: list[Any] = list(prints)
         if job.ref_frames is not None:
-            earliest = max(0, bisect_right(job.ref_frames, start) - 1)
+            earliest = bisect_right(job.ref_frames, begin)
+            earliest = max(0, earliest - 1) if begin == scene else earliest  # that of the scene before may go on
             used = list(zip(job.ref_frames, prints, strict=False))[earliest:]
-            held = [(max(frame, start), one) for n, (frame, one) in enumerate(used) if n == 0 or frame < end]
+            held = [(frame, one) for n, (frame, one) in enumerate(used) if n == 0 or frame < end]
+            if len(held) == 1:  # with others it matters how far away it is
+                held = [(max(held[0][0], begin), held[0][1])]
         own = {
             "frames": (first, stop),
-            "scenes": [*(frame for frame in job.firsts if start <= frame < end), end],
+            "start": start,
+            "scenes": [*(frame for frame in job.firsts if begin <= frame < end), end],
             "references": held,
             "left": [(max(a, first), min(b, stop), is_grey) for a, b, is_grey in job.left if a < stop and b > first],
         }

@@ -26,7 +26,7 @@ import torch
 import vapoursynth as vs
 
 from vsexvc.backends.options import precisions
-from vsexvc.film import pictures, plan, source
+from vsexvc.film import pictures, plan, redo, source
 from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
@@ -68,6 +68,7 @@ class Order:
         ray: address of a cluster, in place of workers.
         work: the working folder; None: beside out.
         keep: it is not removed at the end.
+        frames: [first, stop): what falls in it is made anew and joined with an earlier render, whose folder stays.
     """
 
     source: Path
@@ -87,6 +88,7 @@ class Order:
     ray: str | None = None
     work: Path | None = None
     keep: bool = False
+    frames: tuple[int, int] | None = None
 
     @property
     def is_script(self) -> bool:
@@ -117,7 +119,9 @@ def render(order: Order, report: Report) -> None:
         job, rate, other = _prepared(order, folder, report)
         frames = [stop - first for first, stop in job.parts]
         total = sum(frames)
-        _make_parts(order, job, folder, report)
+        made = _make_parts(order, job, folder, report)
+        if order.frames is not None:
+            report("note", text=redo.told(job, order.frames, made))
         parts = [(folder.file(number), part) for number in range(len(frames)) if (part := folder.read(number))]
         if order.is_script:
             times = script_times(rate, [duration for _, part in parts for duration in part.durations], total)
@@ -138,13 +142,15 @@ def render(order: Order, report: Report) -> None:
             settle(order.partial, order.out)
         finally:
             order.partial.unlink(missing_ok=True)
-        if not order.keep:
+        if order.frames is not None:
+            folder.begin({**folder.manifest(), "redone": None})
+        elif not order.keep:
             folder.remove()
     report("end", out=str(order.out), frames=total, bytes=order.out.stat().st_size)
 
 
-def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
-    """Make the parts that are missing."""
+def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> list[int]:
+    """Make the parts that are missing; return their numbers."""
     frames = [stop - first for first, stop in job.parts]
     todo = [number for number in range(len(frames)) if not folder.has(number, frames[number], job.keys[number])]
     total = sum(frames)
@@ -159,7 +165,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
         report("progress", stage="rendering", done=done, of=total)
 
     if not todo:
-        return
+        return todo
     if order.workers is not None or order.ray is not None:
         make_by_ray(
             job,
@@ -169,11 +175,12 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> None:
             made,
             lambda more: report("progress", stage="rendering", done=done + more, of=total),
         )
-        return
+        return todo
     worker = PartMaker(job)
     for number in todo:
         worker.make(number, lambda more: report("progress", stage="rendering", done=done + more, of=total))
         made(number, "here")
+    return todo
 
 
 # --- what is to be done -----------------------------------------------------------------------------------------
@@ -215,7 +222,10 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     manifest = folder.manifest()
     began: dict[str, Any] = manifest.get("asked", {})
     job, asked = _job(order, scheme, folder, began.get("threads"))
-    if began and _differ(began, asked, (began.keys() | asked.keys()) - _OF_PARTS):
+    is_other = bool(began) and _of_all(began) != _of_all(asked)
+    if order.frames is not None:
+        redo.check_begun(bool(began), _difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
+    if is_other:
         report("note", text=f"starting over: what was begun had another {_difference(began, asked)}")
     elif began and began != asked:
         report("note", text=f"making anew what depends on this: {_difference(began, asked)} changed")
@@ -242,6 +252,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
             f"plan {str(order.plan)!r} must be of this film, of {clip.num_frames} frames, got one of "
             f"{scheme.source.name} with {scheme.frames}"
         )
+    if order.frames is not None:
+        redo.check(order.frames, clip.num_frames)
     try:
         with first.get_frame(0) as frame:
             job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
@@ -259,7 +271,11 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         firsts = _scenes(order, scheme, film, report)
     job = _divided(job, clip.num_frames, firsts, scheme, asked)
     folder.arrange(job.keys)
-    folder.begin({"asked": asked, "firsts": job.firsts})
+    redone = None if order.frames is None else list(order.frames)
+    if order.frames is not None and (began != asked or manifest.get("redone") != redone):  # else it was stopped
+        for number in redo.touched(job, order.frames):
+            folder.drop(number)
+    folder.begin({"asked": asked, "firsts": job.firsts, "redone": redone})
     return job, Fraction(clip.fps) if clip.fps else None, other
 
 
@@ -276,9 +292,13 @@ def _divided(
         job = dataclasses.replace(job, firsts=tuple(firsts))
         parts = split(parts_of(firsts, num_frames), job)
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
-    common = {key: value for key, value in asked.items() if key not in _OF_PARTS}
     prints = [one for _, one in asked.get("references", ())]
-    return dataclasses.replace(job, keys=part_keys(job, common, prints))
+    return dataclasses.replace(job, keys=part_keys(job, _of_all(asked), prints))
+
+
+def _of_all(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return those of what is asked for that all parts depend on."""
+    return {key: value for key, value in asked.items() if key not in _OF_PARTS}
 
 
 def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]) -> bool:

@@ -1,0 +1,83 @@
+"""Redo a stretch of a film that was rendered before: which parts are made anew, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vsexvc.film.job import Job
+from vsexvc.film.takes import follows
+
+
+def stretch_of(text: str) -> tuple[int, int]:
+    """Return the frames [first, stop) that `A:B` names, as a slice does. Raise ValueError for another text."""
+    first, _, stop = text.partition(":")
+    if not (first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+        raise ValueError(f"--frames must be A:B, frames A to B - 1 of the film, with A below B, got {text!r}")
+    return int(first), int(stop)
+
+
+def check(frames: tuple[int, int], num_frames: int) -> None:
+    """Raise ValueError for frames beyond the film."""
+    if frames[1] > num_frames:
+        raise ValueError(f"--frames must be within the film, 0:{num_frames}, got {frames[0]}:{frames[1]}")
+
+
+def check_begun(is_begun: bool, difference: str, folder: Path) -> None:
+    """Raise ValueError where there is nothing to join with.
+
+    Args:
+        is_begun: whether the folder holds an earlier run.
+        difference: what that had otherwise, of what all of the film depends on; empty: nothing.
+        folder: the working folder.
+    """
+    if not is_begun:
+        raise ValueError(
+            f"--frames must have an earlier render to join with, {str(folder)!r} holds none: render with --keep first, "
+            "and name its folder with --work"
+        )
+    if difference:
+        raise ValueError(
+            f"--frames must leave the rest of the film as it is, but that had another {difference}: leave out --frames"
+        )
+
+
+def touched(job: Job, frames: tuple[int, int]) -> list[int]:
+    """Return the parts in which the frames [first, stop) lie, and those after them that go on with their state."""
+    numbers: list[int] = []
+    for number, (first, stop) in enumerate(job.parts):
+        goes_on = bool(numbers) and numbers[-1] == number - 1 and follows(job, number)
+        if goes_on or (first < frames[1] and stop > frames[0]):
+            numbers.append(number)
+    return numbers
+
+
+def told(job: Job, frames: tuple[int, int], made: Sequence[int]) -> str:
+    """Say in one line what was made anew.
+
+    Args:
+        job: with its parts.
+        frames: [first, stop), that were asked for.
+        made: numbers of the parts, ascending.
+    """
+    if not made:
+        return "made anew: nothing, the run that was stopped had done it"
+    anew = touched(job, frames)
+    inside = [number for number in made if number in anew and job.parts[number][0] < frames[1]]
+    after = [number for number in made if number in anew and number not in inside]
+    others = [number for number in made if number not in anew]
+    said = [f"frames {_spans(job, inside)}"] if inside else []
+    said += [f"{_spans(job, after)}, which go on from there"] if after else []
+    said += [f"{_spans(job, others)}, which were missing or depend on another change"] if others else []
+    return f"made anew: {'; '.join(said)}: {len(made)} of {len(job.parts)} parts"
+
+
+def _spans(job: Job, numbers: Sequence[int]) -> str:
+    """The frames of parts, as "0 to 49, 110 to 159"."""
+    spans: list[list[int]] = []
+    for first, stop in (job.parts[number] for number in numbers):
+        if spans and spans[-1][1] == first:
+            spans[-1][1] = stop
+        else:
+            spans.append([first, stop])
+    return ", ".join(f"{first} to {stop - 1}" for first, stop in spans)
