@@ -168,9 +168,7 @@ def test_auto_download(devc: Server, cache: Path, capsys: pytest.CaptureFixture[
 def test_models(devc: Server, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "models")
     assert (code, err) == (0, "")
-    assert re.search(
-        r"^exvc \(default\): \d+\.\d MB, .*\n.*\n    source: shipped\n    licence: research", out, re.M
-    )
+    assert re.search(r"^exvc \(default\): \d+\.\d MB, .*\n.*\n    source: shipped\n    licence: research", out, re.M)
     assert re.search(
         r"^devc: size unknown until downloaded: python -m vsexvc download devc\n(.*\n)+    licence: MIT", out, re.M
     )

@@ -12,9 +12,9 @@ import pytest
 import vapoursynth as vs
 
 from vsexvc.film.encode import Encoding, find_ffmpeg
-from vsexvc.film.job import Colours, Job
+from vsexvc.film.job import Colours, Job, part_keys
 from vsexvc.film.parts import coloured
-from vsexvc.film.plan import Left
+from vsexvc.film.plan import Around, Left
 from vsexvc.graph import uncoloured
 
 core = vs.core
@@ -95,3 +95,22 @@ def test_other_formats(format: int) -> None:
     assert (u, v) == pytest.approx(tuple(512 + value * 896 / 255 for value in expected), abs=4)
     grey = [np.asarray(plane) for plane in uncoloured(clip, target, is_grey=True).get_frame(0)]
     assert float(grey[0].mean()) == pytest.approx(y, abs=0.5) and (grey[1] == 512).all() and (grey[2] == 512).all()
+
+
+def test_scenes_with_an_around_of_their_own(job: Job, tmp_path: Path) -> None:
+    """A scene is as in a film where all have its number; the parts of the others need not be made anew."""
+    paths = tuple(film.make_png(tmp_path / f"{seed}.png", seed) for seed in range(3))
+    several = dataclasses.replace(job, references=paths, ref_frames=(0, 3, 9), left=(Left(18, 24, True),))
+    own = dataclasses.replace(several, around=(Around(6, 12, 1),))
+    wholes = [
+        coloured(dataclasses.replace(several, colours=dataclasses.replace(job.colours, around=n))) for n in (1, 4)
+    ]
+    result = coloured(own)
+    assert result.num_frames == 24
+    for n in (2, 6, 8, 11, 12, 20):
+        one, four = (planes(clip.get_frame(n)) for clip in wholes)
+        assert planes(result.get_frame(n)) == (one if 6 <= n < 12 else four)
+        assert n != 8 or one != four
+    parts = ((0, 6), (6, 12), (12, 24))
+    keys = [part_keys(dataclasses.replace(some, parts=parts), {}, "abc") for some in (several, own)]
+    assert [a == b for a, b in zip(*keys, strict=True)] == [True, False, True]

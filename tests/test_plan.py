@@ -127,6 +127,27 @@ def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> 
     assert plan.read(path).left == ((0, 50, False),) and plan.read(path).references == ()
 
 
+def test_pictures_named_by_their_frames(tmp_path: Path) -> None:
+    """A list, or a folder of which each scene takes its own; the first one of a scene holds from its beginning."""
+    names = ["ref_000003.png", "ref_000012.png", "ref_000021.jpg", "ref_000044.png"]
+    (tmp_path / "refs").mkdir()
+    for name in (*names, "notes.txt"):
+        (tmp_path / "refs" / name).touch()
+    path = tmp_path / "plan.toml"
+    listing = ", ".join(f'"refs/{name}"' for name in names[1::-1])
+    path.write_text(
+        f"{HEAD}[[scene]]\nfirst = 0\nreference = [{listing}]\naround = 2\n"
+        "[[scene]]\nfirst = 20\nreference = 'refs'\n[[scene]]\nfirst = 40\nreference = 'refs/'\naround = 1\n"
+    )
+    read = plan.read(path)
+    assert [reference.name for reference in read.references] == names
+    assert read.ref_frames == (0, 12, 20, 40)
+    assert read.around == ((0, 20, 2), (40, 50, 1))
+    path.write_text(f"{HEAD}[[scene]]\nfirst = 0\nreference = 'refs'\n[[scene]]\nfirst = 45\nreference = 'refs'\n")
+    with pytest.raises(ValueError, match=r"scene 2, .*: reference must be pictures with frames of the scene, 45\.\.49"):
+        plan.read(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -138,7 +159,7 @@ def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> 
         ('source = "f"\nframes = "50"\n' + FIRST, "frames must be a whole number, got '50'"),
         ('source = "f"\nframes = true\n' + FIRST, "frames must be a whole number, got True"),
         ("fps = 24\n" + HEAD + FIRST, "fps must be one of source, frames, scene"),
-        (HEAD + FIRST + "refrence = 1\n", "scene 1: refrence must be one of first, reference, grey"),
+        (HEAD + FIRST + "refrence = 1\n", "scene 1: refrence must be one of first, reference, grey, around"),
         (HEAD + FIRST + "[[scene]]\n", "scene 2: first must be a whole number, got 'none'"),
         (HEAD + FIRST + "[[scene]]\nfirst = 3\nreference = 4\n", "scene 2: reference must be a text .*, got 4"),
         (HEAD + FIRST + "[[scene]]\nfirst = 3\ngrey = 1\n", "scene 2: grey must be true or false, got 1"),
@@ -157,7 +178,35 @@ def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> 
         (HEAD + FIRST + FIRST, "scene 2, .*frame 0: first must be above that of the scene before, 0, got 0"),
         (HEAD + FIRST + "[[scene]]\nfirst = 50\n", "scene 2, .*: first must be below the number of frames, 50, got 50"),
         (HEAD + FIRST.replace("a.png", "c.png"), "scene 1, .*: reference must be a file, there is no '.*c.png'"),
-        (HEAD + FIRST.replace("a.png", "."), "scene 1, .*: reference must be a file, .*"),
+        (
+            HEAD + FIRST.replace("a.png", "."),
+            r"scene 1, .*: reference must be pictures named by their frames \(ref_000412\.png\), .*, got 'a\.png'",
+        ),
+        (
+            HEAD + FIRST.replace('"a.png"', '["a.png"]'),
+            "scene 1, .*: reference must be pictures named by their frames .*, got 'a.png'",
+        ),
+        (HEAD + FIRST.replace('"a.png"', "[3]"), "scene 1, .*: reference must be a list of pictures, got 3 in it"),
+        (HEAD + FIRST.replace('"a.png"', "[]"), "scene 1, .*: references must be one or more pictures .*, got none"),
+        (
+            HEAD + FIRST.replace('"a.png"', '["ref_000000.png", "ref_000050.png"]'),
+            r"scene 1, .*: reference must be pictures with frames of the scene, 0\.\.49, got 'ref_000050\.png'",
+        ),
+        (
+            HEAD + FIRST.replace('"a.png"', '["ref_000000.png", "a.png"]'),
+            "scene 1, .*: reference '.*a.png' must be named by its frame as others are .*",
+        ),
+        (
+            HEAD + FIRST.replace('"a.png"', '["ref_000001.png", "ref_000001.jpg"]'),
+            "scene 1, .*: reference '.*ref_000001.jpg' must have a number of its own, ref_000001.png has it too",
+        ),
+        (HEAD + FIRST + "around = 0\n", r"scene 1: around must be 1\.\.64, got 0"),
+        (HEAD + FIRST + "around = 65\n", r"scene 1: around must be 1\.\.64, got 65"),
+        (HEAD + FIRST + "around = true\n", "scene 1: around must be a whole number, got True"),
+        (
+            HEAD + FIRST.replace('"a.png"', "false") + "around = 2\n",
+            "scene 1, .*: around must be left out where the scene gets no colours, got 2",
+        ),
     ],
 )
 def test_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from film import decoded, make_film, make_png
 
 from vsexvc.__main__ import main
-from vsexvc.film import takes
+from vsexvc.film import render, takes
 from vsexvc.film.encode import Encoding
 from vsexvc.film.job import Colours, Job, part_keys
 from vsexvc.film.plan import Left
@@ -179,65 +179,72 @@ class Studio:
         return same and (self.folder / out).read_bytes() == fresh.read_bytes()
 
 
-def test_frames_of_one_part(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studio = Studio(tmp_path, model, capsys, LENGTHS)
-    studio.plan({0: '"0.png"', 50: '"1.png"', 110: '"2.png"'})
-    assert "--frames must have an earlier render to join with, " in studio.refused("--frames", "60:70")
+@pytest.fixture
+def studio(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Studio:
+    """A film of three scenes and parts."""
+    monkeypatch.setattr(render, "LEAST", 5)
+    return Studio(tmp_path, model, capsys, (8, 10, 6))
+
+
+def test_frames_of_one_part(studio: Studio) -> None:
+    studio.plan({0: '"0.png"', 8: '"1.png"', 18: '"2.png"'})
+    assert "--frames must have an earlier render to join with, " in studio.refused("--frames", "9:12")
     assert not studio.work.exists()
     studio.render("a.mkv", "--keep")
     before = studio.states()
-    assert studio.render("b.mkv", "--frames", "60:70") == ["made anew: frames 50 to 109: 1 of 3 parts"]
+    assert studio.render("b.mkv", "--frames", "9:12") == ["made anew: frames 8 to 17: 1 of 3 parts"]
     assert studio.anew(before) == [1] and studio.is_whole("b.mkv")
-    # Another picture in the first scene, and one in the last, which was not asked for.
+    # Another picture in the first scene.
     before = studio.states()
-    studio.plan({0: '"1.png"', 50: '"1.png"', 110: '"2.png"'})
-    (told,) = [text for text in studio.render("c.mkv", "--frames", "49:50") if text.startswith("made anew: ")]
-    assert told == "made anew: frames 0 to 49: 1 of 3 parts"
+    studio.plan({0: '"1.png"', 8: '"1.png"', 18: '"2.png"'})
+    assert studio.render("c.mkv", "--frames", "7:8")[-1] == "made anew: frames 0 to 7: 1 of 3 parts"
     assert studio.anew(before) == [0] and studio.is_whole("c.mkv")
+    # And one in the last, which was not asked for.
     before = studio.states()
-    studio.plan({0: '"2.png"', 50: '"1.png"', 110: '"1.png"'})
-    told = studio.render("d.mkv", "--frames", "0:1")[-1]
-    assert told == (
-        "made anew: frames 0 to 49; 110 to 159, which were missing or depend on another change: 2 of 3 parts"
+    studio.plan({0: '"2.png"', 8: '"1.png"', 18: '"1.png"'})
+    assert studio.render("d.mkv", "--frames", "0:1")[-1] == (
+        "made anew: frames 0 to 7; 18 to 23, which were missing or depend on another change: 2 of 3 parts"
     )
     assert studio.anew(before) == [0, 2] and studio.is_whole("d.mkv")
     before = studio.states()
-    studio.render("e.mkv", "--frames", "49:111")
+    assert studio.render("e.mkv", "--frames", "7:19") == ["made anew: frames 0 to 23: 3 of 3 parts"]
     assert studio.anew(before) == [0, 1, 2]
+
+
+def test_frames_that_are_none(studio: Studio) -> None:
+    studio.plan({0: '"0.png"', 8: '"1.png"', 18: '"2.png"'})
+    studio.render("a.mkv", "--keep")
     before = studio.states()
-    for text in ("70:60", "60:60", "60", "a:b", "-1:5", "1.5:9", ":9", "5:"):
+    for text in ("12:9", "9:9", "9", "a:b", "-1:5", "1.5:9", ":9", "5:"):
         line = studio.refused(f"--frames={text}")
         assert line.endswith(f"must be A:B, frames A to B - 1 of the film, with A below B, got {text!r}")
-    assert studio.refused("--frames", "150:161").endswith("--frames must be within the film, 0:160, got 150:161")
-    line = studio.refused("--frames", "150:160", "--crf", "20")
+    assert studio.refused("--frames", "23:25").endswith("--frames must be within the film, 0:24, got 23:25")
+    line = studio.refused("--frames", "20:24", "--crf", "20")
     assert line.endswith("but that had another crf (16.0, now 20.0): leave out --frames")
     assert studio.anew(before) == []
 
 
-def test_frames_of_a_run_that_was_stopped(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_of_a_run_that_was_stopped(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command goes on: what it had made is not made again."""
-    studio = Studio(tmp_path, model, capsys, LENGTHS)
-    studio.plan({0: '"0.png"', 50: '"1.png"', 110: '"2.png"'})
+    studio.plan({0: '"0.png"', 8: '"1.png"', 18: '"2.png"'})
     studio.render("a.mkv", "--keep")
     step, steps = Session.step, 0
 
     def stopped(self: Session, *given: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps > 80:
+        if steps > 12:
             raise ValueError("stopped")
         return step(self, *given)
 
-    monkeypatch.setattr(Session, "step", stopped)
-    assert "stopped" in studio.refused("--frames", "50:160")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "step", stopped)
+        assert "stopped" in studio.refused("--frames", "8:24")
     before = studio.states()
     assert sorted(before) == ["000000.mkv", "000001.mkv"]
-    assert studio.render("b.mkv", "--frames", "50:160") == ["made anew: frames 110 to 159: 1 of 3 parts"]
+    assert studio.render("b.mkv", "--frames", "8:24") == ["made anew: frames 18 to 23: 1 of 3 parts"]
     assert studio.anew(before) == [2] and studio.is_whole("b.mkv")
-    studio.render("c.mkv", "--frames", "50:160")  # that one had come to its end
+    studio.render("c.mkv", "--frames", "8:24")  # that one had come to its end
     assert studio.anew(before) == [1, 2]
 
 
@@ -245,12 +252,11 @@ def test_frames_of_a_long_take(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes on from there is made anew, what lies before is not even computed."""
-    studio = Studio(tmp_path, model, capsys, (150, 50, 60))
-    studio.plan({0: '{0 = "0.png", 190 = "1.png"}', 200: '"2.png"'})
+    studio = Studio(tmp_path, model, capsys, (180,))
+    studio.plan({0: '{0 = "0.png", 170 = "1.png"}'})
     monkeypatch.setattr(takes, "LONGEST", 60)
     monkeypatch.setattr(takes, "STEP", 40)
-    studio.render("a.mkv", "--keep")  # parts at 0, 40, 80, 120, 160 (to 200), 200
-    assert len(studio.states()) == 5
+    studio.render("a.mkv", "--keep")  # parts at 0, 40, 80, 120
     step, steps = Session.step, 0
 
     def counted(self: Session, *given: Any) -> Any:
@@ -258,15 +264,21 @@ def test_frames_of_a_long_take(
         steps += 1
         return step(self, *given)
 
-    monkeypatch.setattr(Session, "step", counted)
     before = studio.states()
-    (told,) = studio.render("b.mkv", "--frames", "85:90")
-    assert told == "made anew: frames 80 to 119; 120 to 199, which go on from there: 3 of 5 parts"
-    assert studio.anew(before) == [2, 3] and 120 <= steps <= 128
-    assert studio.is_whole("b.mkv")
-    # Another second picture: it takes part from 128 frames before its own, frame 62.
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "step", counted)
+        (told,) = studio.render("b.mkv", "--frames", "85:90")
+    assert told == "made anew: frames 80 to 119; 120 to 179, which go on from there: 2 of 4 parts"
+    assert studio.anew(before) == [2, 3] and 100 <= steps <= 108
+    assert (tmp_path / "b.mkv").read_bytes() == (tmp_path / "a.mkv").read_bytes()
+    # Another second picture takes part from 128 frames before its own, frame 42: the first part is kept.
     before, steps = studio.states(), 0
-    studio.plan({0: '{0 = "0.png", 190 = "2.png"}', 200: '"2.png"'})
-    told = studio.render("c.mkv", "--frames", "185:195")[-1]
-    assert studio.anew(before) == [1, 2, 3], told
-    assert steps <= 168 and studio.is_whole("c.mkv")
+    studio.plan({0: '{0 = "0.png", 170 = "2.png"}'})
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "step", counted)
+        told = studio.render("c.mkv", "--frames", "150:160")[-1]
+    assert told == (
+        "made anew: frames 120 to 179; 40 to 119, which were missing or depend on another change: 3 of 4 parts"
+    )
+    assert studio.anew(before) == [1, 2, 3] and 140 <= steps <= 148
+    assert studio.is_whole("c.mkv")

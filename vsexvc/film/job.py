@@ -15,7 +15,7 @@ from typing import Any
 
 from vsexvc import __version__
 from vsexvc.film.encode import Encoding, ffmpeg_version
-from vsexvc.film.plan import Left
+from vsexvc.film.plan import Around, Left
 from vsexvc.stretch import LONGEST
 from vsexvc.support.files import sha256_of
 
@@ -46,6 +46,7 @@ class Job:
         references: of a film, none where all of it is left; stills: of each only the first frame.
         ref_frames: of Colorize.
         left: stretches of a film that get no colours, ascending.
+        around: of the scenes that have another one than `colours`, ascending.
         model: of a film; None: the source is a script.
         weights: fingerprint of the model.
         firsts: of the scenes.
@@ -65,6 +66,7 @@ class Job:
     stills: bool = False
     ref_frames: tuple[int, ...] | None = None
     left: tuple[Left, ...] = ()
+    around: tuple[Around, ...] = ()
     model: Path | None = None
     weights: str = ""
     firsts: tuple[int, ...] = (0,)
@@ -107,6 +109,7 @@ def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[
             "scenes": [*(frame for frame in job.firsts if begin <= frame < end), end],
             "references": held,
             "left": [(max(a, first), min(b, stop), is_grey) for a, b, is_grey in job.left if a < stop and b > first],
+            "around": [(max(a, start), most) for a, b, most in job.around if a < stop and b > start],
         }
         keys.append(hashlib.sha256(json.dumps([common, own], sort_keys=True).encode()).hexdigest())
     return tuple(keys)

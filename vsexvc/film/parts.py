@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import chdir, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +65,10 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
                 )
             arguments = {"ref_frames": job.ref_frames, "model": str(job.model), **dataclasses.asdict(colours)}
             with handed(states):
-                result = colorize(clip, references, **arguments)
+                counts = {colours.around, *(one.most for one in job.around)}
+                results = {n: colorize(clip, references, **{**arguments, "around": n}) for n in sorted(counts)}
+            scenes = [(first, stop, results[most]) for first, stop, most in job.around]
+            result = _replaced(results[colours.around], scenes)
         return _with_left(result, film, job)
     except vs.Error as error:
         raise ValueError(first_line(error)) from None
@@ -76,14 +79,20 @@ def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.
     own = film.format if job.colours.format is None else vs.core.get_video_format(job.colours.format)
     if result is None:
         result = uncoloured(film, own, is_grey=False)
+    left = {is_grey: uncoloured(film, result.format, is_grey) for is_grey in {one.is_grey for one in job.left}}
+    return _replaced(result, [(first, stop, left[is_grey]) for first, stop, is_grey in job.left])
+
+
+def _replaced(clip: vs.VideoNode, stretches: Sequence[tuple[int, int, vs.VideoNode]]) -> vs.VideoNode:
+    """Return a clip with other clips' frames in stretches [first, stop), ascending."""
     pieces, done = [], 0
-    for first, stop, is_grey in job.left:
-        pieces += [result[done:first]] if done < first else []
-        pieces.append(uncoloured(film, result.format, is_grey)[first:stop])
+    for first, stop, other in stretches:
+        pieces += [clip[done:first]] if done < first else []
+        pieces.append(other[first:stop])
         done = stop
-    if done < result.num_frames:
-        pieces.append(result[done:])
-    return vs.core.std.Splice(pieces) if job.left else result
+    if done < clip.num_frames:
+        pieces.append(clip[done:])
+    return vs.core.std.Splice(pieces) if stretches else clip
 
 
 @lru_cache(maxsize=1)

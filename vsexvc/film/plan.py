@@ -7,7 +7,9 @@
     reference = "a.png"
 
 In place of a picture a scene may have several, each with the frame from which it is used (`{0 = "a.png", 40 =
-"b.png"}`), or `false`: the scene is left as it is. `grey = true` makes it grey.
+"b.png"}`), a list of pictures that are named by their frames (`["ref_000000.png", "ref_000040.png"]`), or a folder of
+such pictures, of which it takes its own. `around` says how many of them take part at a frame. With `false` in place of
+them the scene is left as it is, and `grey = true` makes it grey.
 
 A scene without a reference continues with that of the scene before. The scenes of a plan are the cuts of the result:
 deleting one joins two scenes, adding one splits a scene. source.py finds scenes; render.py uses the plan.
@@ -19,7 +21,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +31,7 @@ import vapoursynth as vs
 from PIL import Image, ImageDraw, ImageFont
 
 from vsexvc.film.propose import CARD, COLOURED, propose
+from vsexvc.film.references import listed, numbers_of
 from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent
 
 _COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
@@ -55,6 +58,14 @@ class Left(NamedTuple):
     is_grey: bool
 
 
+class Around(NamedTuple):
+    """Says for the frames [first, stop) of a scene how many references take part at each, as Colorize's `around`."""
+
+    first: int
+    stop: int
+    most: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """Holds the content of a plan file.
@@ -66,6 +77,7 @@ class Plan:
         references: a picture for each change of it, whole paths; of a clip the first frame is meant.
         ref_frames: for each of them the frame from which it holds.
         left: stretches that get no colours.
+        around: of the scenes that name one.
     """
 
     source: Path
@@ -74,6 +86,7 @@ class Plan:
     references: tuple[Path, ...]
     ref_frames: tuple[int, ...]
     left: tuple[Left, ...] = ()
+    around: tuple[Around, ...] = ()
 
 
 def make(
@@ -228,12 +241,15 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
         where = f"scene {number}"
         if not isinstance(scene, dict):
             raise ValueError(f"{where} must be a table, [[scene]], got {scene!r}")
-        whole = {"reference": "", "grey": False, **scene}
-        _only(whole, f"{where}: ", first=int, reference=(str, bool, dict), grey=bool)
+        whole = {"reference": "", "grey": False, "around": 1, **scene}
+        _only(whole, f"{where}: ", first=int, reference=(str, bool, dict, list), grey=bool, around=int)
+        if not 1 <= whole["around"] <= 64:
+            raise ValueError(f"{where}: around must be 1..64, got {whole['around']}")
     if not scenes:
         raise ValueError("scene must be one [[scene]] or more, got none")
     firsts = tuple(scene["first"] for scene in scenes)
     left: list[Left] = []
+    around: list[Around] = []
     held: list[tuple[int, Path]] = []
     for number, (scene, stop) in enumerate(zip(scenes, [*firsts[1:], frames], strict=True), 1):
         first = scene["first"]
@@ -244,23 +260,24 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
             raise ValueError(f"{where}first must be above that of the scene before, {firsts[number - 2]}, got {first}")
         if first >= frames:
             raise ValueError(f"{where}first must be below the number of frames, {frames}, got {first}")
-        pictures = _pictures(scene, where, first, stop)
+        pictures = _pictures(scene, where, first, stop, folder)
         if pictures is None:
             left.append(Left(first, stop, scene.get("grey", False)))
             continue
+        if "around" in scene:
+            around.append(Around(first, stop, scene["around"]))
         if not pictures and not held and not is_draft:
             raise ValueError(f"{where}reference must be a picture in the first scene that gets colours, got none")
-        for frame, name in pictures:
-            reference = folder / name
+        for frame, reference in pictures:
             if not is_draft and not reference.is_file():
                 raise ValueError(f"{where}reference must be a file, there is no {str(reference)!r}")
             if not held or reference != held[-1][1]:
                 held.append((frame, reference))
     references, ref_frames = tuple(path for _, path in held), tuple(frame for frame, _ in held)
-    return Plan(folder / content["source"], frames, firsts, references, ref_frames, tuple(left))
+    return Plan(folder / content["source"], frames, firsts, references, ref_frames, tuple(left), tuple(around))
 
 
-def _pictures(scene: dict[str, Any], where: str, first: int, stop: int) -> list[tuple[int, str]] | None:
+def _pictures(scene: dict[str, Any], where: str, first: int, stop: int, folder: Path) -> list[tuple[int, Path]] | None:
     """Return the references of a scene [first, stop), each with its first frame; None: it gets no colours."""
     reference, is_grey = scene.get("reference", ""), scene.get("grey", False)
     if reference is True:
@@ -268,22 +285,57 @@ def _pictures(scene: dict[str, Any], where: str, first: int, stop: int) -> list[
     if is_grey and reference:
         raise ValueError(f"{where}reference must be left out where grey = true, got {reference!r}")
     if is_grey or reference is False:
+        if "around" in scene:
+            raise ValueError(f"{where}around must be left out where the scene gets no colours, got {scene['around']}")
         return None
-    if isinstance(reference, str):
-        return [(first, reference)] if reference else []
-    found = []
-    for key, name in reference.items():
+    if isinstance(reference, str) and not reference:
+        return []
+    if isinstance(reference, str) and not (folder / reference).is_dir():
+        return [(first, folder / reference)]
+    if isinstance(reference, dict):
+        found = sorted(_timed(reference, where, first, stop, folder))
+    else:
+        found = _numbered(reference, where, first, stop, folder)
+    return [(first, path) if n == 0 else (frame, path) for n, (frame, path) in enumerate(found)]
+
+
+def _timed(table: dict[str, Any], where: str, first: int, stop: int, folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the pictures of a table of frames and names."""
+    for key, name in table.items():
         if not (key.isdecimal() and first <= int(key) < stop and isinstance(name, str) and name):
             raise ValueError(
                 f"{where}reference must be pictures with frames of the scene, {first}..{stop - 1}, got {key} = {name!r}"
             )
-        found.append((int(key), name))
-    found.sort()
-    return [(first, name) if n == 0 else (frame, name) for n, (frame, name) in enumerate(found)]
+        yield int(key), folder / name
+
+
+def _numbered(named: str | list[Any], where: str, first: int, stop: int, folder: Path) -> list[tuple[int, Path]]:
+    """Return the pictures of a list, or those of a folder that are the scene's, by the frames in their names."""
+    names = [named] if isinstance(named, str) else named
+    if wrong := [name for name in names if not (isinstance(name, str) and name)]:
+        raise ValueError(f"{where}reference must be a list of pictures, got {wrong[0]!r} in it")
+    try:
+        files = listed([folder / name for name in names])
+        numbers = numbers_of(files)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None
+    if numbers is None:
+        raise ValueError(
+            f"{where}reference must be pictures named by their frames (ref_000412.png), or a table of frames and "
+            f"pictures, got {files[0].name!r}"
+        )
+    found = list(zip(numbers, files, strict=True))
+    own = [(number, file) for number, file in found if first <= number < stop]
+    if not own or (isinstance(named, list) and len(own) < len(found)):
+        other = next(file for number, file in found if not first <= number < stop)
+        raise ValueError(
+            f"{where}reference must be pictures with frames of the scene, {first}..{stop - 1}, got {other.name!r}"
+        )
+    return own
 
 
 _WORDS = {str: "a text in quotes", int: "a whole number", list: "one [[scene]] or more", bool: "true or false"}
-_REFERENCE = "a text in quotes, false, or a table of frames and texts"
+_REFERENCE = "a text in quotes, a list of them, false, or a table of frames and texts"
 
 
 def _only(table: dict[str, Any], where: str, **kinds: type | tuple[type, ...]) -> None:

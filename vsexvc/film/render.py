@@ -48,7 +48,8 @@ MOST_THREADS = 4  # of torch in each worker, unless told otherwise: more do litt
 
 _OF_FILM = ("input", "interlaced", "fps")  # of what is asked for: what the index depends on
 _OF_SCENES = ("size", "sc", "sc_threshold")  # what else the scenes depend on that are found
-_OF_PARTS = {"references", "ref_frames", "left", "scenes", "sc", "sc_threshold"}  # what changes some parts only
+# What changes some parts only.
+_OF_PARTS = {"references", "ref_frames", "left", "around_in_scenes", "scenes", "sc", "sc_threshold"}
 
 Report = Callable[..., None]  # report(event, **facts); "start", "progress", "part", "note" and "end"
 
@@ -348,6 +349,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         references=tuple(path.absolute() for path in references),
         ref_frames=numbers_of(references) if scheme is None else scheme.ref_frames,
         left=() if scheme is None else scheme.left,
+        around=() if scheme is None else scheme.around,
         model=model,
         weights=fingerprint(model),
         colours=dataclasses.replace(order.colours, device=device, precision=precision),
@@ -358,6 +360,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         asked |= {"sc": order.sc, "sc_threshold": order.sc_threshold}
     else:
         asked |= {"scenes": scheme.firsts, "ref_frames": scheme.ref_frames, "left": scheme.left}
+        asked["around_in_scenes"] = scheme.around
     return job, json.loads(json.dumps(asked))
 
 
