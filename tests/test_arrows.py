@@ -87,6 +87,7 @@ ORDER = {
         "film.job",
         "film.folder",
         "film.takes",
+        "film.redo",
         "film.parts",
         "film.pipe",
         "film.cluster",
