@@ -96,7 +96,7 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         encoding=_encoding(args),
         frames=None if args.frames is None else redo.stretch_of(args.frames),
         **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
-        **given("threads", "workers", "ray", "work", "keep"),
+        **given("threads", "workers", "ray", "per_gpu", "work", "keep"),
     )
     render(order, report)
     return 0
@@ -218,6 +218,9 @@ def _add_render(commands: Any) -> None:
     where.add_argument("--workers", metavar="N", type=_positive, help="processes on this machine, through Ray (1)")
     where.add_argument(
         "--ray", metavar="ADDRESS", help="of a Ray cluster; all its machines see the same files by the same names"
+    )
+    run.add_argument(
+        "--per-gpu", metavar="N", type=_positive, help="workers that share one GPU, with --workers and --ray (1)"
     )
     run.add_argument(
         "--threads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 import socket
@@ -16,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import vapoursynth as vs
+
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job
 from vsexvc.film.parts import PartMaker
@@ -27,9 +30,23 @@ _WRONG = "--ray must be the address of a cluster, got {!r}"
 _HOST = re.compile(r"([^/:]+):(\d+)")
 _TELL = 2.0  # seconds between two words on how far a part is
 _STORE = 80 << 20  # bytes of shared memory for Ray, which has next to nothing to keep there
+# What a worker takes beside the CPUs of its network: decoder and encoder keep up with it in half a core at 1080p. In
+# memory, besides VapourSynth's cache, 1 GiB is the network's and 1 GiB the encoder's.
+_ENCODER_CPUS = 0.5
+_CACHE = 1024  # MiB
+_MEMORY = (_CACHE << 20) + (2 << 30)  # bytes
 
 
-_maker = lru_cache(maxsize=1)(PartMaker)  # a process of Ray makes one part after the other
+@lru_cache(maxsize=1)
+def _maker(job: Job) -> PartMaker:
+    """Return what makes the parts of a job in this process, which makes one after the other, beside other workers.
+
+    VapourSynth takes all cores and most of the memory by default: here it gets the worker's share. A script can change
+    both.
+    """
+    vs.core.num_threads = job.threads + 1
+    vs.core.max_cache_size = min(vs.core.max_cache_size, _CACHE)
+    return PartMaker(job)
 
 
 def _make_part(job: Job, number: int) -> str:
@@ -90,18 +107,32 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
         raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
 
 
-def _check_machines(threads: int, gpus: int, workers: int | None) -> None:
-    """Report what a task waits for if no machine can take it; raise ValueError if none ever can."""
+def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, float]:
+    """Return what each task asks of Ray: num_cpus, num_gpus and memory (bytes).
+
+    Encoder and memory are asked for as far as the largest machine has them: a small one works more slowly, and one that
+    is never found not at all. If no machine has what the job needs, say what the tasks wait for; raise ValueError if
+    none ever can.
+    """
     import ray
 
     list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # which has no types
+    uses_gpu = job.model is not None and job.colours.device == "cuda"
+    gpus = math.floor(1e4 / per_gpu) / 1e4 if uses_gpu else 0.0  # Ray counts in 1/10000
     found = [machine["Resources"] for machine in list_machines() if machine["Alive"]]
-    if any(has.get("CPU", 0) >= threads and has.get("GPU", 0) >= gpus for has in found):
-        return
-    if workers is not None:
+    able = [has for has in found if has.get("CPU", 0) >= job.threads and has.get("GPU", 0) >= gpus]
+    if not able and workers is not None:
         raise ValueError("--device cuda: Ray finds no GPU on this machine")
-    needed = f"--threads {threads}{' and --device cuda' * gpus}"
-    print(f"--ray: the cluster has no machine for a worker with {needed}; waiting for one")
+    if not able:
+        needed = f"--threads {job.threads}{' and --device cuda' * uses_gpu}"
+        print(f"--ray: the cluster has no machine for a worker with {needed}; waiting for one")
+    cpus = max((has["CPU"] for has in able), default=job.threads)
+    memory = max((has.get("memory", 0) for has in able), default=0)
+    return {
+        "num_cpus": max(job.threads, min(job.threads + _ENCODER_CPUS, cpus)),
+        "num_gpus": gpus,
+        "memory": min(_MEMORY, int(memory)),
+    }
 
 
 def _answer(task: Any, number: int, address: str | None) -> str:
@@ -126,6 +157,7 @@ def make_by_ray(
     address: str | None,
     made: Callable[[int, str], None],
     progress: Callable[[int], None] = lambda done: None,
+    per_gpu: int = 1,
 ) -> None:
     """Make parts as tasks of Ray, which restarts them elsewhere if their worker is lost.
 
@@ -136,6 +168,7 @@ def make_by_ray(
         address: in place of them, that of a cluster.
         made: told the number of a part that is there, and who made it.
         progress: told how many frames of unfinished parts are done.
+        per_gpu: workers that share one GPU.
 
     Raises:
         ValueError: Ray does not start, the cluster cannot be joined (check_ray comes before); a part was given up.
@@ -155,13 +188,12 @@ def make_by_ray(
         stack.enter_context(redirect_stdout(sys.stderr))  # where it says that a worker was lost
         if workers is not None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vsexvc-", ignore_cleanup_errors=True))
-            options |= {"num_cpus": workers * job.threads, "object_store_memory": _STORE, "include_dashboard": False}
-            options["_temp_dir"] = folder
+            options |= {"object_store_memory": _STORE, "include_dashboard": False, "_temp_dir": folder}
+            # The user has said how many: they start, whatever this machine has.
+            options |= {"num_cpus": workers * (job.threads + 1), "_memory": workers * _MEMORY}
         _connect(address, options)
         stack.callback(ray.shutdown)
-        gpus = int(job.model is not None and job.colours.device == "cuda")
-        _check_machines(job.threads, gpus, workers)
-        make = ray.remote(num_cpus=job.threads, num_gpus=gpus, max_retries=_RETRIES)(_make_part)
+        make = ray.remote(max_retries=_RETRIES, **_request(job, workers, per_gpu))(_make_part)
         shared = ray.put(job)
         left = list(numbers)
         waiting: dict[Any, int] = {}

@@ -67,6 +67,7 @@ class Order:
         threads: of torch, in each worker. They are part of the result: None goes on with as many as were begun with.
         workers: processes, through Ray; None: this one alone.
         ray: address of a cluster, in place of workers.
+        per_gpu: workers that share one GPU.
         work: the working folder; None: beside out.
         keep: it is not removed at the end.
         frames: [first, stop): what falls in it is made anew and joined with an earlier render, whose folder stays.
@@ -87,6 +88,7 @@ class Order:
     threads: int | None = None
     workers: int | None = None
     ray: str | None = None
+    per_gpu: int = 1
     work: Path | None = None
     keep: bool = False
     frames: tuple[int, int] | None = None
@@ -175,6 +177,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> list[
             order.ray,
             made,
             lambda more: report("progress", stage="rendering", done=done + more, of=total),
+            order.per_gpu,
         )
         return todo
     worker = PartMaker(job)
