@@ -457,8 +457,10 @@ def check(case: Case, report: dict[str, Any]) -> None:
     memory = report["memory"][len(report["memory"]) // 3 :]
     bound = 10 * 2**10 * case.requests if case.requests >= 4_000 else 60 * 2**20
     assert theilslopes(memory).slope * 40 < bound
-    # VapourSynth's, the callers, the main one, the watchdog, and two workers in each instance.
-    assert report["most_threads"] <= case.threads + case.callers + 2 + 2 * 3
+    # VapourSynth's, the callers, the main one, the watchdog; in each instance the pump's, and one for each frame that
+    # is merged at a time.
+    merges = max(1, min(case.threads // 2, 8))
+    assert report["most_threads"] <= case.threads + case.callers + 2 + 3 * (1 + merges)
     assert report["workers_left"] == 0
 
 
