@@ -107,7 +107,7 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
         raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
 
 
-def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, float]:
+def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
     """Return what each task asks of Ray: num_cpus, num_gpus and memory (bytes).
 
     Encoder and memory are asked for as far as the largest machine has them: a small one works more slowly, and one that
