@@ -1,4 +1,4 @@
-"""vsexvc: exemplar-based video colorization for VapourSynth.
+"""Colorize video by example, as a filter for VapourSynth.
 
 `from vsexvc import colorize` is `core.exvc.Colorize`, typed; `references` reads its references from files. Importing
 this package loads nothing else: no torch, no VapourSynth, no side effects; both are fetched when they are first asked

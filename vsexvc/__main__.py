@@ -21,7 +21,7 @@ from vsexvc.weights import catalog
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code. What was asked for goes to stdout, notices and errors to stderr."""
+    """Run a command and return its exit code. Results go to stdout, notices and errors to stderr."""
     args = _parser().parse_args(arguments)
     report = Report(as_json=getattr(args, "json", False))
     try:
@@ -110,7 +110,7 @@ def _pipe(args: argparse.Namespace, report: Report) -> int:
 
 
 def _encoding(args: argparse.Namespace) -> Any:
-    """film.encode.Encoding of the arguments of _add_encoder."""
+    """Return the film.encode.Encoding of the arguments that _add_encoder adds."""
     from vsexvc.film.encode import Encoding
 
     names = ("codec", "crf", "preset", "pix_fmt")

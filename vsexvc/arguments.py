@@ -35,7 +35,7 @@ def check_mask(mask: Any, clip: vs.VideoNode) -> None:
 
 
 def check_format(size: tuple[int, int], own: vs.VideoFormat, format: int | None, output: str) -> vs.VideoFormat:
-    """What the result is to have. size: its width and height; own: the clip's format."""
+    """Return the format of the result. size: its width and height; own: the clip's format."""
     depth = own.sample_type, own.bits_per_sample
     if format is None:
         if output == "similarity":

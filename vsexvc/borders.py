@@ -1,4 +1,4 @@
-"""Black borders: the rows and columns of the picture within them, found in a few frames of one scene.
+"""Find black borders: the rows and columns of the picture within them, from a few frames of one scene.
 
 Axes: B frames, H and W the network's size.
 """
@@ -21,17 +21,17 @@ _SHORTEST = 16  # lines that must be left
 
 
 def whole(L: Tensor) -> Area:
-    """All of a picture. L: (..., H, W)."""
+    """Return the area of a whole picture. L: (..., H, W)."""
     return slice(0, L.shape[-2]), slice(0, L.shape[-1])
 
 
 def is_dark(L: Tensor) -> bool:
-    """Whether hardly any pixel is lit in all of these frames. L: (B, 1, H, W), 0..100."""
+    """Return whether hardly any pixel is lit in all of these frames. L: (B, 1, H, W), 0..100."""
     return float((L > _BLACK).any(0).float().mean()) < _DARK
 
 
 def picture_area(L: Tensor) -> Area:
-    """Finds the area within black borders that all frames of a scene have. L: (B, 1, H, W), 0..100.
+    """Find the area within black borders that all frames of a scene have. L: (B, 1, H, W), 0..100.
 
     A line belongs to a border if it is black in every frame. Noise, and a logo that stands in one of two equal borders,
     are overlooked. A border ends where the picture begins at once along the line, or as deep as the opposite one: else
@@ -51,7 +51,7 @@ def picture_area(L: Tensor) -> Area:
 
 
 def _within(lit: Tensor, steady: Tensor) -> slice:
-    """The lines between two borders.
+    """Return the lines between two borders.
 
     Args:
         lit: (lines, pixels), in any frame.
@@ -68,7 +68,7 @@ def _within(lit: Tensor, steady: Tensor) -> slice:
 
 
 class _Border:
-    """What may be a border before the first lines.
+    """Examine the first lines of frames for a border.
 
     Attributes:
         black: lines without light.
@@ -78,7 +78,7 @@ class _Border:
     """
 
     def __init__(self, lit: Tensor, steady: Tensor) -> None:
-        """Args as in `_within`, counted from the border."""
+        """Take the arguments of `_within`, counted from the border."""
         where = lit.any(0).nonzero().flatten()
         length = max(1, int(where[-1] - where[0]) + 1) if len(where) else 1
         share = lit.sum(1) / length
@@ -92,7 +92,7 @@ class _Border:
         self.has_logo = is_compact and bool((moving.sum(1) <= _NOISE * length).all())
 
     def depth(self, opposite: _Border) -> int:
-        """How many lines it has."""
+        """Return the number of the border's lines."""
         if self.is_sharp:
             return self.black
         reach = opposite.black if opposite.is_sharp else opposite.edge
@@ -105,6 +105,6 @@ class _Border:
 
 
 def _first(found: Tensor) -> int:
-    """The place of the first True; all of them where there is none."""
+    """Return the index of the first True; the length if there is none."""
     places = found.nonzero()
     return int(places[0]) if len(places) else len(found)

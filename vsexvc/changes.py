@@ -48,7 +48,7 @@ _MOST_REST, _LEAST_LOSS, _MOST_TURNS = 0.3, 0.3, 0.01  # the first two of pictur
 
 
 class _Compared(NamedTuple):
-    """What is known of all pictures of a window.
+    """Hold the comparisons of all pictures of a window.
 
     Attributes:
         products: (t, t) mean products of the pictures without their means.
@@ -66,7 +66,7 @@ class _Compared(NamedTuple):
 
 
 class _Vote(NamedTuple):
-    """A pair of sides; the better ones are less. first: the frame that the scene begins with."""
+    """Hold a pair of sides; the better ones are less. first: the frame that the scene begins with."""
 
     gap: int
     similarity: float
@@ -125,7 +125,7 @@ def _compare(pictures: NDArray[np.uint8]) -> _Compared:
 
 
 def _without_flashes(energy: _Floats, similarity: _Floats) -> _Ints:
-    """The frame to look at for each frame: in place of a flash, or of black frames inside a scene, the one before.
+    """Return the frame to compare in place of each frame: for a flash, or black frames inside a scene, the one before.
 
     They have less than half of the contrast of the frames on either side, which are similar.
     """
@@ -142,7 +142,7 @@ def _without_flashes(energy: _Floats, similarity: _Floats) -> _Ints:
 
 
 def _votes(compared: _Compared, gap: int, threshold: float) -> list[_Vote]:
-    """The pairs so far apart that are both sides of a change."""
+    """Return the pairs so far apart that they are both sides of a change."""
     _, energy, similarity, all_across, steps = compared
     last = len(energy) - 1
     unlike = 1.0 - np.diagonal(all_across, gap)
@@ -169,7 +169,7 @@ def _votes(compared: _Compared, gap: int, threshold: float) -> list[_Vote]:
 
 
 def _passes(compared: _Compared, before: _Ints, gap: int) -> tuple[NDArray[np.bool_], _Ints]:
-    """Whether the frames between pass from one picture to the other, and the first of them that is more of the second.
+    """Return whether the frames between pass from one picture to the other, and the first that is more of the second.
 
     Args:
         before: (n,) first sides.
@@ -203,7 +203,7 @@ def _passes(compared: _Compared, before: _Ints, gap: int) -> tuple[NDArray[np.bo
 
 
 def _after_black(energy: _Floats) -> list[_Vote]:
-    """The first lit frame after many flat ones."""
+    """Return the first lit frame after many flat ones."""
     found, run = [], 0
     for n, flat in enumerate(energy < _NOISE):
         if not flat and run >= _LONG_BLACK:

@@ -30,7 +30,7 @@ _LIBRARIES = (".so", ".dll", ".dylib")
 
 
 class _Fault(Exception):
-    """What is wrong, and the line that helps."""
+    """Report what is wrong, and a line that helps."""
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
@@ -39,7 +39,7 @@ class _Fault(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one step. ok: None where it was left out. help: what to do, empty where all is well."""
+    """Hold the result of one step. ok: None if it was left out. help: what to do, empty if all is well."""
 
     name: str
     ok: bool | None
@@ -48,7 +48,7 @@ class Step:
 
 
 def run() -> list[Step]:
-    """All steps, in order."""
+    """Run all steps, in order."""
     done: dict[str, Step] = {}
     for name, (needs, function) in _STEPS.items():
         missing = [need for need in needs if not done[need].ok]
@@ -66,12 +66,12 @@ def run() -> list[Step]:
 
 
 def as_dict(steps: list[Step]) -> dict[str, Any]:
-    """For --json."""
+    """Return the result for --json."""
     return {"ok": all(step.ok for step in steps), "steps": [asdict(step) for step in steps]}
 
 
 def lines(steps: list[Step]) -> list[str]:
-    """For a person: one line for each step, and one with help."""
+    """Return the result as text: one line for each step, and one with help."""
     out = []
     for step in steps:
         mark = {True: "ok", False: "FAILED", None: "-"}[step.ok]
@@ -89,7 +89,7 @@ def _python() -> str:
 
 
 def _package() -> Path:
-    """VapourSynth's folder."""
+    """Return VapourSynth's folder."""
     spec = importlib.util.find_spec("vapoursynth")
     if spec is None or not spec.submodule_search_locations:
         raise _Fault("the package vapoursynth is not installed", "pip install 'vapoursynth>=77'")
@@ -97,7 +97,7 @@ def _package() -> Path:
 
 
 def _foreign_library(folder: Path) -> str:
-    """A libvapoursynth that this process has loaded from elsewhere than VapourSynth's own package; Linux only."""
+    """Return a libvapoursynth that this process has loaded from outside VapourSynth's own package; Linux only."""
     maps = Path("/proc/self/maps")
     mapped = [line.split(maxsplit=5) for line in maps.read_text().splitlines()] if maps.exists() else []
     found = [path for words in mapped if (path := Path(words[-1])).name.startswith("libvapoursynth.so")]
@@ -105,7 +105,7 @@ def _foreign_library(folder: Path) -> str:
 
 
 def _crashes(code: str, *arguments: str) -> bool:
-    """Whether a Python of its own is ended by the system when it runs this."""
+    """Return whether the system ends a separate Python that runs this."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
     return done.returncode < 0 or done.returncode > 0x80000000  # a signal; on Windows an exception's number
 

@@ -8,7 +8,7 @@ _PAGE = 4096  # frames
 
 
 class Cuts:
-    """For each frame UNKNOWN, PLAIN, or CUT where a scene begins. Frame 0 is a CUT."""
+    """Hold for each frame UNKNOWN, PLAIN, or CUT if a scene begins there. Frame 0 is a CUT."""
 
     def __init__(self) -> None:
         self._pages: dict[int, bytearray] = {}
@@ -22,7 +22,7 @@ class Cuts:
         self._pages.setdefault(n // _PAGE, bytearray(_PAGE))[n % _PAGE] = what
 
     def before(self, n: int) -> int:
-        """The last frame up to n, n itself included, that is not known to be PLAIN."""
+        """Return the last frame up to n, n included, that is not known to be PLAIN."""
         for number in range(n // _PAGE, -1, -1):
             page = self._pages.get(number)
             end = min(n + 1 - number * _PAGE, _PAGE)

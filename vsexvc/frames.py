@@ -1,4 +1,4 @@
-"""VapourSynth frames: their colour properties (tags), and their luma as a tensor.
+"""Read VapourSynth frames: their colour properties (tags), and their luma as a tensor.
 
 Tags are read, checked, and given a default where a frame does not state them. Numbers are VapourSynth's (ITU-T H.273);
 colour/spaces.py applies them to pixels.
@@ -32,14 +32,14 @@ _NOT_FOR_RESIZE = ("_Field", "_FieldBased")
 
 
 def is_handled(format: vs.VideoFormat) -> bool:
-    """Whether zimg and we can read samples like these: HANDLED."""
+    """Return whether zimg and this package can read such samples: HANDLED."""
     fits: bool = format.sample_type == vs.FLOAT or format.bits_per_sample <= 16
     coarsest: int = max(format.subsampling_w, format.subsampling_h)
     return fits and coarsest <= 2
 
 
 class Tags(NamedTuple):
-    """Everything stated. matrix: of the luma that the picture has (for RGB the one that it is given)."""
+    """Hold all tags, each stated. matrix: of the luma that the picture has (for RGB the one that it is given)."""
 
     matrix: int
     transfer: int
@@ -49,7 +49,7 @@ class Tags(NamedTuple):
 
 
 def read_tags(frame: vs.VideoFrame) -> Tags:
-    """The tags of a frame; defaults as players and zimg have them.
+    """Read the tags of a frame; defaults are those of players and zimg.
 
     A matrix that is not stated is BT.709 for high definition and ST 170M (BT.601) below; a range that is not stated is
     limited, for RGB full. (VapourSynth itself turns `_ColorRange` into `_Range`.)
@@ -79,7 +79,7 @@ def _number(frame: vs.VideoFrame, name: str, default: int, highest: int | None =
 
 
 def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
-    """The clip with all of its tags stated, for zimg to convert without a question or an error of its own.
+    """State all tags of a clip, so that zimg converts it without guesses or errors of its own.
 
     A frame with tags that are not handled gets ones that are, and says so in the property ERROR. The BT.709 family of
     transfers is stated as sRGB, which is how colour/spaces.py takes it.
@@ -119,14 +119,14 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
 
 
 class Lightness:
-    """GRAY16 frames of full range -> L, by a table of 65,536 entries for each transfer that comes along."""
+    """Convert GRAY16 frames of full range to L, by a table of 65,536 entries for each transfer."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = device
         self._tables: dict[int, Tensor] = {}
 
     def __call__(self, frame: vs.VideoFrame) -> Tensor:
-        """A copy: L 0..100, (1, 1, H, W) float32. Raises ValueError for the transfer."""
+        """Return L as a copy, 0..100, (1, 1, H, W) float32. Raise ValueError for the transfer."""
         transfer = int(frame.props.get("_Transfer", 2))
         if transfer not in self._tables:
             luma = torch.arange(65536, dtype=torch.float32) / 65535.0
@@ -136,7 +136,7 @@ class Lightness:
 
 
 def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = None) -> vs.VideoNode:
-    """GRAY16 of full range of a tagged clip."""
+    """Return a tagged clip's luma as GRAY16 of full range."""
     if stated.format.color_family == vs.RGB:
         return stated.resize.Bicubic(width, height, format=vs.GRAY16, matrix=RGB_LUMA, range=vs.RANGE_FULL)
     grey = vs.core.std.ShufflePlanes(stated, 0, vs.GRAY)
@@ -144,12 +144,12 @@ def luma(stated: vs.VideoNode, width: int | None = None, height: int | None = No
 
 
 def listed(value: Any) -> list[Any]:
-    """VapourSynth hands arrays of one element over as the element."""
+    """Return a list: VapourSynth passes arrays of one element as the element."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def alpha_of(frame: vs.VideoFrame) -> Tensor | None:
-    """The alpha of a frame at its size, (1, 1, H, W) 0..1; None where it has none, or is opaque everywhere."""
+    """Return the alpha of a frame at its size, (1, 1, H, W) 0..1; None without alpha, or if all is opaque."""
     plane: Any = frame.props.get("_Alpha")
     if not isinstance(plane, vs.VideoFrame):
         return None

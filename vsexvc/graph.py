@@ -117,7 +117,7 @@ def merges_at_once(device: torch.device) -> int:
 
 
 def _held(clip: vs.VideoNode, schedule: Schedule) -> vs.VideoNode:
-    """The same frames, of which as many are kept as are looked at ahead, in a share of the core's memory.
+    """Return the same frames through a cache that holds those read ahead, in a share of the core's memory.
 
     So each is requested from the clip once in a run from start to end, for its scene and later for its colours; twice
     where frames are so large that the share does not hold them.
@@ -191,7 +191,7 @@ def _in_turn(clips: list[vs.VideoNode]) -> vs.VideoNode:
 
 
 def uncoloured(clip: vs.VideoNode, format: vs.VideoFormat, is_grey: bool) -> vs.VideoNode:
-    """The clip in a YUV format as `build` writes it, with its own colours, or none.
+    """Return the clip in a YUV format as `build` writes it, with its own colours, or none.
 
     Args:
         clip: of constant size and format.
@@ -208,7 +208,7 @@ def uncoloured(clip: vs.VideoNode, format: vs.VideoFormat, is_grey: bool) -> vs.
 
 
 def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat, keeps_colours: bool) -> vs.VideoNode:
-    """The clip in another format, from its tagged form; its U and V only where they are needed, else neutral."""
+    """Convert a clip to another format, from its tagged form; U and V only if they are needed, else neutral."""
     core = vs.core
     if clip.format.color_family == vs.RGB:
         if format.color_family == vs.RGB:
@@ -230,7 +230,7 @@ def _converted(clip: vs.VideoNode, stated: vs.VideoNode, format: vs.VideoFormat,
 
 
 def _fitted(clip: vs.VideoNode, size: tuple[int, int], **options: int) -> vs.VideoNode:
-    """The middle of a clip of constant size, cut to the shape of `size` (width, height) and brought to it."""
+    """Cut the middle of a clip of constant size to the shape of `size` (width, height), and resize it to that."""
     width, height = size
     scale = min(clip.width / width, clip.height / height)
     w, h = width * scale, height * scale
@@ -246,7 +246,7 @@ def _fitted(clip: vs.VideoNode, size: tuple[int, int], **options: int) -> vs.Vid
 
 
 def _weight(mask: vs.VideoNode, num_frames: int) -> vs.VideoNode:
-    """The mask as GRAY16 of full range, as long as the clip."""
+    """Return the mask as GRAY16 of full range, as long as the clip."""
     if mask.num_frames < num_frames:
         mask += mask[-1:] * (num_frames - mask.num_frames)
     plain = mask.std.RemoveFrameProps().std.SetFrameProps(_Range=vs.RANGE_FULL)
@@ -254,7 +254,7 @@ def _weight(mask: vs.VideoNode, num_frames: int) -> vs.VideoNode:
 
 
 def _similarity(clip: vs.VideoNode, coloured: vs.VideoNode, format: vs.VideoFormat) -> vs.VideoNode:
-    """The map at the clip's size, with the clip's frame properties and the pump's."""
+    """Return the similarity map at the clip's size, with the clip's frame properties and the pump's."""
     small = vs.core.std.ShufflePlanes(coloured, 0, vs.GRAY).std.Expr("x 0 max 1 min")
     full = small.std.SetFrameProps(_Range=vs.RANGE_FULL).resize.Bilinear(
         clip.width, clip.height, format=format.id, range=vs.RANGE_FULL

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 
 class States(Protocol):
-    """States by the frame that they are before, and what is known of the scenes.
+    """Keep states by the frame that follows them, and what is known of the scenes.
 
     Attributes:
         firsts: first frames of all scenes, ascending from 0.
@@ -31,7 +31,7 @@ _HANDED: ContextVar[States | None] = ContextVar("states", default=None)
 
 @contextmanager
 def handed(states: States | None) -> Iterator[None]:
-    """Filters that are built within it take these states; None: there are none."""
+    """Pass these states to the filters that are built within it; None: there are none."""
     token = _HANDED.set(states)
     try:
         yield

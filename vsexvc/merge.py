@@ -33,7 +33,7 @@ _SPACES = 4  # colour spaces whose tables are kept
 
 
 class Merge:
-    """The step callable that writes the output: a copy of the source's frame with new U and V (RGB: R, G and B).
+    """Write the output: a copy of the source's frame with new U and V (RGB: R, G and B).
 
     Y and the frame properties are the source's own. Stateless: any order, any thread. clips: 1 the source in the
     output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4 the mask.
@@ -47,7 +47,7 @@ class Merge:
         masked: bool = False,
         guided: bool = True,
     ) -> None:
-        """How the frames are made.
+        """Prepare. Frames are made as these arguments say.
 
         Args:
             grey: the clip was GRAY: it has no tags of colour to keep.
@@ -88,7 +88,7 @@ class Merge:
             return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}
 
     def _within_memory(self, *arguments: Any) -> dict[int, np.ndarray[Any, Any]]:
-        """`_planes`; on the CPU from the time on that the device's memory does not suffice."""
+        """Compute `_planes`; on the CPU as soon as the device's memory is exhausted."""
         try:
             with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
                 return self._planes(*arguments)
@@ -107,7 +107,7 @@ class Merge:
         mask: list[vs.VideoFrame],
         tags: Tags,
     ) -> dict[int, np.ndarray[Any, Any]]:
-        """The planes to be written, in the numbers of the format."""
+        """Compute the planes to write, in the numbers of the format."""
         space = self._space(tags.matrix, tags.transfer, tags.primaries, self._device)
         format, full_range = source.format, tags.full_range
         is_rgb = format.color_family == vs.RGB
@@ -137,12 +137,12 @@ class Merge:
         return dict(zip(planes, values.cpu().numpy(), strict=True))
 
     def _read(self, frame: vs.VideoFrame, plane: int) -> Tensor:
-        """A copy of a plane in its own numbers, (H, W) float32; what is no number is 0, infinity 1."""
+        """Return a copy of a plane in its own numbers, (H, W) float32; NaN becomes 0, infinity 1."""
         values = upload(torch.from_numpy(np.array(frame[plane])), self._device).to(torch.float32)
         return values.nan_to_num_(0.0, 1.0, -1.0) if frame.format.sample_type == vs.FLOAT else values
 
     def _tag(self, frame: vs.VideoFrame, tags: Tags) -> None:
-        """States what U and V were made for, where the clip does not say; all of it where the clip was GRAY."""
+        """State the tags that U and V were made for, if the clip does not; all of them if the clip was GRAY."""
         frame.props["_Matrix"] = tags.matrix
         if self._grey:
             frame.props["_Range"] = int(tags.full_range)
@@ -152,7 +152,7 @@ class Merge:
 
 
 def _scale(format: vs.VideoFormat, full_range: bool, chroma: bool) -> tuple[float, float]:
-    """What chroma (-0.5..0.5), or luma, R, G and B (0..1), are multiplied by in that format, and what is added."""
+    """Return factor and offset of chroma (-0.5..0.5), or of luma, R, G and B (0..1), in that format."""
     if format.sample_type == vs.FLOAT:
         return 1.0, 0.0
     highest, step = (1 << format.bits_per_sample) - 1, 1 << (format.bits_per_sample - 8)

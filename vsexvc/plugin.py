@@ -1,4 +1,4 @@
-"""The filter as VapourSynth calls it: `core.exvc.Colorize` and `vsexvc.colorize` are `colorize`.
+"""Define the filter as VapourSynth calls it: `core.exvc.Colorize` and `vsexvc.colorize` are `colorize`.
 
 arguments.py checks the arguments, graph.py builds the graph. Nothing is printed, no global flag is set, and no frame is
 requested while the script loads.
@@ -66,7 +66,7 @@ def colorize(
     threads: int | None = None,
     around: int = 4,
 ) -> vs.VideoNode:
-    """Colours `clip` like the pictures of `ref`.
+    """Colour `clip` like the pictures of `ref`.
 
     Args:
         clip: YUV, GRAY or RGB, 8-16 bit integer, half or float; progressive and not HDR. Its own colours are ignored. Y
@@ -175,7 +175,7 @@ def _tell_once(text: str) -> None:
 
 
 def _load_plugin() -> None:
-    """Loads the native plugin where VapourSynth has not: it looks beside itself, and may lie in another site-packages.
+    """Load the native plugin if VapourSynth has not: it looks beside itself, which may be another site-packages.
 
     Raises:
         vapoursynth.Error: there is no such plugin beside this package either.
@@ -197,7 +197,7 @@ def _load_plugin() -> None:
 
 
 def _entry(**arguments: Any) -> Mapping[str, Any]:
-    """What the native Colorize calls: `colorize` with a map of arguments and a map as its answer."""
+    """Call `colorize` for the native Colorize, with a map of arguments and a map as its answer."""
     try:
         for name, value in arguments.items():
             if isinstance(value, bytes | bytearray):
@@ -210,5 +210,5 @@ def _entry(**arguments: Any) -> Mapping[str, Any]:
 
 
 def bind() -> None:
-    """Called by the native Colorize: leaves `_entry` with it (native/exvc.c)."""
+    """Give `_entry` to the native Colorize, which calls this (native/exvc.c)."""
     vs.core.exvc.Bind(func=_entry)

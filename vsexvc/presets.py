@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """How pictures reach the network, and how its colours reach the picture.
+    """Describe how pictures reach the network, and how its colours reach the picture.
 
     Attributes:
         size: width and height to which clip, references and mask are brought, cut to that shape; the result has it

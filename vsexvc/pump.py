@@ -62,7 +62,7 @@ _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a 
 
 
 class SessionLike(Protocol):
-    """What the pump asks of a session (vsexvc.session.Session). References, correspondences and states are opaque."""
+    """Declare the session that the pump requires (vsexvc.session.Session). Its results are opaque."""
 
     def reference(self, lab: Tensor, alpha: Tensor | None = None, /) -> Any: ...
     def correspond(self, L: Tensor, references: Any, area: Area | None, handicaps: Any = None, /) -> Sequence[Any]: ...
@@ -72,7 +72,7 @@ class SessionLike(Protocol):
 
 @dataclass(frozen=True)
 class Output:
-    """One coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
+    """Hold one coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
 
     They are there once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
     that each reference gave their colour to, by its index.
@@ -87,7 +87,7 @@ class Output:
 
 @dataclass
 class _Replay:
-    """How far a request for frame n has come in its segment: `state` is that before `position`, None at the start."""
+    """Hold the progress of a request for frame n in its segment: `state` is before `position`, None at the start."""
 
     n: int
     start: int = 0
@@ -97,7 +97,7 @@ class _Replay:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a block is computed with; `references`: those of `stretch.indices`."""
+    """Hold what a block is computed with; `references`: those of `stretch.indices`."""
 
     stretch: Stretch
     references: list[Any]
@@ -109,7 +109,7 @@ class _Work:
 
 @dataclass
 class _Request:
-    """A request under way: its steps (see `Pump._serve`), where it is, and the frames that it waits for."""
+    """Hold a request: its steps (see `Pump._serve`), its position, and the frames that it waits for."""
 
     steps: Generator[list[Need], Frames, Output]
     replay: _Replay
@@ -117,7 +117,7 @@ class _Request:
 
 
 class Pump:
-    """The step callable of exvc.PyFilter.
+    """Compute the network's frames, as the step callable of exvc.PyFilter.
 
     clips[0]: GRAY16 at the network's size (`halve`: twice that), full range, with the properties of
     vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity,
@@ -140,7 +140,7 @@ class Pump:
         threads: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """The pump of one filter.
+        """Prepare the pump of one filter.
 
         Args:
             session: what computes.
@@ -179,7 +179,7 @@ class Pump:
         self._typical: dict[int, int] = {}  # by scene: the frame that stands for it
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
-        """One call of PyFilter (native/exvc.c). Errors are answers, but for interrupts."""
+        """Answer one call of PyFilter (native/pyfilter.c). Errors are answers, except interrupts."""
         came = list(zip(listed(nums), listed(clips), strict=True))
         try:
             answer = self._worker(self._resume, n, came, listed(frames))
@@ -230,7 +230,7 @@ class Pump:
         return output
 
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
-        """The first frame of n's segment."""
+        """Find the first frame of n's segment."""
         first = self._schedule.switch_before(n) if self._schedule.propagate else 0
         if not self._schedule.sc:
             return first
@@ -244,7 +244,7 @@ class Pump:
         return max(first, last)
 
     def _jump(self, replay: _Replay) -> None:
-        """To the furthest known state between where the replay is and n."""
+        """Move the replay to the furthest known state between its position and n."""
         if not self._recurrent:
             first = max(replay.start, self._schedule.switch_before(replay.n))
             replay.position = replay.n - (replay.n - first) % BLOCK
@@ -255,7 +255,7 @@ class Pump:
                 replay.position, replay.state = found, store[found]
 
     def _find_area(self, start: int) -> Generator[list[Need], Frames, Area | None]:
-        """The area within black borders of the segment that starts there; None where they are picture."""
+        """Find the area within black borders of the segment that starts there; None if borders are picture."""
         if not self._borders:
             return None
         if start in self._areas:
@@ -276,7 +276,7 @@ class Pump:
         return area
 
     def _find_work(self, replay: _Replay, area: Area | None) -> Generator[list[Need], Frames, _Work]:
-        """The references of the block where the replay is."""
+        """Find the references of the block at the replay's position."""
         schedule, position = self._schedule, replay.position
         if schedule.ref_frames is None:
             index = yield from self._choose(replay.start)
@@ -293,7 +293,7 @@ class Pump:
         return _Work(stretch, references, area)
 
     def _find_backward(self, work: _Work, block: range) -> Generator[list[Need], Frames, dict[int, Tensor]]:
-        """ab of the block's frames that come from the end of its stretch, none where there is no such end."""
+        """Return ab of the block's frames that come from the end of its stretch; none if there is no such end."""
         stretch = work.stretch
         if stretch.end is None or not (self._schedule.propagate and self._recurrent):
             return {}
@@ -308,7 +308,7 @@ class Pump:
         return (yield from self._backward.colours(stretch, block, start, aligned))
 
     def _choose(self, scene: int) -> Generator[list[Need], Frames, int]:
-        """The reference that the scene's typical frame is most similar to; the first of equals."""
+        """Choose the reference that the scene's typical frame is most similar to; the first of equals."""
         if scene not in self._typical:
             self._typical[scene] = yield from find_typical(self._schedule, self._cuts, scene)
         scores = self._scores.setdefault(scene, [])
@@ -334,18 +334,18 @@ class Pump:
         return self._references[index]
 
     def _starts(self, block: range) -> list[int]:
-        """Frames within a block from which another reference holds."""
+        """Return the frames within a block from which another reference holds."""
         return [number for number in self._schedule.ref_frames or () if number in block[1:]]
 
     def _aligned(self, work: _Work, block: range, L: Tensor) -> Sequence[Any]:
-        """Correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
+        """Compute the correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
         L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
         if len(work.references) == 1:
             return self._session.correspond(L, work.references[0], work.area)
         return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block))
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
-        """Computes a block up to the next cut, unless another request has meanwhile done so."""
+        """Compute a block up to the next cut, unless another request has meanwhile done so."""
         self._jump(replay)
         if replay.n in self._outputs or replay.position != block.start:
             return
@@ -382,7 +382,7 @@ class Pump:
 
 
 def _frame(output: Output) -> vs.VideoFrame:
-    """In VapourSynth's own threads, so nothing of torch computes here: see TorchThread."""
+    """Make a frame. It runs in VapourSynth's own threads, so nothing of torch computes here: see TorchThread."""
     output.arrived()
     planes = output.planes.numpy()
     if not np.isfinite(planes).all():

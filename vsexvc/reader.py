@@ -18,18 +18,18 @@ from vsexvc.session import network_size
 
 
 class Reader:
-    """Frames -> tensors."""
+    """Convert frames to tensors."""
 
     def __init__(self, size: int | None, halve: bool) -> None:
-        """See vsexvc.pump.Pump."""
+        """Take the arguments of vsexvc.pump.Pump."""
         self._size, self._halve, self._lightness = size, halve, Lightness()
 
     def luma(self, frames: Frames) -> Tensor:
-        """L (B, 1, h, w), 0..100, of GRAY16."""
+        """Return L (B, 1, h, w), 0..100, of GRAY16."""
         return self._brought(torch.cat([self._lightness(frame) for frame in frames]))
 
     def picture(self, frames: Frames) -> tuple[Tensor, ...]:
-        """Lab (1, 3, h, w) of one RGBS frame, and alpha (1, 1, h, w) where it has one that is not all opaque.
+        """Return Lab (1, 3, h, w) of one RGBS frame, and alpha (1, 1, h, w) if it has one that is not all opaque.
 
         Raises ValueError for a frame that is marked as unusable, has numbers that are not finite, or is transparent
         where it must not be.
@@ -54,5 +54,5 @@ class Reader:
         return (self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
 
     def _brought(self, lab: Tensor) -> Tensor:
-        """To the network's size. lab: (B, 1 or 3, H, W)."""
+        """Resize to the network's size. lab: (B, 1 or 3, H, W)."""
         return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab

@@ -60,10 +60,10 @@ def is_cut(props: Mapping[str, Any]) -> bool:
 
 
 class Marks:
-    """Which frames begin a scene, told from frames of `small_pictures` that are added in any order."""
+    """Tell which frames begin a scene, from frames of `small_pictures` that are added in any order."""
 
     def __init__(self, num_frames: int, threshold: float | None = None) -> None:
-        """The marks of one clip.
+        """Prepare the marks of one clip.
 
         Args:
             num_frames: of the clip.
@@ -76,7 +76,7 @@ class Marks:
         self._blocks: OrderedDict[int, frozenset[int]] = OrderedDict()  # the first frames of scenes in each block
 
     def add(self, n: int, frame: vs.VideoFrame) -> None:
-        """Keeps what there is to know of a frame."""
+        """Keep what is needed of a frame."""
         page = self._pages.setdefault(n // _PAGE, _Page())
         page.pictures[n % _PAGE] = np.asarray(frame[0])
         page.added[n % _PAGE] = True
@@ -86,12 +86,12 @@ class Marks:
             self._pages.popitem(last=False)
 
     def window(self, n: int) -> range:
-        """The frames that decide on frame n."""
+        """Return the frames that decide on frame n."""
         first = n - n % _BLOCK
         return range(max(0, first - BACK), min(self._num_frames, first + _BLOCK + AHEAD))
 
     def missing(self, n: int) -> list[int]:
-        """The frames that must be added before frame n can be decided on: n alone, until it is known to be unmarked."""
+        """Return the frames to add before frame n can be decided: n alone, until it is known to be unmarked."""
         if self._given(n) is not None:
             return []
         if self._trusts and not self._has(n):
@@ -101,7 +101,7 @@ class Marks:
         return [number for number in self.window(n) if not self._has(number)]
 
     def begins(self, n: int) -> bool:
-        """Whether a scene begins with frame n, of which nothing is missing; never with frame 0 that carries no mark."""
+        """Return whether a scene begins with frame n, of which nothing is missing; False for an unmarked frame 0."""
         given = self._given(n)
         if given is not None:
             return given
@@ -120,13 +120,13 @@ class Marks:
         return page is not None and bool(page.added[n % _PAGE])
 
     def _given(self, n: int) -> bool | None:
-        """The mark that the frame carried."""
+        """Return the mark that the frame carried."""
         page = self._pages.get(n // _PAGE)
         return None if page is None else page.given.get(n % _PAGE)
 
 
 class _Page:
-    """What is known of _PAGE consecutive frames.
+    """Hold what is known of _PAGE consecutive frames.
 
     Attributes:
         pictures: (_PAGE, h, w), of those that were added.
@@ -141,13 +141,13 @@ class _Page:
 
 
 class _Marker:
-    """The step callable of exvc.PyFilter that marks frames. clips[0]: costs nothing; clips[1]: small_pictures."""
+    """Mark frames, as the step callable of exvc.PyFilter. clips[0]: costs nothing; clips[1]: small_pictures."""
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
 
     def __call__(self, n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
-        """One call of PyFilter (native/pyfilter.c)."""
+        """Answer one call of PyFilter (native/pyfilter.c)."""
         try:
             came = [
                 (number, frame)

@@ -18,7 +18,7 @@ Frames = Sequence[vs.VideoFrame]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which frame takes which reference, and where the state starts anew.
+    """Define which frame takes which reference, and where the state starts anew.
 
     Attributes:
         num_frames: of the clip.

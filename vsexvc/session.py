@@ -1,4 +1,4 @@
-"""The recurrent colorizer: what eq. 1 needs to know from frame to frame, as values passed in and out. No VapourSynth.
+"""Colour a clip recurrently: what eq. 1 requires from frame to frame is passed in and out. No VapourSynth.
 
     session = Session(weights.load())
     reference = session.reference(reference_lab)               once per reference
@@ -33,7 +33,7 @@ from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that gives colours.
+    """Hold a picture that gives colours.
 
     Attributes:
         picture: (1, 3, H', W') with centred L, all of it.
@@ -54,7 +54,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """One frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W) -1..1.
+    """Hold a frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W).
 
     `area`: rows and columns within black borders; warped_ab and similarity are 0 outside. L_centred and `match` are
     what the colour net sees: (1, C, A, Z), padded; motion is found by `embedding`.
@@ -71,14 +71,14 @@ class Correspondence:
 
 @dataclass(frozen=True)
 class State:
-    """The previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None where nothing came before."""
+    """Hold the previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None if there was none."""
 
     prev_lab: Tensor | None
     prev_phi: Tensor | None
 
 
 def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]:
-    """(H, W) of a picture inside the network: its aspect, the shorter side `shorter` (216: the networks' own).
+    """Return (H, W) of a picture inside the network: its aspect, the shorter side `shorter` (216: the networks' own).
 
     At least one multiple of the network on each side, at most 8 times as long as wide.
     """
@@ -88,26 +88,26 @@ def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]
 
 
 class Session:
-    """A network and the order in which its parts are called. Holds no state of any clip.
+    """Call the parts of a network in order. Holds no state of any clip.
 
     Where the device's memory does not suffice, frames go one at a time and the correlation in smaller parts from then
     on; where that fails too, every method raises MemoryError.
     """
 
     def __init__(self, network: ColorizationNet, borders: bool = True) -> None:
-        """`borders`: black borders take no part, in frames and references; False: they are picture, as released."""
+        """Prepare. borders: black ones are ignored, in frames and references; False: they are picture, as released."""
         self.network = network.eval()
         self._borders = borders
         self.device = next(network.parameters()).device
         self._sparing = False
 
     def area(self, L: Tensor) -> Area:
-        """Rows and columns of the picture within the black borders that all of these frames have. L: (B, 1, H, W)."""
+        """Return rows and columns of the picture within the black borders that all frames share. L: (B, 1, H, W)."""
         return picture_area(L) if self._borders else whole(L)
 
     @torch.inference_mode()
     def reference(self, lab: Tensor, alpha: Tensor | None = None) -> Reference:
-        """Prepares a picture that gives colours.
+        """Prepare a picture that gives colours.
 
         Args:
             lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16.
@@ -141,7 +141,7 @@ class Session:
         area: Area | None = None,
         handicaps: Tensor | None = None,
     ) -> list[Correspondence]:
-        """Eq. 6 for several frames at once.
+        """Compute eq. 6 for several frames at once.
 
         Args:
             L: (B, 1, H, W) float32, 0..100.
@@ -183,7 +183,7 @@ class Session:
 
     @torch.inference_mode()
     def start(self, reference: Reference | None = None, area: Area | None = None) -> State:
-        """Before the first frame: nothing, or the reference as if it were the frame before (section 1, propagation).
+        """Return the state before frame 0: none, or the reference as the previous frame (section 1, propagation).
 
         Args:
             reference: for propagation.
@@ -206,7 +206,7 @@ class Session:
 
     @torch.inference_mode()
     def step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
-        """Eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device)."""
+        """Compute eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device)."""
         return self._within_memory(lambda: self._step(state, correspondence))
 
     def _step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
@@ -226,7 +226,7 @@ class Session:
         return State(torch.cat((L_centred, ab), dim=1), phi), shown
 
     def _within_memory[T](self, work: Callable[[], T]) -> T:
-        """The work's result; where the device's memory is full, tried once more in sparing mode."""
+        """Return the work's result; if the device's memory is exhausted, try once more in sparing mode."""
         try:
             return work()
         except torch.OutOfMemoryError:
@@ -245,7 +245,7 @@ def _margins(h: int, w: int) -> tuple[int, int]:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Reflected on both sides up to the network's multiple; repeated where a side is too short."""
+    """Reflect on both sides up to the network's multiple; repeat if a side is too short."""
     h, w = x.shape[2:]
     top, left = _margins(h, w)
     margins = (left, -w % MULTIPLE - left, top, -h % MULTIPLE - top)
@@ -254,7 +254,7 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def _placed(x: Tensor, area: Area, frame: Tensor) -> Tensor:
-    """What was padded, back in its area of a whole frame; 0 outside. A copy. x: (1, C, A, Z); frame: (B, 1, H, W)."""
+    """Place a padded area back in a whole frame, 0 outside. A copy. x: (1, C, A, Z); frame: (B, 1, H, W)."""
     h, w = _size(area)
     top, left = _margins(h, w)
     result = x.new_zeros((*x.shape[:2], *frame.shape[2:]))
@@ -268,6 +268,6 @@ def _size(area: Area) -> tuple[int, int]:
 
 
 def _is_within(own: Area, other: Area, picture: Tensor) -> bool:
-    """Whether one area is part of another, and both of a picture (1, C, H, W)."""
+    """Return whether one area is part of another, and both of a picture (1, C, H, W)."""
     sides = zip(own, other, picture.shape[2:], strict=True)
     return all(b.start <= a.start and a.stop <= b.stop <= size for a, b, size in sides)

@@ -34,7 +34,7 @@ _CHAINS = 2  # stretches whose backward colours are kept
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch and its references.
+    """Describe a stretch and its references.
 
     Attributes:
         start: its first frame.
@@ -52,19 +52,19 @@ class Stretch:
 
     @property
     def stop(self) -> int:
-        """The frame that ends it."""
+        """Return the frame that ends it."""
         assert self.end is not None
         return self.places[self.indices.index(self.end)]
 
     def handicaps(self, block: range) -> Tensor:
-        """(BLOCK, R): what each reference must be ahead at each frame of a block, whose last one is repeated."""
+        """Return (BLOCK, R): the lead required of each reference at each frame of a block, whose last is repeated."""
         away = torch.tensor([[abs(number - place) for place in self.places] for number in block], dtype=torch.float32)
         nearest = away.amin(1, keepdim=True)
         handicaps = _HANDICAP * (away - nearest) / away.clamp_min(1.0)
         return torch.cat((handicaps, handicaps[-1:].expand(BLOCK - len(block), -1)))
 
     def nearness(self, number: int) -> float:
-        """Of a frame to the end: 0..1; never one half, so that there is always a nearer end."""
+        """Return how near a frame is to the end: 0..1; never one half, so that one end is always nearer."""
         if self.start not in self.places:  # before the first reference, which also is the end
             return 1.0
         return max(0.0, (number - self.start - 0.25) / (self.stop - self.start))
@@ -73,7 +73,7 @@ class Stretch:
 def find_stretch(
     schedule: Schedule, cuts: Cuts, segment: int, position: int, longest: int
 ) -> Generator[list[Need], Frames, Stretch]:
-    """The stretch that a frame is in.
+    """Find the stretch that a frame is in.
 
     Args:
         schedule: with `ref_frames`.
@@ -113,7 +113,7 @@ def find_stretch(
 def _is_near(
     schedule: Schedule, cuts: Cuts, first: int, last: int, longest: int
 ) -> Generator[list[Need], Frames, bool]:
-    """Whether two frames are at most `longest` apart, and no cut between them."""
+    """Return whether two frames are at most `longest` apart, and no cut is between them."""
     if last - first > longest:
         return False
     for number in range(first + 1, last + 1, SEARCH) if schedule.sc else ():
@@ -127,7 +127,7 @@ def _is_near(
 
 @dataclass
 class _Chain:
-    """Backward colours of a stretch: ab of each frame from `position` to the end, and the state before `position`."""
+    """Hold backward colours of a stretch: ab of each frame from `position` to the end, and the state before it."""
 
     position: int
     state: Any
@@ -135,10 +135,10 @@ class _Chain:
 
 
 class Backward:
-    """Colours from the end of a stretch to its start."""
+    """Compute colours from the end of a stretch to its start."""
 
     def __init__(self, step: Callable[[Any, Any], tuple[Any, Tensor]]) -> None:
-        """`step`: of the session."""
+        """Prepare. `step`: of the session."""
         self._step = step
         self._chains: Kept[_Chain] = Kept(_CHAINS, 1 << 62)  # `longest` bounds their bytes
 
@@ -149,7 +149,7 @@ class Backward:
         start: Callable[[], Any],
         aligned: Callable[[range, Frames], Sequence[Any]],
     ) -> Generator[list[Need], Frames, dict[int, Tensor]]:
-        """ab (1, 2, h, w) of at least the frames of a block, by number.
+        """Return ab (1, 2, h, w) of at least the frames of a block, by number.
 
         Args:
             stretch: that has an end.
@@ -174,7 +174,7 @@ class Backward:
 
 
 def joined(forward: Tensor, backward: Tensor, nearness: float) -> Tensor:
-    """ab of a frame from both directions, (1, 2, h, w) each; nearness: to where the backward one comes from, 0..1."""
+    """Join ab of a frame from both directions, (1, 2, h, w) each; nearness: to the origin of the backward one, 0..1."""
     apart = torch.linalg.vector_norm(forward - backward, dim=1, keepdim=True)
     apart = F.avg_pool2d(apart, _AROUND, 1, _AROUND // 2, count_include_pad=False)
     logit = torch.logit(torch.tensor(nearness, dtype=torch.float32)).to(apart.device)

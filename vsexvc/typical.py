@@ -18,7 +18,7 @@ _AT_ONCE = 8  # frames looked at in one go
 
 
 def find_typical(schedule: Schedule, cuts: Cuts, scene: int) -> Generator[list[Need], Frames, int]:
-    """The frame that stands for the scene that begins there, of its first ones."""
+    """Find the frame that stands for the scene that begins there, among its first ones."""
     pictures: list[Picture] = []
     stop = min(scene + LOOK, schedule.num_frames)
     for start in range(scene, stop, _AT_ONCE):

@@ -23,7 +23,7 @@ _FUSED_VALUES = 16  # columns that the fused correlation wants at least
 
 
 class FusedCorrelation(Correlation):
-    """Computes the correlation as attention in one GPU kernel: the matrix stays on the chip."""
+    """Compute the correlation as attention in one GPU kernel: the matrix stays on the chip."""
 
     def __init__(self, plain: Correlation) -> None:
         """Wrap the plain correlation, which defines the result."""

@@ -54,7 +54,7 @@ def cuda_extras() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """Chooses how a network is computed.
+    """Choose how a network is computed.
 
     Attributes:
         backend: one of BACKENDS.

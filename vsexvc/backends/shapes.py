@@ -16,7 +16,7 @@ _building = threading.RLock()  # torch.export and what it calls are made for one
 
 
 class ByShape(nn.Module):
-    """Builds a part for each shape of its inputs at the first call with that shape, and keeps the last few."""
+    """Build a part for each shape of its inputs at the first call with that shape, and keep the last few."""
 
     def __init__(self, part: nn.Module, build: Callable[[nn.Module, tuple[Tensor, ...]], Part]) -> None:
         super().__init__()

@@ -18,12 +18,12 @@ DELTA = 6.0 / 29.0  # CIE 15: where the cube root is replaced by its tangent
 
 
 def srgb_to_linear(v: Tensor) -> Tensor:
-    """sRGB transfer, decoding. v: any shape, float, 0..1 -> linear light, 0..1."""
+    """Decode sRGB's transfer. v: any shape, float, 0..1 -> linear light, 0..1."""
     return torch.where(v <= 0.04045, v / 12.92, ((v.clamp_min(0.0) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(v: Tensor) -> Tensor:
-    """sRGB transfer, encoding. v: any shape, float linear light -> 0..1 for 0..1; negative light stays on the line."""
+    """Encode with sRGB's transfer. v: any shape, float linear light -> 0..1 for 0..1; negative light: on the line."""
     return torch.where(v <= 0.0031308, v * 12.92, 1.055 * v.clamp_min(0.0031308) ** (1.0 / 2.4) - 0.055)
 
 
@@ -32,7 +32,7 @@ def _matrix(rows: tuple[tuple[float, ...], ...], x: Tensor) -> Tensor:
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """sRGB picture to Lab.
+    """Convert an sRGB picture to Lab.
 
     Args:
         rgb: (B, 3, H, W) float, 0..1, sRGB transfer.
@@ -46,12 +46,12 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def centred(lab: Tensor) -> Tensor:
-    """(..., 3, H, W) with L 0..100 -> the same with L_centred, -50..50."""
+    """Centre L: (..., 3, H, W) with L 0..100 -> the same with L_centred, -50..50."""
     return lab - _centre(lab)
 
 
 def uncentred(lab: Tensor) -> Tensor:
-    """The way back from `centred`."""
+    """Invert `centred`."""
     return lab + _centre(lab)
 
 
@@ -60,33 +60,33 @@ def _centre(lab: Tensor) -> Tensor:
 
 
 def lab_to_linear(lab: Tensor) -> Tensor:
-    """Lab to linear light of the sRGB primaries, not clamped. lab: (B, 3, H, W) -> (B, 3, H, W) float."""
+    """Convert Lab to linear light of the sRGB primaries, not clamped. lab: (B, 3, H, W) -> (B, 3, H, W) float."""
     return _matrix(_XYZ_TO_RGB, _lab_to_xyz(lab[:, :1], lab[:, 1:]))
 
 
 def cube_root(v: Tensor) -> Tensor:
-    """The curve between light and Lab's three coordinates, with its straight foot."""
+    """Apply the curve between light and Lab's three coordinates, with its straight foot."""
     return torch.where(v > DELTA**3, v.clamp_min(1e-6) ** (1.0 / 3.0), v / (3 * DELTA**2) + 4.0 / 29.0)
 
 
 def _lab_to_xyz(L: Tensor, ab: Tensor) -> Tensor:
-    """(B, 1, H, W) and (B, 2, H, W) -> (B, 3, H, W) relative to the white."""
+    """Convert Lab to XYZ: (B, 1, H, W) and (B, 2, H, W) -> (B, 3, H, W) relative to the white."""
     y = (L + 16.0) / 116.0
     return _cube(torch.cat((y + ab[:, :1] / 500.0, y, y - ab[:, 1:] / 200.0), dim=1))
 
 
 def _cube(f: Tensor) -> Tensor:
-    """The inverse of cube_root."""
+    """Invert cube_root."""
     return torch.where(f > DELTA, f**3, 3 * DELTA**2 * (f - 4.0 / 29.0))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Lab to sRGB picture, colours outside the gamut clipped per channel. lab: (B, 3, H, W) -> (B, 3, H, W), 0..1."""
+    """Convert Lab to sRGB, colours outside the gamut clipped per channel. lab: (B, 3, H, W) -> (B, 3, H, W), 0..1."""
     return linear_to_srgb(lab_to_linear(lab)).clamp(0.0, 1.0)
 
 
 def L_to_rgb(L: Tensor) -> Tensor:
-    """The grey picture of an L: lab_to_rgb with ab of zero, at a third of the cost. L: (B, 1, H, W) -> (B, 3, H, W)."""
+    """Return the grey picture of an L: lab_to_rgb of ab 0, at a third of its cost. (B, 1, H, W) -> (B, 3, H, W)."""
     return linear_to_srgb(_cube((L + 16.0) / 116.0)).clamp(0.0, 1.0).expand(-1, 3, -1, -1)
 
 

@@ -73,13 +73,13 @@ _CLOSE, _SECANTS, _SECANT_SLOPES = 0.1, 2, (0.3, 4.0)
 
 
 def is_srgb_transfer(transfer: int) -> bool:
-    """True where `_Transfer` is decoded with the sRGB curve here: the BT.709 family, sRGB, and what is not tagged."""
+    """Return whether `_Transfer` is decoded with the sRGB curve: the BT.709 family, sRGB, and untagged."""
     return transfer in _SRGB_TRANSFERS
 
 
 @lru_cache  # asked for each frame, in VapourSynth's threads, which are to stay clear of tensors
 def check_space(matrix: int, transfer: int, primaries: int) -> None:
-    """Raises ValueError where `_Matrix`, `_Transfer` or `_Primaries` is not handled."""
+    """Raise ValueError if `_Matrix`, `_Transfer` or `_Primaries` is not handled."""
     _to_xyz(primaries)
     luma_weights(matrix, primaries)
     if matrix == _DERIVED and primaries in (2, 10):
@@ -88,7 +88,7 @@ def check_space(matrix: int, transfer: int, primaries: int) -> None:
 
 
 def luma_weights(matrix: int, primaries: int = 2) -> tuple[float, float]:
-    """Kr and Kb of `_Matrix`; those of 12 (derived from chromaticities) belong to `_Primaries`.
+    """Return Kr and Kb of `_Matrix`; those of 12 (derived from chromaticities) depend on `_Primaries`.
 
     Raises:
         ValueError: a matrix whose luma is no weighted sum of R'G'B', or not stated (0, 2): the caller chooses a
@@ -108,7 +108,7 @@ def _refusal(name: str, accepted: Iterable[int], value: int, known: Mapping[int,
 
 
 def _decode(v: Tensor, transfer: int) -> Tensor:
-    """R'G'B' or luma -> linear light; nothing below 0."""
+    """Decode R'G'B' or luma to linear light; nothing is below 0."""
     if transfer in _SRGB_TRANSFERS:
         return srgb_to_linear(v)
     if transfer in _POWER_TRANSFERS:
@@ -122,7 +122,7 @@ def _decode(v: Tensor, transfer: int) -> Tensor:
 
 
 def _encode(v: Tensor, transfer: int) -> Tensor:
-    """The inverse of `_decode`, for the same transfers. v: light, 0 or above."""
+    """Encode light: the inverse of `_decode`, for the same transfers. v: light, 0 or above."""
     if transfer in _POWER_TRANSFERS:
         return v ** (1.0 / _POWER_TRANSFERS[transfer])
     if transfer in _LOG_TRANSFERS:
@@ -133,7 +133,7 @@ def _encode(v: Tensor, transfer: int) -> Tensor:
 
 
 def L_from_luma(luma: Tensor, transfer: int = 2) -> Tensor:
-    """Lightness of grey pixels.
+    """Return the lightness of grey pixels.
 
     Args:
         luma: any shape, float, 0..1; beyond is clipped.
@@ -149,7 +149,7 @@ def L_from_luma(luma: Tensor, transfer: int = 2) -> Tensor:
 
 
 def _to_xyz(primaries: int) -> Tensor:
-    """(3, 3) float64 from linear R, G, B of `_Primaries` to XYZ with their own white, of which Y is 1."""
+    """Return (3, 3) float64 from linear R, G, B of `_Primaries` to XYZ with their own white, whose Y is 1."""
     if primaries not in _CHROMATICITIES:
         raise _refusal("_Primaries", _CHROMATICITIES, primaries, {})
     *columns, white = _CHROMATICITIES[primaries]
@@ -163,7 +163,7 @@ def _white(xy: tuple[float, float]) -> Tensor:
 
 
 def _from_xyz(primaries: int) -> Tensor:
-    """(3, 3) float64 from XYZ relative to D65 to linear R, G, B; another white is adapted to it by Bradford's cones."""
+    """Return (3, 3) float64 from XYZ relative to D65 to linear R, G, B; another white by Bradford's cones."""
     to_xyz = _to_xyz(primaries)
     cones, d65 = torch.tensor(_BRADFORD, dtype=torch.float64), _white(_D65)
     gain = (cones @ d65) / (cones @ to_xyz.sum(1))
@@ -173,12 +173,12 @@ def _from_xyz(primaries: int) -> Tensor:
 
 
 class ColorSpace:
-    """What a clip's `_Matrix`, `_Transfer` and `_Primaries` mean, with tables in place of powers. Never changes."""
+    """Convert between a clip's `_Matrix`, `_Transfer` and `_Primaries` and Lab, by tables of powers. Never changes."""
 
     def __init__(
         self, matrix: int = 1, transfer: int = 2, primaries: int = 2, device: torch.device | str = "cpu"
     ) -> None:
-        """matrix: stated (not 0 or 2). transfer, primaries: 2 (not stated) are sRGB's.
+        """Build the tables. matrix: stated (not 0 or 2). transfer, primaries: 2 (not stated) are sRGB's.
 
         Raises:
             ValueError: one that is not handled.
@@ -197,16 +197,16 @@ class ColorSpace:
         self._codes = _encode(steps**2 * _BRIGHTEST, transfer).to(torch.float32).to(device)
 
     def luma(self, rgb: Tensor) -> Tensor:
-        """Y' of R'G'B'. rgb: (3, ...) float32 -> (...)."""
+        """Return Y' of R'G'B'. rgb: (3, ...) float32 -> (...)."""
         kr, kg, kb = self._weights
         return (kr * rgb[0]).add_(rgb[1], alpha=kg).add_(rgb[2], alpha=kb)
 
     def lightness(self, luma: Tensor) -> Tensor:
-        """`L_from_luma` by table. luma: any shape, float32, a number; beyond 0..1 is clipped."""
+        """Compute `L_from_luma` by table. luma: any shape, float32, a number; values beyond 0..1 are clipped."""
         return _look_up(self._L, luma.clamp(0.0, 1.0).mul_(_STEPS))
 
     def chroma(self, luma: Tensor, L: Tensor, ab: Tensor) -> Tensor:
-        """U and V (YCgCo: Cg and Co) that give a picture of that luma the colours ab.
+        """Return U and V (YCgCo: Cg and Co) that give a picture of that luma the colours ab.
 
         Lab -> linear light of the clip's primaries -> R'G'B' -> U and V. A colour's luma is not that of the grey of its
         L, so L is corrected by the difference and then by secants, until the luma of (L, ab) is the picture's to within
@@ -225,11 +225,11 @@ class ColorSpace:
         return self._render(luma, L, ab, self._to_uv)
 
     def rgb(self, luma: Tensor, L: Tensor, ab: Tensor) -> Tensor:
-        """R'G'B' of that luma and the colours ab: `chroma` for clips without U and V. (1, 3, H, W) float32, 0..1."""
+        """Return R'G'B' of that luma and ab: `chroma` for clips without U and V. (1, 3, H, W) float32, 0..1."""
         return self._render(luma, L, ab, torch.eye(3, device=ab.device)).add_(luma)
 
     def _render(self, luma: Tensor, L: Tensor, ab: Tensor, rows: Tensor) -> Tensor:
-        """(1, K, H, W): the rows' sums of how far R', G' and B' lie from grey. rows: (K, 3)."""
+        """Return (1, K, H, W): weighted sums of the distances of R', G' and B' from grey. rows: (K, 3), the weights."""
         H, W = ab.shape[2:]
         result = torch.empty((1, len(rows), H, W), dtype=ab.dtype, device=ab.device)
         for band in bands(H, W, ab.device):
@@ -245,7 +245,7 @@ class ColorSpace:
         return result
 
     def _search(self, f: Tensor, L: Tensor) -> Tensor:
-        """R'G'B' (3, N) with the luma that is L's and the ab of Lab's coordinates f (3, N). f is changed. L: (N)."""
+        """Find R'G'B' (3, N) with the luma of L and the ab of Lab's coordinates f (3, N). f is changed. L: (N)."""
         step = before = L - self.lightness(self.luma(self._codes_of(f)))
         codes = self._codes_of(f.add_(step, alpha=1.0 / 116.0))
         missing = L - self.lightness(self.luma(codes))
@@ -262,7 +262,7 @@ class ColorSpace:
         return codes.index_copy_(1, rest, found)
 
     def _codes_of(self, f: Tensor) -> Tensor:
-        """Lab's three coordinates (3, N) -> R'G'B' (3, N), light beyond the table's ends clipped."""
+        """Convert Lab's three coordinates (3, N) to R'G'B' (3, N), light beyond the table's ends clipped."""
         cubed = f.clamp_min(DELTA)
         foot = f - cubed
         xyz = cubed.pow_(3).add_(foot, alpha=3.0 * DELTA**2)
@@ -271,5 +271,5 @@ class ColorSpace:
 
 
 def _look_up(table: Tensor, position: Tensor) -> Tensor:
-    """The nearest entries. position: any shape, 0..len(table) - 1; changed."""
+    """Look up the nearest entries. position: any shape, 0..len(table) - 1; changed."""
     return table.index_select(0, position.add_(0.5).to(torch.int32).flatten()).view(position.shape)

@@ -1,4 +1,4 @@
-"""Pictures with transparent parts: brought to another size and continued where they show nothing.
+"""Resize pictures with transparent parts, and fill these parts.
 
 What lies under transparent pixels is no part of the picture. Resizing and the feature net look at neighbours, so it is
 replaced by what continues the opaque parts smoothly.
@@ -14,7 +14,7 @@ _NOTHING = 1e-3  # alpha below which a pixel shows nothing
 
 
 def continued(rgb: Tensor, alpha: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Resizes a picture and fills what is transparent.
+    """Resize a picture and fill its transparent parts.
 
     Args:
         rgb: (1, 3, H, W) float32, 0..1.
@@ -36,7 +36,7 @@ def continued(rgb: Tensor, alpha: Tensor, size: tuple[int, int]) -> tuple[Tensor
 
 
 def _filled(rgb: Tensor, known: Tensor) -> Tensor:
-    """The picture where it is known (1, 1, H, W: 1, else 0), elsewhere the mean of what is known around."""
+    """Fill unknown pixels of a picture with the mean of known ones around them. known: (1, 1, H, W), 1 or 0."""
     if bool((known == 1.0).all()):
         return rgb
     # Halved until nothing is unknown, then brought up again behind what is known.

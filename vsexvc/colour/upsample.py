@@ -19,7 +19,7 @@ _GUIDE_NOISE = 1.0  # likewise of a and b, squared
 
 
 class Grid(NamedTuple):
-    """Where a clip's samples of chroma lie among those of luma.
+    """Describe where a clip's samples of chroma lie among those of luma.
 
     Attributes:
         factor_w: luma columns for one of chroma: 1, 2 or 4.
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
     location: int = 0
 
     def centre(self) -> tuple[float, float]:
-        """Column and row of the first sample of chroma, in samples of luma. Raises ValueError for the location."""
+        """Return column and row of chroma's first sample, in samples of luma. Raise ValueError for the location."""
         if self.location not in range(6):
             raise ValueError(f"_ChromaLocation must be 0..5, got {self.location}")
         column = 0.0 if self.location in (0, 2, 4) else (self.factor_w - 1) / 2.0
@@ -40,7 +40,7 @@ class Grid(NamedTuple):
 
 
 def subsample(plane: Tensor, grid: Grid) -> Tensor:
-    """A plane of luma's size at the samples of chroma, by a triangle as wide as the distance of two of those.
+    """Sample a plane of luma's size at chroma's samples, by a triangle as wide as the distance of two of them.
 
     Args:
         plane: (B, C, H, W) float32; W is a multiple of the grid's factor_w, H of its factor_h.
@@ -57,7 +57,7 @@ def subsample(plane: Tensor, grid: Grid) -> Tensor:
 
 
 def _decimate(x: Tensor, axis: int, factor: int, centre: float) -> Tensor:
-    """Weighted means along an axis around positions centre, centre + factor, ...; the border is repeated."""
+    """Average with weights along an axis around positions centre, centre + factor, ...; the border is repeated."""
     if factor == 1:
         return x
     length = x.shape[axis]
@@ -77,7 +77,7 @@ def _decimate(x: Tensor, axis: int, factor: int, centre: float) -> Tensor:
 
 
 def upsample_ab(ab: Tensor, L_small: Tensor, L_full: Tensor, grid: Grid = Grid()) -> Tensor:  # noqa: B008
-    """Brings ab from the network's size to the picture's, with the edges of the picture's L.
+    """Enlarge ab from the network's size to the picture's, with the edges of the picture's L.
 
     A guided filter (He, Sun) that keeps its input: around each pixel at the network's size the slope of ab over L is
     fitted by least squares, and what L has at full size beyond its bilinear enlargement is added times that slope. At
@@ -118,7 +118,7 @@ def upsample_ab(ab: Tensor, L_small: Tensor, L_full: Tensor, grid: Grid = Grid()
 
 
 def _box(x: Tensor) -> Tensor:
-    """Means over 3 x 3 pixels, at the border over those that there are. x: (1, C, h, w)."""
+    """Average over 3 x 3 pixels, at the border over the existing ones. x: (1, C, h, w)."""
     for axis in (2, 3):
         last = x.shape[axis] - 1
         total = x.clone()
@@ -133,7 +133,7 @@ def _box(x: Tensor) -> Tensor:
 
 
 def _neighbours(count: int, factor: int, centre: float, small: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For bilinear enlargement along an axis: the two neighbours (count) and the second one's share (count, 1)."""
+    """Return for bilinear enlargement along an axis the two neighbours (count) and the second's share (count, 1)."""
     samples = torch.arange(count, device=like.device, dtype=like.dtype) * factor + centre
     position = ((samples + 0.5) * (small / (count * factor)) - 0.5).clamp_(0.0, small - 1.0)
     first = position.to(torch.int32)
@@ -141,7 +141,7 @@ def _neighbours(count: int, factor: int, centre: float, small: int, like: Tensor
 
 
 def _between(x: Tensor, first: Tensor, second: Tensor, part: Tensor) -> Tensor:
-    """Rows of (C, rows, columns) blended; torch.lerp takes three times as long where the weight is a column."""
+    """Blend rows of (C, rows, columns); torch.lerp takes three times as long if the weight is a column."""
     start = x.index_select(1, first)
     return x.index_select(1, second).sub_(start).mul_(part).add_(start)
 

@@ -1,1 +1,1 @@
-"""The network's parts: features, correspondence, correlation, motion and colour."""
+"""Define the network's parts: features, correspondence, correlation, motion and colour."""

@@ -1,4 +1,4 @@
-"""Which of several references a position takes its colour from: one of them, never a mixture.
+"""Choose which of several references a position takes its colour from: one of them, never a mixture.
 
 Beyond the paper, which has one reference. Colours of references that contradict each other would mix to grey.
 
@@ -19,7 +19,7 @@ _AROUND = 5  # cells on each side of a square whose positions decide together
 
 
 class Found(NamedTuple):
-    """What a frame found in one reference.
+    """Hold the match of a frame in one reference.
 
     Attributes:
         detail: (B, 4, h, w), L_centred, a, b and similarity; (B, 3, h, w), without L, where there is no meaning.
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 def choose(found: Sequence[Found], handicaps: Tensor | None) -> tuple[Found, Tensor]:
-    """Takes at each position what the best reference gave.
+    """Take at each position the result of the best reference.
 
     Args:
         found: in each reference.

@@ -1,4 +1,4 @@
-"""The colour net: ab of a frame from its L, the aligned colours, their similarity and the previous frame (Table 3).
+"""Predict ab of a frame from its L, the aligned colours, their similarity and the previous frame (Table 3).
 
 Axes: B batch, H and W the network's size. L_centred is L-50 (-50..50); ab -128..127; lab stands for (L_centred, a, b).
 """
@@ -16,7 +16,7 @@ _RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head
 
 
 class ColorNet(nn.Module):
-    """Table 3: an encoder and decoder with skips over (L_centred, warped ab, similarity, previous lab), 7 channels."""
+    """Predict ab by Table 3: encoder and decoder with skips over (L_centred, warped ab, similarity, previous lab)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ColorNet(nn.Module):
     def forward(
         self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor, *evidence: Tensor
     ) -> Tensor:
-        """All (B, channels, H, W) -> ab (B, 2, H, W). prev_lab of nothing but zeros: there is no previous frame.
+        """Compute ab (B, 2, H, W) from (B, channels, H, W) each. prev_lab of only zeros: there is no previous frame.
 
         evidence: of Trust, where the network has one.
         """

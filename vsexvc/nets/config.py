@@ -1,4 +1,4 @@
-"""What a network is, as data: frozen, hashable, kept in a weights file's metadata. Imports nothing of the package."""
+"""Describe a network as data: frozen, hashable, kept in a weights file's metadata. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CELL = 4  # pixels of the network's size that one position of the correspondence
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Architecture of one network; the defaults are the released layout (Appendix A, Tables 2 and 3).
+    """Describe the architecture of one network; the defaults are the released layout (Appendix A, Tables 2 and 3).
 
     Attributes:
         width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
@@ -71,7 +71,7 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig: motion must be an integer, 0..64, got {self.motion}")
 
     def channels(self, count: int) -> int:
-        """Channels of a layer that has `count` in the paper's tables."""
+        """Return the channels of a layer that has `count` in the paper's tables."""
         return max(4, round(count * self.width))
 
     def to_json(self) -> str:
@@ -79,7 +79,7 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, text: str) -> NetworkConfig:
-        """Raises ValueError for text that is not a configuration or has unknown keys."""
+        """Parse a configuration. Raise ValueError for text that is none or has unknown keys."""
         try:
             fields = json.loads(text)
             return cls(**fields)

@@ -1,4 +1,4 @@
-"""The correlation: what each position of a frame finds among those of a reference (eq. 3-5).
+"""Correlate each position of a frame with those of a reference (eq. 3-5).
 
 Axes: B batch, C channels of a vector, N positions of a frame, N' of a reference, K values of a position.
 """
@@ -17,15 +17,15 @@ _SPARE = 16  # channels that products in half precision are widened by: one woul
 
 
 class Correlation(nn.Module):
-    """Eq. 3-5 between positions as unit vectors. Without gradients the matrix is never held as a whole."""
+    """Compute eq. 3-5 between positions as unit vectors. Without gradients the matrix is never held as a whole."""
 
     def __init__(self, temperature: float, largest: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
-        """largest: product that can be; dtype: of the products, in half precision relative to the largest."""
+        """Prepare. largest: bound of a product; dtype: of the products, in half precision relative to the largest."""
         super().__init__()
         self.temperature, self.largest, self.dtype = temperature, largest, dtype
 
     def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
-        """What each position finds, and how much alike it is.
+        """Return the colours that each position finds, and the similarity.
 
         Args:
             theta: (B, C, N).
@@ -53,7 +53,7 @@ class Correlation(nn.Module):
         return sums[:, :-1] / sums[:, -1:], best + largest
 
     def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Of one frame: sums (K, N) weighted as the softmax does, but for a factor of each query, and best (1, N).
+        """Compute for one frame sums (K, N), weighted as softmax up to a factor of each query, and the best (1, N).
 
         Args:
             queries: (N, C).

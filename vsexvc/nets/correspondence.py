@@ -1,4 +1,4 @@
-"""The correspondence net: theta and phi of each position (Appendix A, Table 2).
+"""Compute theta and phi of each position: the correspondence net (Appendix A, Table 2).
 
 Axes: B batch, h and w 1/4 of the network's size, C embedding channels.
 """
@@ -18,14 +18,14 @@ _EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs it
 
 
 class Embedding(NamedTuple):
-    """What the correspondence compares: unit vectors (B, C, h, w); theta asks, phi answers."""
+    """Hold the vectors that the correspondence compares, (B, C, h, w) each: theta of queries, phi of keys."""
 
     theta: Tensor
     phi: Tensor
 
 
 class ResidualBlock(nn.Module):
-    """Table 2's Resblock: pad, conv, instance norm, PReLU twice, the second PReLU after adding the input."""
+    """Apply Table 2's Resblock: pad, conv, instance norm, PReLU twice, the second PReLU after adding the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def _level(
 
 
 class CorrespondenceNet(nn.Module):
-    """Table 2: four feature levels brought to 1/4 size, three residual blocks, theta and phi."""
+    """Compute Table 2: four feature levels resized to 1/4, three residual blocks, theta and phi."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -80,6 +80,6 @@ class CorrespondenceNet(nn.Module):
 
 
 def unit_vectors(x: Tensor) -> Tensor:
-    """x (B, C, h, w) divided by its length over the channels."""
+    """Divide x (B, C, h, w) by its length over the channels."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return x / (norm + max(_EPSILON, torch.finfo(x.dtype).tiny))

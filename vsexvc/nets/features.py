@@ -1,4 +1,4 @@
-"""The feature net: VGG19's layout to relu5_2, and what its input looks like (Appendix A).
+"""Compute features: VGG19's layout to relu5_2, and the form of its input (Appendix A).
 
 Axes: B batch, H and W the network's size. L_centred is L-50 (-50..50); lab stands for (L_centred, a, b).
 """
@@ -19,7 +19,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # 
 
 
 class Features(NamedTuple):
-    """Four levels of the feature net, at 1/2, 1/4, 1/8 and 1/16 of the network's size."""
+    """Hold four levels of the feature net, at 1/2, 1/4, 1/8 and 1/16 of the network's size."""
 
     relu2_2: Tensor
     relu3_2: Tensor
@@ -28,7 +28,7 @@ class Features(NamedTuple):
 
 
 class FeatureNet(nn.Module):
-    """VGG19's convolutions up to relu5_2, named as in `vgg19_conv.pth`; with batch norm only while it is trained."""
+    """Compute VGG19's convolutions up to relu5_2, named as in `vgg19_conv.pth`; batch norm only while it is trained."""
 
     _CHANNELS = (64, 128, 256, 512, 512)
     _LAYERS = (2, 2, 4, 4, 2)
@@ -48,7 +48,7 @@ class FeatureNet(nn.Module):
                 inputs = outputs
 
     def forward(self, x: Tensor) -> Features:
-        """x: (B, 1 or 3, H, W) as `feature_input` makes it."""
+        """Compute the levels. x: (B, 1 or 3, H, W) as `feature_input` makes it."""
         levels: list[Tensor] = []
         x = x.to(next(self.parameters()).dtype)
         for block in self._blocks:
@@ -65,7 +65,7 @@ class FeatureNet(nn.Module):
 
 
 def feature_input(lab: Tensor, kind: str, is_reference: bool) -> Tensor:
-    """What a feature net of that NetworkConfig.features_input was trained on, (B, 1 or 3, H, W).
+    """Return the input that a feature net of that NetworkConfig.features_input was trained on, (B, 1 or 3, H, W).
 
     lab: (B, 3, H, W); the frame's own ab is never looked at.
     """
@@ -79,12 +79,12 @@ def feature_input(lab: Tensor, kind: str, is_reference: bool) -> Tensor:
 
 
 def scaled(rgb: Tensor, kind: str) -> Tensor:
-    """sRGB as nets with three input channels expect it. rgb: (B, 3, H, W), 0..1."""
+    """Scale sRGB as nets with three input channels expect it. rgb: (B, 3, H, W), 0..1."""
     if kind == "upstream":
         return (rgb.flip(1) - rgb.new_tensor(_UPSTREAM_MEAN).view(1, 3, 1, 1)) * 255.0
     return (rgb - rgb.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / rgb.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
 
 
 def grey_rgb(L_centred: Tensor) -> Tensor:
-    """sRGB of the grey picture, (B, 3, H, W), 0..1. L_centred: (B, 1, H, W)."""
+    """Return sRGB of the grey picture, (B, 3, H, W), 0..1. L_centred: (B, 1, H, W)."""
     return L_to_rgb(L_centred + 50.0)

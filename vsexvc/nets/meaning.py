@@ -1,4 +1,4 @@
-"""What things are, as the semantic features tell it: vectors to match by, and colours that such things usually have.
+"""Compute from semantic features vectors to match by, and the usual colours of such things.
 
 Beyond the paper, whose feature net is an ImageNet network itself. See semantic.py for the features.
 
@@ -23,14 +23,14 @@ _AB = 32.0  # ab per unit of the guess's last layer
 
 
 class Meaning(NamedTuple):
-    """vectors (B, C, H/8, W/8): unit vectors; guess (B, 2, H/8, W/8): ab."""
+    """Hold vectors (B, C, H/8, W/8), unit vectors, and guess (B, 2, H/8, W/8), ab."""
 
     vectors: Tensor
     guess: Tensor
 
 
 class MeaningNet(nn.Module):
-    """Grey picture -> Meaning. The trunk is not trained; the projection starts as principal components."""
+    """Compute Meaning of a grey picture. The trunk is not trained; the projection starts as principal components."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -42,16 +42,16 @@ class MeaningNet(nn.Module):
         self.guess_ab = nn.Conv2d(_GUESS, 2, 1)
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """rgb: (B, 3, H, W), sRGB of the grey picture, 0..1. Returns the fields of a Meaning."""
+        """Return the fields of a Meaning. rgb: (B, 3, H, W), sRGB of the grey picture, 0..1."""
         levels = self.trunk(rgb)
         return self.vectors(levels), self.guess(levels)
 
     def vectors(self, levels: Levels) -> Tensor:
-        """Unit vectors (B, C, H/8, W/8): both levels without their means over the picture, as unit vectors, joined."""
+        """Return unit vectors (B, C, H/8, W/8): both levels less their means, as unit vectors, joined."""
         return unit_vectors(self.project(joined_levels(levels).to(self.project.weight.dtype)).float())
 
     def guess(self, levels: Levels) -> Tensor:
-        """ab (B, 2, H/8, W/8)."""
+        """Return ab (B, 2, H/8, W/8)."""
         deep = self.guess2(levels.s2)
         for part, x in ((self.guess4, levels.s4), (self.guess5, levels.s5)):
             deep = deep + _joined([part(x)], levels.s2)
@@ -63,13 +63,13 @@ class MeaningNet(nn.Module):
 
 
 def joined_levels(levels: Levels) -> Tensor:
-    """Both deep levels as one unit vector for each position, (B, C, H/8, W/8)."""
+    """Join both deep levels to one unit vector for each position, (B, C, H/8, W/8)."""
     parts = [unit_vectors(x.float() - x.float().mean((2, 3), keepdim=True)) for x in (levels.s4, levels.s5)]
     return unit_vectors(_joined(parts, levels.s2))
 
 
 def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    """Levels of 1/16 and 1/32 brought to the grid of 1/8, whose size may be odd, and joined."""
+    """Resize levels of 1/16 and 1/32 to the grid of 1/8, whose size may be odd, and join them."""
     h, w = like.shape[2:]
     out = []
     for x in parts:

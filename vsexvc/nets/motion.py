@@ -1,4 +1,4 @@
-"""Where things were in the frame before: a search among the correspondence features, corrected by the pictures.
+"""Find where things were in the previous frame: a search among correspondence features, corrected by the pictures.
 
 Beyond the paper (its Appendix F). No parameters, no memory.
 
@@ -27,7 +27,7 @@ class Motion(nn.Module):
         self.radius, self.refine, self.temperature = config.motion, config.refine, config.temperature
 
     def forward(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
-        """See ColorizationNet.align."""
+        """Align as ColorizationNet.align does."""
         flow = search(theta, prev_phi, self.radius, self.temperature)
         flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
         if self.refine:
@@ -38,7 +38,7 @@ class Motion(nn.Module):
 
 
 def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:
-    """Where each cell was in the frame before: (B, 2, h, w), (dx, dy) in cells.
+    """Find where each cell was in the previous frame: (B, 2, h, w), (dx, dy) in cells.
 
     The best match in a window, and below a cell the mean place of it and its eight neighbours by the softmax of eq. 4.
 
@@ -97,7 +97,7 @@ def _between(index: Tensor, count: int) -> Tensor:
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) in pixels."""
+    """Sample picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) pixels."""
     h, w = picture.shape[2:]
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
@@ -106,7 +106,7 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
 
 
 def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
-    """A flow corrected by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
+    """Correct a flow by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
 
     For each pixel the best of the flow, the flow smoothed and standing still; then steps by least squares, each kept
     where it brings the pictures nearer. Both are judged in a window around the pixel, on L without its local mean.
@@ -152,7 +152,7 @@ def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
 
 
 def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square; at the border over what there is of it. radius: a power of two."""
+    """Average over a square; at the border over its part inside. radius: a power of two."""
     total = F.pad(x, (radius, radius, radius, radius))
     count = x.new_ones(())
     for dim in (2, 3):

@@ -1,4 +1,4 @@
-"""The network of one frame: its parts in the order in which session.py calls them; no memory between frames.
+"""Compute one frame: the network's parts in the order in which session.py calls them; no memory between frames.
 
 Feature net -> correspondence net -> correlation -> colour net, as the paper has them (Appendix A). Where the config has
 semantic features: a second correlation by what things are, and a net that weighs what both have found (trust.py).
@@ -31,7 +31,7 @@ MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded wh
 
 
 class Keys(NamedTuple):
-    """What frames are matched with: some positions of one or more references, in rows.
+    """Hold the positions of one or more references that frames are matched with, in rows.
 
     Attributes:
         phi: (1, C, N) unit vectors, and beside them the semantic ones as `Correlation` wants them.
@@ -47,7 +47,7 @@ class Keys(NamedTuple):
 
 
 class Match(NamedTuple):
-    """What a frame found in its references.
+    """Hold the match of a frame in its references.
 
     Attributes:
         warped_ab: (B, 2, H, W).
@@ -63,7 +63,7 @@ class Match(NamedTuple):
 
 
 class ColorizationNet(nn.Module):
-    """The whole network of one frame, in the order in which session.py calls it.
+    """Compute the network of one frame, in the order in which session.py calls its methods.
 
     embed and understand, once for a reference (then keys) and for each frame (then match, align, colorize).
     """
@@ -83,18 +83,18 @@ class ColorizationNet(nn.Module):
             self.semantic_correlation = Correlation(config.semantic_temperature)
 
     def embed(self, lab: Tensor, is_reference: bool = False) -> Embedding:
-        """lab: (B, 3, H, W); only the "upstream" input of a reference looks at its ab."""
+        """Compute the embedding. lab: (B, 3, H, W); only the "upstream" input of a reference uses its ab."""
         x = feature_input(lab, self.config.features_input, is_reference)
         return Embedding(*self.correspondence(self.features(x)))
 
     def understand(self, L_centred: Tensor) -> Meaning | None:
-        """L_centred: (B, 1, H, W). None where the config has no semantic features."""
+        """Compute the meaning. L_centred: (B, 1, H, W). None if the config has no semantic features."""
         if not self.config.semantic:
             return None
         return Meaning(*self.meaning(grey_rgb(L_centred)))
 
     def keys(self, lab: Tensor, phi: Tensor, meaning: Meaning | None, usable: Tensor | None = None) -> Keys:
-        """What frames can be matched with.
+        """Return the keys that frames are matched with.
 
         Args:
             lab: (B, 3, H, W), L_centred and ab, of a reference (or of several samples, in training).
@@ -125,7 +125,7 @@ class ColorizationNet(nn.Module):
         handicaps: Tensor | None = None,
         sparing: bool = False,
     ) -> Match:
-        """Eq. 3-5, by details and meaning; which reference a position takes, and which of both is believed.
+        """Match by eq. 3-5, by details and meaning; choose the reference of a position, and which of both is believed.
 
         Args:
             L_centred: (B, 1, H, W) of the frame.
@@ -160,14 +160,14 @@ class ColorizationNet(nn.Module):
         return Found(torch.cat((found, similarity), dim=1), _finer(by_meaning))
 
     def with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
-        """theta or phi with the semantic vectors beside them, so that one product weighs both."""
+        """Append the semantic vectors to theta or phi, so that one product weighs both."""
         if meaning is None:
             return vectors
         beside = unit_vectors(_finer(meaning.vectors))
         return torch.cat((vectors, beside * self.config.semantic_weight**0.5), dim=1)
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
-        """The previous frame moved to where its parts are in this one; as it is where the config has no motion.
+        """Move the previous frame's parts to their place in this one; keep it as it is if the config has no motion.
 
         Args:
             theta: (B, C, h, w) of this frame.
@@ -179,12 +179,12 @@ class ColorizationNet(nn.Module):
         return moved
 
     def colorize(self, L_centred: Tensor, match: Match, prev_lab: Tensor) -> Tensor:
-        """Eq. 7: ab (B, 2, H, W) of the frame."""
+        """Compute eq. 7: ab (B, 2, H, W) of the frame."""
         evidence = [match.evidence] if self.config.semantic else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, *evidence)
         return ab
 
 
 def _finer(x: Tensor) -> Tensor:
-    """From the grid of the meaning to that of the details."""
+    """Resize from the grid of the meaning to that of the details."""
     return F.interpolate(x, scale_factor=MEANING_CELL // CELL, mode="bilinear")

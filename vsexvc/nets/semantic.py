@@ -1,4 +1,4 @@
-"""EfficientNet-Lite's trunk: features of an ImageNet classifier, which know what things are. Never trained here.
+"""Compute EfficientNet-Lite's trunk: features of an ImageNet classifier. Never trained here.
 
 Convolutions only: batch norm is folded into them when the weights are imported (train/semantic.py). The net sees the
 grey picture alone, of frame and reference alike.
@@ -23,7 +23,7 @@ _RIGHT = (True, True, False, True, False)
 
 
 class Levels(NamedTuple):
-    """Ends of the stages that are used, at 1/4, 1/8, 1/16, 1/16 and 1/32 of the network's size (rounded up)."""
+    """Hold the ends of the used stages, at 1/4, 1/8, 1/16, 1/16 and 1/32 of the network's size (rounded up)."""
 
     s1: Tensor
     s2: Tensor
@@ -33,18 +33,18 @@ class Levels(NamedTuple):
 
 
 def channels(kind: str) -> tuple[int, ...]:
-    """Of the stages 0 to 5."""
+    """Return the channels of stages 0 to 5."""
     width, _ = _SCALES[kind]
     return tuple(_rounded(stage[4] * width) for stage in _STAGES)
 
 
 def _rounded(count: float) -> int:
-    """To a multiple of 8, as EfficientNet does."""
+    """Round to a multiple of 8, as EfficientNet does."""
     return max(8, int(count + 4) // 8 * 8)
 
 
 class _Block(nn.Module):
-    """Inverted bottleneck: 1x1 to more channels, depthwise, 1x1 to fewer; the input is added where shapes allow."""
+    """Apply an inverted bottleneck: 1x1 to more channels, depthwise, 1x1 to fewer; add the input if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, right: bool) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Block(nn.Module):
 
 
 def _padded(x: Tensor, kernel: int, stride: int, right: bool) -> Tensor:
-    """Pads with zeros for ceil(size / stride) outputs; where the margins differ, `right` has the larger one."""
+    """Pad with zeros for ceil(size / stride) outputs; if the margins differ, `right` has the larger one."""
     before = after = kernel // 2
     margins: list[int] = []
     for size in (x.shape[3], x.shape[2]):
@@ -73,7 +73,7 @@ def _padded(x: Tensor, kernel: int, stride: int, right: bool) -> Tensor:
 
 
 class SemanticNet(nn.Module):
-    """Grey picture -> Levels. Padding is TensorFlow's "same" but for the side (see _RIGHT)."""
+    """Compute Levels of a grey picture. Padding is TensorFlow's "same" but for the side (see _RIGHT)."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class SemanticNet(nn.Module):
         self.outputs = inputs
 
     def forward(self, rgb: Tensor) -> Levels:
-        """rgb: (B, 3, H, W) sRGB of a grey picture, 0..1."""
+        """Compute the levels. rgb: (B, 3, H, W) sRGB of a grey picture, 0..1."""
         x = ((255.0 * rgb - 127.0) / 128.0).to(self.stem.weight.dtype)
         x = F.relu6(self.stem(_padded(x, 3, 2, self.right)))
         ends = []

@@ -1,4 +1,4 @@
-"""Which of several colours a position may believe: the match of its details, that of its meaning, or the usual one.
+"""Decide which of several colours a position believes: the match of its details, of its meaning, or the usual one.
 
 Beyond the paper, where one correspondence gives the colour however little it knows.
 
@@ -17,7 +17,7 @@ _L, _AB = 25.0, 40.0  # what brings L and ab near to one
 
 
 class Trust(nn.Module):
-    """Convolutions over what speaks for each of the three colours, and a softmax."""
+    """Weigh three colours by convolutions over the evidence for each, and a softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Trust(nn.Module):
     def forward(
         self, L_centred: Tensor, detail: Tensor, meaning: Tensor, guess: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixes the three.
+        """Mix the three.
 
         Args:
             L_centred: (B, 1, h, w) of the frame.

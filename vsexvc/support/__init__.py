@@ -1,1 +1,1 @@
-"""Helpers for files, threads, progress and error texts."""
+"""Help with files, threads, progress and error texts."""

@@ -34,7 +34,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Kept[V]:
-    """Stores values by number. It drops the least recently used ones, but never the newest."""
+    """Store values by number. It drops the least recently used ones, but never the newest."""
 
     def __init__(self, count: int, size: int) -> None:
         """Prepare an empty store of at most `count` values and `size` bytes; one value is kept, however large."""

@@ -18,7 +18,7 @@ def notice(text: str, head: str = "vsexvc") -> None:
 
 
 class Pace:
-    """Measures how fast a stage proceeds. done: the amount done before it began."""
+    """Measure how fast a stage proceeds. done: the amount done before it began."""
 
     def __init__(self, done: float) -> None:
         self._since, self._from = time.monotonic(), done
@@ -35,7 +35,7 @@ class Pace:
 
 
 class Progress:
-    """Shows how far one stage after another is.
+    """Show the progress of one stage after another.
 
     On a terminal this is a bar, where rich is installed. Elsewhere it is a line every `pause` seconds and one at the
     end of a stage. Close it, or use it as a context, or the terminal keeps an open line.

@@ -13,7 +13,7 @@ from vsexvc.support.progress import Pace, Progress
 
 
 class Report:
-    """Reports events: call it with a name ("start", "progress", "part", "note", "end", ...) and the event's facts."""
+    """Report events: call it with a name ("start", "progress", "part", "note", "end", ...) and the event's facts."""
 
     def __init__(self, as_json: bool) -> None:
         """Choose the form: with `as_json` a JSON object per event and line to stdout, else text to stderr."""

@@ -21,7 +21,7 @@ def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
 
 
 class TorchThread:
-    """Computes all tensors of a filter in one thread, whichever thread of VapourSynth asks; ends with its last filter.
+    """Compute all tensors of a filter in one thread, whichever thread of VapourSynth calls; ends with its last filter.
 
     Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
     OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
@@ -71,7 +71,7 @@ def _set_threads(threads: int) -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends a request that Ctrl-C interrupts."""
+    """End a request that Ctrl-C interrupts."""
 
     def __bool__(self) -> bool:
         """Return True. VapourSynth asks in the thread that waits in get_frame, just before it raises this.

@@ -1,1 +1,1 @@
-"""Weights files: known models, the cache and download, loading and saving."""
+"""Handle weights files: known models, the cache and download, loading and saving."""

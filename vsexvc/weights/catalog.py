@@ -33,7 +33,7 @@ CACHE_VARIABLE = "VSEXVC_CACHE"
 
 @dataclass(frozen=True)
 class Known:
-    """A model that has a name here.
+    """Describe a model that has a name here.
 
     Attributes:
         what: what it is, in a line.
@@ -80,7 +80,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of a download. url: where from; archive_sha256: what came; sha256: of the file made of it."""
+    """Record a download. url: its source; archive_sha256: of the archive; sha256: of the file made of it."""
 
     url: str
     archive_sha256: str
@@ -88,18 +88,18 @@ class Record:
 
 
 def cache_folder() -> Path:
-    """$VSEXVC_CACHE, else the user's cache folder of this platform. It need not exist."""
+    """Return $VSEXVC_CACHE, else the user's cache folder of this platform. It need not exist."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("vsexvc", appauthor=False))
 
 
 def file_of(name: str) -> Path:
-    """Where a downloaded model lies, whether it is there or not."""
+    """Return the path of a downloaded model, whether it exists or not."""
     return cache_folder() / f"{name}.safetensors"
 
 
 def read_record(path: Path) -> Record | None:
-    """What was recorded for a weights file, None for one that was not downloaded.
+    """Return the record of a weights file, None for one that was not downloaded.
 
     Raises ValueError for a record that cannot be understood, OSError for one that cannot be read.
     """
@@ -121,7 +121,7 @@ def write_record(path: Path, record: Record) -> None:
 
 @contextmanager
 def cache_for(name: str) -> Iterator[None]:
-    """Makes the cache folder and holds the lock of one model, so that two downloads do not write one file.
+    """Make the cache folder and hold the lock of one model, so that two downloads do not write one file.
 
     Raises:
         DownloadError: the folder cannot be made or written.
@@ -142,7 +142,7 @@ def cache_for(name: str) -> Iterator[None]:
 
 
 def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Path, str]:
-    """The archive of a model, whole, in the cache. What an earlier call has begun is gone on with.
+    """Download the archive of a model, whole, to the cache. An earlier partial download is resumed.
 
     Args:
         known: with a url.

@@ -33,7 +33,7 @@ _KINDS = {  # a key that no other file has
 
 
 def check(model: str) -> tuple[bool, list[str]]:
-    """Whether a model would load, and what the file is, in lines for people.
+    """Return whether a model would load, and what the file is, in lines for people.
 
     Args:
         model: as for `find`, whose errors it raises; or any other file.
@@ -54,7 +54,7 @@ def check(model: str) -> tuple[bool, list[str]]:
 
 
 def _kind(path: Path) -> str:
-    """What a file or folder looks like, by its first bytes and its keys."""
+    """Return what a file or folder looks like, by its first bytes and its keys."""
     if path.is_dir():
         return "a folder, for the authors' unpacked files"
     with path.open("rb") as file:

@@ -8,7 +8,7 @@ from vsexvc.weights import catalog, store
 
 
 def listing(here: dict[str, Path]) -> str:
-    """One block for each model: name, size or how to get it, and what is known of it. here: store.installed()."""
+    """Return a block for each model: name, size or how to get it, and what is known of it. here: store.installed()."""
     blocks = []
     for name in sorted(here.keys() | catalog.KNOWN.keys()):
         known, path = catalog.KNOWN.get(name), here.get(name)

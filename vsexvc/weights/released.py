@@ -34,7 +34,7 @@ _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias
 
 
 def load_released(source: Path) -> ColorizationNet:
-    """The authors' checkpoint: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in a folder or their zip archive.
+    """Load the authors' checkpoint: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in a folder or zip archive.
 
     Two levels below it at most. With the temperature that they use for inference, in effect the arg max.
 
@@ -61,7 +61,7 @@ def in_folder(folder: Path, name: str) -> Path:
 
 
 def _released_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """What an error calls it, and the content, of each of RELEASED in turn."""
+    """Yield for each of RELEASED its name in errors, and its content."""
     if source.is_dir():
         for path in (in_folder(source, name) for name in RELEASED.values()):
             check_size(path.stat().st_size, str(path), _LARGEST)
@@ -85,7 +85,7 @@ def _is_released(member: str, name: str) -> bool:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive to read members of, in memory.
+    """Open a zip archive to read members of, in memory.
 
     Nothing is unpacked to disk; an archive that would write outside of its folder if something did is refused all the
     same. Raises ValueError for that, for members that are too large, and for damage found then or while reading.

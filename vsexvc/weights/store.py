@@ -44,19 +44,19 @@ _in_use: WeakValueDictionary[tuple[str, int, int, str, ComputeOptions | None], C
 
 
 def folders() -> list[Path]:
-    """Where shipped weights lie: inside the installed package, or in the checkout's models/."""
+    """Return the folders of shipped weights: inside the installed package, or the checkout's models/."""
     here = Path(__file__).resolve().parents[1]
     return [here / "models", here.parent / "models"]
 
 
 def installed() -> dict[str, Path]:
-    """Names that `load` accepts, with their files: what was downloaded, and what is shipped."""
+    """Return the names that `load` accepts, with their files: downloaded and shipped ones."""
     places = [catalog.cache_folder(), *reversed(folders())]
     return {path.stem: path for folder in places for path in sorted(folder.glob("*.safetensors"))}
 
 
 def find(model: str | None, auto_download: bool = False) -> Path:
-    """A name of an installed model, or a path to a file or folder.
+    """Find the file of an installed model by its name, or a path to a file or folder.
 
     Args:
         model: the name or path; None: the default.
@@ -88,7 +88,7 @@ def find(model: str | None, auto_download: bool = False) -> Path:
 
 
 def download(name: str, sha256: str | None = None) -> Path:
-    """Puts a known model into the user's cache: fetched, checked, converted; the archive is removed.
+    """Download a known model into the user's cache: fetch, check, convert; the archive is removed.
 
     One that is there already, as it was made, is left alone. The hash of the archive is recorded the first time, and
     asked for whenever the model is downloaded again.
@@ -145,7 +145,7 @@ def download(name: str, sha256: str | None = None) -> Path:
 
 
 def convert(source: Path, target: Path | None = None, half: bool = False) -> Path:
-    """Makes one weights file of the authors' archive or unpacked folder.
+    """Convert the authors' archive or unpacked folder to one weights file.
 
     Args:
         source: the archive or folder, as for `load_released`.
@@ -176,7 +176,7 @@ def _convert(source: Path, target: Path, origin: str, sha256: str, half: bool = 
 
 
 def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half: bool = True) -> None:
-    """Writes a network in half or single precision, atomically. `config` and `vsexvc` are added to the metadata.
+    """Write a network in half or single precision, atomically. `config` and `vsexvc` are added to the metadata.
 
     Raises OSError where it cannot be written; nothing half-written stays.
     """
@@ -193,7 +193,7 @@ def save(network: ColorizationNet, path: Path, metadata: Mapping[str, str], half
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Raises ValueError for a file that is not one of ours, OSError for one that cannot be read."""
+    """Read the metadata. Raise ValueError for a file of another kind, OSError for one that cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -209,7 +209,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def load(
     model: str | None = None, device: str | torch.device = "cpu", *, auto_download: bool = False
 ) -> ColorizationNet:
-    """A network ready to use, in evaluation mode and float32.
+    """Load a network ready to use, in evaluation mode and float32.
 
     Args:
         model: a name of `installed()` or of models.KNOWN, a path, or None for the default.
@@ -230,7 +230,7 @@ def shared(
     *,
     auto_download: bool = False,
 ) -> ColorizationNet:
-    """As `load`, made ready as `how` says; the network that is in use already where all this is the same."""
+    """Load as `load`, prepared as `how` says; a network in use with the same settings is shared."""
     path = find(model, auto_download)
 
     def ready() -> ColorizationNet:

@@ -21,11 +21,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class DownloadError(OSError):
-    """A download that did not end well, in one line."""
+    """Report a failed download, in one line."""
 
 
 class Transfer:
-    """One file over HTTP into `part`: what is there already is kept where the server still has the same file."""
+    """Transfer one file over HTTP into `part`: existing bytes are kept if the server still has the same file."""
 
     def __init__(self, name: str, url: str, part: Path) -> None:
         self.name, self.url, self.part = name, url, part
@@ -52,7 +52,7 @@ class Transfer:
         raise DownloadError(f"download {self.name}: {self.url} answers with neither the file nor the rest of it")
 
     def _begun(self) -> tuple[int, str, int | None]:
-        """Bytes that are there, what says whether the server's file is still the same, and its size."""
+        """Return the number of bytes present, what identifies the server's file, and its size."""
         try:
             state = read_json(state_of(self.part)) or {}
         except ValueError:
@@ -62,7 +62,7 @@ class Transfer:
         return self.part.stat().st_size, str(state.get("validator", "")), state.get("size")
 
     def _begin(self, answer: HTTPResponse) -> int | None:
-        """Forgets what was there, then notes what comes (never a part of two files); returns its size."""
+        """Forget earlier bytes, then note what is expected (never a part of two files); return its size."""
         length = answer.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else None
         if size is not None and size > _LARGEST:
@@ -74,7 +74,7 @@ class Transfer:
         return size
 
     def _ask(self, start: int, validator: str) -> HTTPResponse | None:
-        """The server's answer; None where it has nothing from `start` on."""
+        """Return the server's answer; None if it has nothing from `start` on."""
         headers = {"User-Agent": "vsexvc", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -123,7 +123,7 @@ class Transfer:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """From https only to https: the first download is the one that no hash guards."""
+    """Allow redirects from https to https only: no hash guards the first download."""
 
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         if urlsplit(newurl).scheme not in ("https", urlsplit(req.full_url).scheme):
