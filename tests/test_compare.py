@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsexvc.film import compare, source
+from vsexvc.film.plan import timecode
 from vsexvc.film.references import open_references
 from vsexvc.plugin import colorize
 
@@ -98,6 +99,16 @@ def test_the_figures_are_the_filters(model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"page must be a \.html, got '.*film\.mkv'"):
         compare.write(tmp_path / "film.mkv", paths, tmp_path / "film.mkv", index, **options)
     assert sorted(path.name for path in tmp_path.glob("*.html*")) == ["inside.html", "page.html"]
+
+
+def test_no_black_frame_is_shown(model: str, tmp_path: Path) -> None:
+    film.make_film(tmp_path / "film.mkv", (20, 7), sound=0, filters="fade=in:0:12")
+    film.make_png(tmp_path / "a.png", 0)
+    out, index = tmp_path / "page.html", tmp_path / "index"
+    compare.write(tmp_path / "film.mkv", [tmp_path / "a.png"], out, index, model=model, size=64, device="cpu")
+    (first, second) = content_of(out)["rows"]
+    assert 6 < first["frame"] < 20 and second["frame"] == 20
+    assert first["time"] == timecode(first["frame"] / film.RATE)
 
 
 def test_which_frames() -> None:

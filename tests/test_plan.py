@@ -14,7 +14,7 @@ import vapoursynth as vs
 from PIL import Image
 
 from vsexvc.film import plan
-from vsexvc.film.source import Scene
+from vsexvc.film.source import Scene, open_video, picture
 
 core = vs.core
 LENGTHS = (20, 9, 31)
@@ -254,6 +254,16 @@ def test_sheets(tmp_path: Path) -> None:
         assert (sheet > 245).any()  # the labels
     assert seen[:100] == levels.tolist() and set(seen[100:]) <= {0x20}
     assert plan.write_sheet(tmp_path / "s.png", clip, scenes[:72]) == [tmp_path / "s.png"]
+
+
+def test_a_scene_that_fades_in_is_not_black_on_the_sheet(tmp_path: Path) -> None:
+    film.make_film(tmp_path / "film.mkv", (24, 9), sound=0, filters="fade=in:0:14")
+    plan.make(tmp_path / "film.mkv", tmp_path / "index", sheet=tmp_path / "sheet.png")
+    clip = open_video(tmp_path / "film.mkv", tmp_path / "index")
+    shown = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
+    thumb = shown[10:74, 10 + 92 : 10 + 188]  # 96x64 in the middle of 280 columns
+    black, lit = (np.asarray(picture(clip, n, (280, 210)).convert("L")).astype(int) for n in (0, 20))
+    assert black.max() < 20 and abs(thumb.mean() - lit.mean()) < 20 < lit.mean()
 
 
 @pytest.mark.parametrize(

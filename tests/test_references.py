@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import vapoursynth as vs
 from PIL import Image
 
 import vsexvc
+from vsexvc.__main__ import main
 from vsexvc.film.encode import find_ffmpeg
 from vsexvc.film.references import at_scenes, listed, numbers_of, open_references
 
@@ -230,3 +232,28 @@ class TestFilter:
         coloured = vsexvc.colorize(clip, ref, preset="upstream", device="cpu", model=model)
         with pytest.raises(vs.Error, match="ref: must be opaque with preset 'upstream'"):
             coloured.get_frame(0)
+
+
+def test_commands_say_what_they_skip(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder that is the film, and of one of references."""
+    for folder, names in (("scan", ("reel_007.png", "reel_008.png")), ("refs", ("a.png", "b.png"))):
+        (tmp_path / folder).mkdir()
+        for seed, name in enumerate(names):
+            film.make_png(tmp_path / folder / name, seed)
+        (tmp_path / folder / "notes.txt").write_text("nothing")
+        (tmp_path / folder / f"._{names[0]}").write_bytes(b"\0")
+    about_scan = "vsexvc: skipped in scan: ._reel_007.png, notes.txt"
+    scan, refs, page = (str(tmp_path / name) for name in ("scan", "refs", "page.html"))
+    network = ["--model", model, "--size", "64", "--device", "cpu"]
+    for arguments in (
+        ["scenes", scan],
+        ["keyframes", scan, "-o", str(tmp_path / "keys"), *network],
+        ["compare", scan, "--ref", refs, "-o", page, *network],
+    ):
+        assert main(arguments) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert about_scan in told
+        assert ("vsexvc: skipped in refs: ._a.png, notes.txt" in told) == (arguments[0] == "compare")
+    assert main(["scenes", scan, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"event": "note", "text": about_scan.removeprefix("vsexvc: ")} in events

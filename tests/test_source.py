@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import film
 import numpy as np
 import pytest
 import vapoursynth as vs
 
+from vsexvc import pump, typical
 from vsexvc.film import source
 from vsexvc.film.encode import find_ffmpeg
 from vsexvc.film.references import open_references
@@ -261,3 +263,29 @@ def test_picture() -> None:
     tall = yuv.std.SetFrameProps(_SARNum=1, _SARDen=2)
     assert source.picture(tall, 0, (4000, 4000)).size == (720, 1152)
     assert np.abs(np.asarray(source.picture(wide, 0, (90, 90))).astype(int) - (200, 30, 40)).max() <= 2
+
+
+def test_typical_frames_are_those_of_the_filter(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first scene fades in from black; the filter tells which frame it chose its reference by."""
+    film.make_film(tmp_path / "film.mkv", (26, 9), sound=0, filters="fade=in:0:14")
+    film.make_png(tmp_path / "a.png", 0)
+    film.make_png(tmp_path / "b.png", 1)
+    clip = source.open_video(tmp_path / "film.mkv", tmp_path)
+    scenes = source.find_scenes(clip, size=64)
+    assert [scene.first for scene in scenes] == [0, 26]
+    chosen = {}
+
+    def find_typical(schedule: Any, cuts: Any, scene: int) -> Any:
+        chosen[scene] = yield from typical.find_typical(schedule, cuts, scene)
+        return chosen[scene]
+
+    monkeypatch.setattr(pump, "find_typical", find_typical)
+    references = open_references([tmp_path / "a.png", tmp_path / "b.png"], tmp_path)
+    coloured = colorize(clip, references, model=model, size=64, device="cpu")
+    for n in (0, 26):
+        coloured.get_frame(n).close()
+    small = source.small_luma(clip, 64)
+    assert {scene.first: source.typical(small, scene) for scene in scenes} == chosen
+    assert 7 < chosen[0] < 24
+    # The first frame of a scene is taken where it is lit.
+    assert [source.first_good(small, scene) for scene in scenes] == [chosen[0], 26]

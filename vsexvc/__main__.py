@@ -118,9 +118,19 @@ def _encoding(args: argparse.Namespace) -> Any:
     return Encoding(**given, extra=tuple(args.ffmpeg_args))
 
 
+def _tell_of_files(args: argparse.Namespace, report: Report) -> None:
+    """Say how numbered pictures are taken for a film, and which files of folders are not taken."""
+    from vsexvc.film import references, sequence
+
+    said = sequence.notices(args.source, args.fps) if sequence.is_sequence(args.source) else []
+    for text in [*said, *references.skipped(getattr(args, "ref", None) or ())]:
+        report("note", text=text)
+
+
 def _scenes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import plan, source
 
+    _tell_of_files(args, report)
     cache, threshold = source.default_cache(), args.sc_threshold
     scenes = plan.make(args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced, args.fps)
     for number, scene in enumerate(scenes, 1):
@@ -136,6 +146,7 @@ def _keyframes(args: argparse.Namespace, report: Report) -> int:
 
     names = ("model", "size", "device", "like", "sc_threshold", "interlaced", "fps")
     options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    _tell_of_files(args, report)
     keys = keyframes.write(args.source, args.out, source.default_cache(), stages=report.stage, **options)
     print("\n".join([*keyframes.lines(keys), str(args.out / keyframes.PAGE)]))
     return 0
@@ -146,6 +157,7 @@ def _compare(args: argparse.Namespace, report: Report) -> int:
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
     options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced, "fps": args.fps}
+    _tell_of_files(args, report)
     compare.write(args.source, args.ref, args.out, source.default_cache(), args.frames, report.stage, **options)
     print(args.out)
     return 0
@@ -280,7 +292,7 @@ def _add_scenes(commands: Any) -> None:
         "--sheet",
         metavar="SHEET.png",
         type=Path,
-        help="the first frames of all scenes; SHEET-1.png, ... if they are many",
+        help="a typical frame of each scene; SHEET-1.png, ... if they are many",
     )
     _add_threshold(scenes)
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
@@ -313,7 +325,11 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", required=True, help="to choose from")
     compare.add_argument("-o", "--out", metavar="PAGE.html", type=Path, default=Path("compare.html"))
     compare.add_argument(
-        "--frames", metavar="N", type=int, nargs="+", help="which (default: first frames of scenes, over all the film)"
+        "--frames",
+        metavar="N",
+        type=int,
+        nargs="+",
+        help="which (default: of scenes over all the film the first, if it is lit)",
     )
     _add_network(compare)
     _add_threshold(compare)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 import vapoursynth as vs
+from numpy.typing import NDArray
 
 from vsexvc.changes import SIZE
 from vsexvc.cuts import CUT, Cuts
@@ -38,17 +39,22 @@ def thumbnail(frame: vs.VideoFrame) -> Picture:
     return (plane[::rows, ::columns] >> 8).astype(np.uint8)
 
 
+def lit_frames(pictures: Sequence[Picture]) -> NDArray[np.intp]:
+    """Return the indices of pictures with half of the highest contrast (variance): no black frame, no end of a fade."""
+    contrast = np.stack(pictures).astype(np.int32).reshape(len(pictures), -1).var(axis=1)
+    return np.flatnonzero(contrast >= contrast.max() / 2.0)
+
+
 def typical_frame(pictures: Sequence[Picture]) -> int:
     """Return the index of the picture that stands for a scene: well lit, and most like the others.
 
-    Only pictures with half of the highest contrast (variance) are considered, so neither black frames nor the dark end
-    of a fade. Of these it is the one with the least sum of absolute differences to the others; of equals the first.
+    Only those that are lit are considered. Of these it is the one with the least sum of absolute differences to the
+    others; of equals the first.
 
     Args:
         pictures: of the scene's first frames, all of one size.
     """
     stack = np.stack(pictures).astype(np.int32).reshape(len(pictures), -1)
-    contrast = stack.var(axis=1)
-    lit = np.flatnonzero(contrast >= contrast.max() / 2.0)
+    lit = lit_frames(pictures)
     differences = [int(np.abs(stack[lit] - stack[n]).sum()) for n in lit]
     return int(lit[differences.index(min(differences))])

@@ -20,7 +20,16 @@ from PIL import Image
 from vsexvc.film.page import embedded, filled, save
 from vsexvc.film.plan import check_writable, timecode
 from vsexvc.film.references import listed, open_references
-from vsexvc.film.source import Stages, find_scenes, open_video, picture, silent, with_scenes
+from vsexvc.film.source import (
+    Stages,
+    find_scenes,
+    first_good,
+    open_video,
+    picture,
+    silent,
+    small_luma,
+    with_scenes,
+)
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.weights.store import DEFAULT
@@ -69,8 +78,8 @@ def write(
         references: pictures, folders of pictures, and clips (the first frame of each).
         out: the page; written anew where it is there.
         cache: see source.open_video.
-        frames: which; one from inside a scene costs the scene up to there. None: first frames of scenes, spread over
-            the film.
+        frames: which; one from inside a scene costs the scene up to there. None: of scenes spread over the film the
+            first one, or where that is black, the typical one.
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
         options: of Colorize.
@@ -87,12 +96,15 @@ def write(
         stills = [open_references([path], cache, stills=True) for path in paths]
         for still in stills:
             _Column(clip, still, options)  # says what is wrong before the film is read
-        seconds: dict[int, float] = {}
+        shown: dict[int, float] = {}
         if frames is None:
             scenes = find_scenes(clip, options.pop("sc_threshold", None), options.get("size", 216), stages)
-            seconds = {scene.first: scene.seconds for scene in scenes}
-            frames = _spread(list(seconds), FRAMES)
-            clip = with_scenes(clip, list(seconds))
+            small = small_luma(clip, options.get("size", 216))
+            for scene in _spread(scenes, FRAMES):
+                number = first_good(small, scene)
+                shown[number] = scene.seconds + (float((number - scene.first) / clip.fps) if clip.fps else 0.0)
+            frames = list(shown)
+            clip = with_scenes(clip, [scene.first for scene in scenes])
         progress, done, numbers = stages("colouring"), 0, sorted(set(frames))
         cells: dict[int, list[Cell]] = {number: [] for number in numbers}
         greys: dict[int, Image.Image] = {}
@@ -103,7 +115,7 @@ def write(
                 cells[number].append(cell)
                 done += 1
                 progress(done, len(stills) * len(numbers))
-        rows = [Row(number, seconds.get(number), greys[number], cells[number]) for number in numbers]
+        rows = [Row(number, shown.get(number), greys[number], cells[number]) for number in numbers]
         thumbs = [picture(still, 0, _THUMB_BOX) for still in stills]
     except vs.Error as error:
         raise ValueError(first_line(error)) from None
@@ -168,11 +180,11 @@ class _Column:
         return Cell(coloured, share, mean), picture(self._grey, number, _BOX)
 
 
-def _spread(firsts: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` values, spread from the first to the last."""
-    if len(firsts) <= count:
-        return list(firsts)
-    return [firsts[round(i * (len(firsts) - 1) / (count - 1))] for i in range(count)]
+def _spread[Item](items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` items, spread from the first to the last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def _painted(share: NDArray[np.floating]) -> Image.Image:

@@ -2,9 +2,9 @@
 
     ref_000412.png    frame 412, as it is in the film: coloured, it is a reference (references.py)
 
-Each scene is looked at every STEP frames. A frame that is like one of the key frames chosen so far is left to that one;
-else it becomes a key frame itself. How alike two frames are is what the network sees: the mean similarity with which
-the one finds its matches in the other, as Colorize's ExvcSimilarity.
+Each scene is looked at every STEP frames, at first where it is lit (source.first_good). A frame that is like one of the
+key frames chosen so far is left to that one; else it becomes a key frame itself. How alike two frames are is what the
+network sees: the mean similarity with which the one finds its matches in the other, as Colorize's ExvcSimilarity.
 """
 
 from __future__ import annotations
@@ -25,9 +25,18 @@ from vsexvc.arguments import check_device
 from vsexvc.film.page import embedded, filled, save
 from vsexvc.film.plan import counted, timecode
 from vsexvc.film.references import numbered
-from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent
-from vsexvc.frames import Lightness, luma, tagged
-from vsexvc.session import Reference, Session, network_size
+from vsexvc.film.source import (
+    Scene,
+    Stages,
+    find_scenes,
+    first_good,
+    open_video,
+    picture,
+    silent,
+    small_luma,
+)
+from vsexvc.frames import Lightness
+from vsexvc.session import Reference, Session
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.support.kept import Kept
@@ -144,12 +153,14 @@ def choose(
         like: see `write`.
         stages: see source.Stages.
     """
-    height, width = network_size(clip.width, clip.height, size)
-    seen = _Seen(session, luma(tagged(clip, progressive=True), width, height))
+    small = small_luma(clip, size)
+    seen = _Seen(session, small)
     progress = stages("choosing key frames")
     keys: dict[int, Keyframe] = {}
     for number, scene in enumerate(scenes, 1):
-        for stretch in _stretches(number, scene, float(clip.fps or 0)):
+        stretches = _stretches(number, scene, float(clip.fps or 0))
+        stretches[0] = replace(stretches[0], frame=first_good(small, scene))
+        for stretch in stretches:
             L = seen.read(stretch.frame)
             if float(L.std()) >= _LEAST_CONTRAST:
                 found = seen.best(L, like)

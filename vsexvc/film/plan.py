@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vsexvc.film.propose import CARD, COLOURED, propose
 from vsexvc.film.references import listed, numbers_of
-from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent
+from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent, small_luma, typical
 
 _COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
 _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
@@ -105,7 +105,7 @@ def make(
         film: its file.
         cache: see source.open_video.
         out: the plan's template: all scenes, no pictures yet; what vsexvc.film.propose says of them.
-        sheet: their first frames, a PNG (write_sheet).
+        sheet: their typical frames, a PNG (write_sheet).
         sc_threshold: of Colorize.
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
@@ -168,7 +168,7 @@ def read(path: Path, *, is_draft: bool = False) -> Plan:
 
 
 def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages: Stages = silent) -> list[Path]:
-    """Write the first frames of the scenes as a contact sheet, replacing an older one.
+    """Write the scenes as a contact sheet, each by its typical frame, replacing an older one.
 
     Args:
         path: a PNG. Where the scenes do not fit on one, `-1`, `-2` and so on are put to its name.
@@ -183,14 +183,14 @@ def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages:
         OSError, ValueError: a file cannot be written, a frame not read.
     """
     progress = stages("drawing the sheet")
-    height = picture(clip, 0, _THUMB).height
+    height, small = picture(clip, 0, _THUMB).height, small_luma(clip)
     per_sheet = _COLUMNS * _ROWS
     written = []
     for start in range(0, len(scenes), per_sheet):
         shown = scenes[start : start + per_sheet]
         sheet = _Sheet(min(len(scenes), _COLUMNS), math.ceil(len(shown) / _COLUMNS), height)
         for index, scene in enumerate(shown):
-            thumb = picture(clip, scene.first, _THUMB)
+            thumb = picture(clip, typical(small, scene), _THUMB)
             about = f"{start + index + 1}: frame {scene.first}, {timecode(scene.seconds)}, "
             sheet.put(index, thumb, about + counted(scene.stop - scene.first, "frame"))
             progress(start + index + 1, len(scenes))

@@ -111,6 +111,11 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
     return tuple(known)
 
 
+def skipped(paths: Sequence[Path]) -> list[str]:
+    """Return a notice for each folder that holds files which are not taken for references."""
+    return [text for path in paths if path.is_dir() for text in pictures.passed_over(path)]
+
+
 def numbered(folder: Path) -> list[Path]:
     """The pictures of a folder that are named by their frames, as ref_000412.png."""
     return sorted(file for file in folder.iterdir() if pictures.is_picture(file) and _is_numbered(file))

@@ -26,14 +26,14 @@ import torch
 import vapoursynth as vs
 
 from vsexvc.backends.options import precisions
-from vsexvc.film import pictures, plan, redo, source
+from vsexvc.film import plan, redo, source
 from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, part_keys, versions
 from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured
-from vsexvc.film.references import at_scenes, listed, numbers_of
+from vsexvc.film.references import at_scenes, listed, numbers_of, skipped
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
 from vsexvc.film.takes import split
@@ -311,7 +311,7 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
 
 def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
     """Notices about a film that is open, and its references. Raises ValueError for one that is not whole."""
-    said = [text for path in order.references if path.is_dir() for text in pictures.passed_over(path)]
+    said = skipped(order.references)
     if is_sequence(order.source):
         return [*notices(order.source, order.fps), *said]
     gap = check_whole(order.source, film_times(order.source, folder.index))

@@ -20,9 +20,10 @@ from PIL import Image
 
 from vsexvc.film.sequence import is_sequence, open_sequence
 from vsexvc.frames import ERROR, luma, tagged
-from vsexvc.scenes import Marks, small_pictures
+from vsexvc.scenes import Marks, Picture, small_pictures
 from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
+from vsexvc.typical import LOOK, lit_frames, thumbnail, typical_frame
 from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
 
 INTERLACED = ("ignore", "bwdif")
@@ -100,8 +101,7 @@ def find_scenes(
     """
     if sc_threshold is not None and not 0 <= sc_threshold <= 1:
         raise ValueError(f"sc_threshold must be 0..1, got {sc_threshold}")
-    height, width = network_size(clip.width, clip.height, size)
-    pictures = small_pictures(luma(tagged(clip, progressive=True), width, height))
+    pictures = small_pictures(small_luma(clip, size))
     marks, progress = Marks(clip.num_frames, sc_threshold), stages("finding scenes")
     firsts, times, now = [0], [0.0], Fraction(0)
     pending: deque[tuple[int, Fraction]] = deque()  # frames not decided on, and their times
@@ -124,6 +124,46 @@ def find_scenes(
         raise ValueError(f"frame {done} of the film cannot be read: {first_line(error)}") from None
     stops = [*firsts[1:], clip.num_frames]
     return [Scene(*scene) for scene in zip(firsts, stops, times, strict=True)]
+
+
+def small_luma(clip: vs.VideoNode, size: int = 216) -> vs.VideoNode:
+    """Return the luma that Colorize sees: GRAY16 at the network's size. size: of Colorize."""
+    height, width = network_size(clip.width, clip.height, size)
+    return luma(tagged(clip, progressive=True), width, height)
+
+
+def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
+    """Return the scene's first frames, of which one is chosen to stand for it, small.
+
+    Args:
+        small: of small_luma.
+        scene: of find_scenes.
+
+    Raises:
+        ValueError: a frame cannot be read.
+    """
+    stop = min(scene.stop, scene.first + LOOK)
+    try:
+        return [thumbnail(frame) for frame in small[scene.first : stop].frames(close=True)]
+    except vs.Error as error:
+        raise ValueError(f"frames {scene.first} to {stop - 1} cannot be read: {first_line(error)}") from None
+
+
+def typical(small: vs.VideoNode, scene: Scene) -> int:
+    """Return the frame that stands for a scene, as Colorize chooses it; never a black one where others are there.
+
+    Args, errors: of first_frames.
+    """
+    return scene.first + typical_frame(first_frames(small, scene))
+
+
+def first_good(small: vs.VideoNode, scene: Scene) -> int:
+    """Return the scene's first frame, or where that is black, white or at the end of a fade, the typical one.
+
+    Args, errors: of first_frames.
+    """
+    pictures = first_frames(small, scene)
+    return scene.first + (0 if lit_frames(pictures)[0] == 0 else typical_frame(pictures))
 
 
 def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:
