@@ -84,8 +84,9 @@ def test_what_is_new_within_a_scene() -> None:
 def test_a_scene_that_fades_in() -> None:
     """No black frame is taken; a scene whose first frame is lit keeps that one, a flash at a cut is passed over."""
     dark = [clip_of(150).std.Expr(f"x {level} *") for level in (0.0, 0.05, 0.1, 0.4)]
-    clip = core.std.Splice([*dark, clip_of(*[150] * 6), clip_of(*[60] * 5), core.std.BlankClip(dark[0], color=255)])
-    clip = core.std.Splice([clip, clip_of(*[200] * 4)]).std.SetFrameProps(_Range=vs.RANGE_FULL)
+    flash = core.std.BlankClip(dark[0], color=255)
+    clip = core.std.Splice([*dark, clip_of(*[150] * 6), clip_of(*[20] * 5), flash, clip_of(*[240] * 4)])
+    clip = clip.std.SetFrameProps(_Range=vs.RANGE_FULL)
     assert told(chosen(clip, 0, 10, 15, 20)) == [(4, [(1, 0, 10)]), (10, [(2, 10, 15)]), (16, [(3, 15, 20)])]
 
 

@@ -142,11 +142,14 @@ def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
     Raises:
         ValueError: a frame cannot be read.
     """
-    stop = min(scene.stop, scene.first + LOOK)
-    try:
-        return [thumbnail(frame) for frame in small[scene.first : stop].frames(close=True)]
-    except vs.Error as error:
-        raise ValueError(f"frames {scene.first} to {stop - 1} cannot be read: {first_line(error)}") from None
+    pictures = []
+    for number in range(scene.first, min(scene.stop, scene.first + LOOK)):
+        try:
+            with small.get_frame(number) as frame:
+                pictures.append(thumbnail(frame))
+        except vs.Error as error:
+            raise ValueError(f"frame {number} of the film cannot be read: {first_line(error)}") from None
+    return pictures
 
 
 def typical(small: vs.VideoNode, scene: Scene) -> int:
