@@ -1,4 +1,4 @@
-"""How fast, how large and how exact: tables on stdout, JSON with --json.
+"""Measure speed, size and precision: tables on stdout, JSON with --json.
 
     python scripts/bench.py [--what network correlation ...] [--device cuda] [--long] [--json FILE]
 
@@ -72,7 +72,7 @@ def filter_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; columns in the order in which rows bring them, without those that are empty."""
+    """Format Markdown; columns in the order in which rows have them, without empty ones."""
     columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
     columns.sort(key="note".__eq__)
 
@@ -86,7 +86,7 @@ def table(rows: list[Row]) -> str:
 
 
 def surroundings(device: torch.device) -> Row:
-    """What the figures depend on."""
+    """Return what the figures depend on."""
     import vapoursynth as vs
 
     from train import commit

@@ -1,4 +1,4 @@
-"""The parts of scripts/bench.py that need VapourSynth: the steps around the network, and the filter through vspipe.
+"""Measure, for scripts/bench.py, what requires VapourSynth: the steps around the network, and vspipe with the filter.
 
 Also the processes that are watched from outside, for their peak memory, and the plot of time and memory.
 """
@@ -43,7 +43,7 @@ core = vs.core
 
 @dataclass
 class FreeSession:
-    """A session that costs nothing: one similarity and one ab for all frames."""
+    """Replace a session at no cost: one similarity and one ab for all frames."""
 
     similarity: Tensor
     ab: Tensor
@@ -62,7 +62,7 @@ class FreeSession:
 
 
 def picture(width: int, height: int) -> vs.VideoNode:
-    """Coloured waves, a grid of edges and noise, YUV420P8; more frames than any run asks for, all of them the first."""
+    """Draw coloured waves, a grid of edges and noise, YUV420P8; more frames than any run requests, all equal."""
     y, x = np.mgrid[0:height, 0:width] * (1080.0 / height)
     edges = 0.15 * ((x // 60 + y // 45) % 2)
     noise = np.random.default_rng(0).normal(0.0, 0.01, (height, width))
@@ -91,7 +91,7 @@ def picture(width: int, height: int) -> vs.VideoNode:
 
 
 def frames_of(clip: vs.VideoNode, count: int = 1) -> Callable[[], None]:
-    """Asks for the next frames at each call, so that no cache answers."""
+    """Return a function that requests the next frames at each call, so that no cache answers."""
     numbers = iter(range(clip.num_frames))
 
     def ask() -> None:
@@ -102,7 +102,7 @@ def frames_of(clip: vs.VideoNode, count: int = 1) -> Callable[[], None]:
 
 
 def steps_of(width: int, height: int) -> dict[str, tuple[Callable[[], Any], int]]:
-    """By name what to time, and how many frames it does at a call."""
+    """Return by name what to time, and how many frames one call makes."""
     clip = picture(width, height)
     h, w = network_size(width, height, NETWORK)
     g = torch.Generator().manual_seed(0)
@@ -128,7 +128,7 @@ def steps_of(width: int, height: int) -> dict[str, tuple[Callable[[], Any], int]
             np.copyto(into, plane)
 
     def small() -> vs.VideoNode:
-        """A node of its own for each step: one would find in the cache what the other has asked for."""
+        """Return a new node for each step: otherwise one finds in the cache what the other has requested."""
         grey = core.std.ShufflePlanes(clip, 0, vs.GRAY)
         return grey.resize.Bicubic(w, h, format=vs.GRAY16, range=vs.RANGE_FULL)
 
@@ -151,7 +151,7 @@ def steps_of(width: int, height: int) -> dict[str, tuple[Callable[[], Any], int]
 
 
 def watched(command: Sequence[str]) -> tuple[str, float | None]:
-    """What a process writes, and its peak resident memory in MiB; None where the system has no /proc.
+    """Run a process; return its output and its peak resident memory in MiB, None if the system has no /proc.
 
     By the process's own high-water mark: what getrusage says of a child begins with the memory of its parent.
 
@@ -179,7 +179,7 @@ def watched(command: Sequence[str]) -> tuple[str, float | None]:
 
 
 def _high_water(pid: int) -> float | None:
-    """Of a process and those it started, the largest: the vspipe on PATH is a script that starts the real one."""
+    """Return the largest peak of a process and its children: vspipe on PATH is a script that starts the real one."""
     process = Path(f"/proc/{pid}")
     try:
         status, children = (process / "status").read_text(), (process / f"task/{pid}/children").read_text().split()
@@ -215,7 +215,7 @@ core.exvc.Colorize(clip, picture * {references}, {arguments}).set_output()
 def filter_run(
     width: int, height: int, frames: int, references: int = 1, arguments: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """One run of vspipe on a clip of flat stripes with a cut every SCENE frames: the cost depends on no picture.
+    """Run vspipe on a clip of flat stripes with a cut every SCENE frames: the cost does not depend on the picture.
 
     The number of references counts at each cut, where the most similar one is chosen.
     """
@@ -245,7 +245,7 @@ def filter_rows(
     others: Sequence[dict[str, Any]] = (),
     grid: bool = False,
 ) -> list[dict[str, Any]]:
-    """Sizes by references; other arguments at the middle size; with `grid` up to 8 times the frames at the first."""
+    """Measure sizes by references, others at the middle size; `grid`: also up to 8 times the frames at the first."""
     runs = [(*size, frames, references, arguments) for size in sizes for references in (1, 2, 4)]
     runs += [(*sizes[len(sizes) // 2], frames, 1, arguments | other) for other in others]
     runs += [(*sizes[0], frames * times, 1, arguments) for times in ((2, 4, 8) if grid else ())]
@@ -256,7 +256,7 @@ def filter_rows(
 
 
 def plot(rows: list[dict[str, Any]], title: str) -> str:
-    """SVG: seconds and peak memory against frames and against pixels, each with its line of least squares."""
+    """Plot seconds and peak memory against frames and pixels as SVG, each with its line of least squares."""
     done = [row for row in rows if "seconds" in row and row["references"] == 1]
     done = [row for row in done if row["arguments"] == done[0]["arguments"]]
     series = {}

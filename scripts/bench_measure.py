@@ -1,4 +1,4 @@
-"""What scripts/bench.py measures with, and on: time in turns and by stage, the ways to compute, made pictures."""
+"""Provide what scripts/bench.py measures with and on: time in turns and by stage, ways to compute, made pictures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def measure(
     works: dict[str, tuple[Callable[[], Any], int]], rounds: int, device: torch.device, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Milliseconds for a frame in each round. works: by name what to time, and how many frames it does at a call."""
+    """Return milliseconds for a frame in each round. works: by name what to time, and how many frames a call makes."""
     times: dict[str, list[float]] = {name: [] for name in works}
     with torch.inference_mode():
         for number in range(warm_up + rounds):
@@ -62,7 +62,7 @@ def spread(times: list[float]) -> Row:
 
 
 class Clock:
-    """Wraps the methods of STAGES that something has, and adds up the time in each of them."""
+    """Wrap an object's methods of STAGES, and add up the time in each of them."""
 
     def __init__(self, of: Any, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -85,7 +85,7 @@ class Clock:
         return event
 
     def stages(self, rounds: int, frames: int) -> Row:
-        """Milliseconds for a frame in the last rounds, by stage. frames: of a round."""
+        """Return milliseconds for a frame in the last rounds, by stage. frames: of a round."""
         found: Row = {}
         for name, column in STAGES.items():
             of_stage = [span[1:] for span in self._spans if span[0] == name]
@@ -101,7 +101,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute. `why`: what keeps it from running here."""
+    """Describe one way to compute. `why`: the reason that it cannot run here."""
 
     backend: str
     precision: str
@@ -131,7 +131,7 @@ def candidates(device: torch.device) -> Iterator[Candidate]:
 
 
 def load(net: str, model: str | None) -> ColorizationNet:
-    """FULL: as released in every size, with random weights; else the model."""
+    """Load the model. FULL: as released in every size, with random weights."""
     if net != FULL:
         return store.load(model)
     with torch.random.fork_rng():
@@ -140,7 +140,7 @@ def load(net: str, model: str | None) -> ColorizationNet:
 
 
 def plain_loop(network: ColorizationNet, rgb: Tensor, lab: Tensor) -> plain.Loop:
-    """The plain implementation with a network's weights, and random ones for what only the authors compute."""
+    """Return the plain implementation with a network's weights, and random ones for what only the authors compute."""
     parts: list[plain.Weights] = []
     for name in ("features", "correspondence", "color"):
         state = network.state_dict()

@@ -1,4 +1,4 @@
-"""The network in scripts/bench.py: its operations, its time by backend and precision, and the correlation alone."""
+"""Measure the network for scripts/bench.py: operations, time by backend and precision, and the correlation alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from vsexvc.weights import store
 
 
 def gmac_rows(options: argparse.Namespace) -> list[Row]:
-    """Of one frame, reference done, by stage and in total."""
+    """Count the operations of one frame, reference done, by stage and in total."""
     rows = []
     for net in (FULL, store.find(options.model).stem):
         config = load(net, options.model).config
@@ -52,7 +52,7 @@ def gmac_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
-    """way: "folded": as the backends have it; PLAIN: the plain loop. On tensors without content, in no time."""
+    """Count GMAC. way: "folded": as the backends compute it; PLAIN: the plain loop. Tensors have no content."""
     found = dict.fromkeys(STAGES.values(), 0.0)
 
     def count(stage: str, *arguments: Any, method: str | None = None) -> Any:
@@ -116,7 +116,7 @@ def network_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def work_of(net: str, one: Candidate, options: argparse.Namespace) -> tuple[tuple[Callable[[], Any], int], Clock]:
-    """What `measure` wants of one candidate, made ready: a block or, of the plain loop, a frame."""
+    """Prepare one candidate for `measure`: a block or, of the plain loop, a frame."""
     width, height = options.inside
     device = options.device
     network = load(net, options.model)
@@ -144,7 +144,7 @@ def work_of(net: str, one: Candidate, options: argparse.Namespace) -> tuple[tupl
 
 
 def peaks(name: str, options: argparse.Namespace) -> Row:
-    """Peak memory in MiB of a process that runs nothing but one candidate, network and torch included."""
+    """Return peak memory in MiB of a process that runs only one candidate, network and torch included."""
     if options.only:
         at_most = torch.cuda.max_memory_allocated(options.device) / 2**20 if options.device.type == "cuda" else None
         return {"device peak MiB": at_most}
@@ -169,7 +169,7 @@ COSINES = {"0 to -10": (0.9, 1.0), "-200": (-1.0, -1.0), "0 to -200": (-1.0, 1.0
 
 
 def correlation_rows(options: argparse.Namespace) -> list[Row]:
-    """256 channels, as many positions as the picture has; every backend's own correlation, and the whole matrix."""
+    """Measure every backend's correlation and the whole matrix: 256 channels, the picture's number of positions."""
     width, height = options.inside
     h, w = height // 4, width // 4
     network = ColorizationNet(NetworkConfig(width=0.0625)).eval().to(options.device)

@@ -1,4 +1,4 @@
-"""Precision in scripts/bench.py: ab of each backend and precision against fp32, one step and fed back."""
+"""Measure precision for scripts/bench.py: ab of each backend and precision against fp32, one step and fed back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEAK = 255.0  # of the PSNR of ab: the span of a and b
 
 
 def precision_rows(options: argparse.Namespace) -> list[Row]:
-    """The model, prepared in each way, against itself in fp32 as it is.
+    """Compare the model, prepared in each way, with itself in fp32.
 
     One step: both see the same previous frame, the one of fp32. Fed back: each sees its own, over FED_BACK frames of
     each clip, played forth and back; what PSNR to the truth is lost, mean over frames and clips (8-bit RGB).
@@ -71,7 +71,7 @@ def precision_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def clips_of(options: argparse.Namespace) -> Iterator[tuple[Tensor, Any]]:
-    """Lab (N, 3, H, W) on the CPU, and its true frames (N, H, W, 3) uint8; made pictures have none."""
+    """Return Lab (N, 3, H, W) on the CPU, and its true frames (N, H, W, 3) uint8; made pictures have none."""
     if options.clips is None:
         width, height = options.inside
         yield pictures(2 * BLOCK + 1, height, width, torch.device("cpu"))[1], None

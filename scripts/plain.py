@@ -1,4 +1,4 @@
-"""A second implementation of the released layout, line by line from its tables; no code of vsexvc.
+"""Implement the released layout a second time, line by line from its tables; no code of vsexvc.
 
 The tests hold the network against it in float64, position by position (`match`). scripts/bench.py holds the network's
 speed against it in float32, as the authors run it (`Loop`). Every function computes in its input's type, for one
@@ -46,7 +46,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def vgg(x: Tensor, w: Weights, to_pool5: bool = False) -> list[Tensor]:
-    """relu2_2, relu3_2, relu4_2, relu5_2; with `to_pool5` the rest is computed too, for nothing, as the authors do."""
+    """Return relu2_2, relu3_2, relu4_2, relu5_2; with `to_pool5` compute the unused rest too, as the authors do."""
     out = []
     for block, layers in ((1, 2), (2, 2), (3, 4), (4, 4), (5, 4 if to_pool5 else 2)):
         if block > 1:
@@ -61,7 +61,7 @@ def vgg(x: Tensor, w: Weights, to_pool5: bool = False) -> list[Tensor]:
 
 
 def vgg_input(rgb: Tensor) -> Tensor:
-    """RGB 0..1 -> BGR, minus the means, times 255."""
+    """Convert RGB 0..1 to BGR, minus the means, times 255."""
     r, g, b = rgb[:, 0], rgb[:, 1], rgb[:, 2]
     return torch.stack((b - 0.40760392, g - 0.45795686, r - 0.48501961), dim=1) * 255
 
@@ -89,13 +89,13 @@ def correspondence_features(levels: list[Tensor], w: Weights) -> Tensor:
 
 
 def directions(features: Tensor, w: Weights, name: str) -> Tensor:
-    """Theta or phi: unit vectors from their mean."""
+    """Return theta or phi: unit vectors from their mean."""
     x = conv(features, w, name)
     return unit(x - x.mean(dim=(2, 3), keepdim=True))
 
 
 def matches(fx: Tensor, fy: Tensor, w: Weights) -> Iterator[tuple[int, int, Tensor]]:
-    """Eq. 3, one position after another: its row, its column, its correlation with every position of the reference."""
+    """Yield eq. 3 for each position: its row, its column, its correlation with every position of the reference."""
     theta, phi = directions(fx, w, "theta"), directions(fy, w, "phi")[0].flatten(1)
     for r in range(theta.shape[2]):
         for c in range(theta.shape[3]):
@@ -103,7 +103,7 @@ def matches(fx: Tensor, fy: Tensor, w: Weights) -> Iterator[tuple[int, int, Tens
 
 
 def match(fx: Tensor, fy: Tensor, reference_ab: Tensor, w: Weights, tau: float) -> tuple[Tensor, Tensor]:
-    """Eq. 3-5. Returns warped ab and similarity at full size."""
+    """Compute eq. 3-5. Return warped ab and similarity at full size."""
     ab = F.avg_pool2d(reference_ab, 4)[0].flatten(1)
     warped, similarity = (fx.new_zeros(1, k, *fx.shape[2:]) for k in (2, 1))
     for r, c, m in matches(fx, fy, w):
@@ -114,7 +114,7 @@ def match(fx: Tensor, fy: Tensor, reference_ab: Tensor, w: Weights, tau: float) 
 
 
 def match_at_once(theta: Tensor, phi: Tensor, reference_ab: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """What `match` returns, by the whole matrix of all positions with all, as the authors do."""
+    """Return the results of `match` by the whole matrix of all positions with all, as the authors do."""
     ab = F.avg_pool2d(reference_ab, 4).flatten(2).transpose(1, 2)
     correlation = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
     similarity = correlation.max(dim=2, keepdim=True).values
@@ -125,7 +125,7 @@ def match_at_once(theta: Tensor, phi: Tensor, reference_ab: Tensor, tau: float) 
 
 
 def margins(fx: Tensor, fy: Tensor, w: Weights) -> Tensor:
-    """By how much the best match of each position is better than its second best, at full size.
+    """Return by how much the best match of each position is better than its second best, at full size.
 
     At a temperature of in effect zero other arithmetic finds the same match only where this is above its rounding.
     """
@@ -137,7 +137,7 @@ def margins(fx: Tensor, fy: Tensor, w: Weights) -> Tensor:
 
 
 def color_net(x: Tensor, w: Weights) -> Tensor:
-    """7 channels (L_centred, warped a, b, similarity, previous L_centred, a, b) -> ab."""
+    """Compute ab from 7 channels (L_centred, warped a, b, similarity, previous L_centred, a, b)."""
     x = relu(relu(relu(x, w, "conv1_1.0"), w, "conv1_1.2"), w, "conv1_2")
     n1 = instance_norm(x)
     x = conv(n1, w, "conv1_2norm_ss", stride=2, groups=n1.shape[1])
@@ -159,7 +159,7 @@ def color_net(x: Tensor, w: Weights) -> Tensor:
 
 
 class Loop:
-    """The authors' loop over the frames of a clip: all of VGG, the reference's correspondence branch at every frame.
+    """Run the authors' loop over a clip's frames: all of VGG, the reference's correspondence branch at every frame.
 
     Only VGG's levels of the reference are kept. Parts are called in the order embed, correlate, colorize.
     """
@@ -167,12 +167,12 @@ class Loop:
     def __init__(
         self, features: Weights, matching: Weights, colour: Weights, rgb: Tensor, lab: Tensor, tau: float = 0.01
     ) -> None:
-        """rgb: the reference (1, 3, H, W), 0..1; lab: the same, L 0..100."""
+        """Prepare. rgb: the reference (1, 3, H, W), 0..1; lab: the same, L 0..100."""
         self.features, self.matching, self.colour, self.tau = features, matching, colour, tau
         self.reference_ab, self.reference_levels = lab[:, 1:], vgg(vgg_input(rgb), features, to_pool5=True)
 
     def embed(self, L: Tensor) -> tuple[Tensor, Tensor]:
-        """theta of the frame, phi of the reference. L: (1, 1, H, W), 0..100."""
+        """Return theta of the frame and phi of the reference. L: (1, 1, H, W), 0..100."""
         levels = vgg(vgg_input((L / 100).expand(-1, 3, -1, -1)), self.features, to_pool5=True)
         theta = directions(correspondence_features(levels, self.matching), self.matching, "theta")
         return theta, directions(correspondence_features(self.reference_levels, self.matching), self.matching, "phi")
@@ -184,6 +184,6 @@ class Loop:
         return color_net(torch.cat((L - 50, warped, similarity, previous), dim=1), self.colour)
 
     def step(self, previous: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
-        """(The state after this frame, its ab); a state is (1, 3, H, W) of centred L and ab."""
+        """Return the state after this frame, and its ab; a state is (1, 3, H, W) of centred L and ab."""
         ab = self.colorize(L, *self.correlate(*self.embed(L)), previous)
         return torch.cat((L - 50, ab), dim=1), ab

@@ -1,4 +1,4 @@
-"""The trainer of vsexvc's weights: `python -m train`. It imports vsexvc, never the reverse, and is not installed."""
+"""Train the weights of vsexvc: `python -m train`. It imports vsexvc, never the reverse, and is not installed."""
 
 import subprocess
 from pathlib import Path

@@ -45,7 +45,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Ablate(Fit):
-    """Table 5: the same run without each of the losses.
+    """Repeat a run without each of the losses (Table 5).
 
     Attributes:
         evaluate: folders of clips to measure on.

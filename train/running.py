@@ -26,7 +26,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits a run: minutes of training, or steps; exactly one of them.
+    """Limit a run: minutes of training, or steps; exactly one of them.
 
     Raises ValueError.
     """
@@ -51,7 +51,7 @@ def cosine(used: float) -> float:
 
 
 class Stop:
-    """Remembers whether a signal asked the run to end; see `listening`."""
+    """Remember whether a signal asked the run to end; see `listening`."""
 
     asked = False
 
@@ -79,7 +79,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 class Meter:
-    """Shows how much of a budget is used, and figures beside it; a context."""
+    """Show how much of a budget is used, and figures beside it; a context."""
 
     def __init__(self, stage: str, *, shown: bool = True) -> None:
         self._stage, self._progress = stage, Progress("%", head="train") if shown else None
@@ -99,7 +99,7 @@ class Meter:
 
 
 class _From(Sampler[int]):
-    """Yields every `stride`-th number from `first` on, without end."""
+    """Yield every `stride`-th number from `first` on, without end."""
 
     def __init__(self, first: int, stride: int) -> None:
         self.first, self.stride = first, stride

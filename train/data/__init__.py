@@ -1,1 +1,1 @@
-"""Training data: sequences from clips and pictures, augmentation, optical flow, retrieval."""
+"""Make training data: sequences from clips and pictures, augmentation, optical flow, retrieval."""

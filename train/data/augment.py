@@ -30,7 +30,7 @@ def resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 @dataclass(frozen=True)
 class Window:
-    """Crops a part of a picture, resizes it to `size` and may mirror it; the same for every frame and flow."""
+    """Crop a part of a picture, resize it to `size` and perhaps mirror it; the same for every frame and flow."""
 
     top: int
     left: int
@@ -49,7 +49,7 @@ class Window:
         return cls(top, left, rows, columns, size, mirrored)
 
     def picture(self, picture: Picture) -> Picture:
-        """(rows, columns, 3) uint8 of the size that the window was drawn for -> (*size, 3)."""
+        """Crop a picture (rows, columns, 3) uint8 of the size that the window was drawn for -> (*size, 3)."""
         part = resized(picture[self.top : self.top + self.rows, self.left : self.left + self.columns], self.size)
         return np.ascontiguousarray(part[:, ::-1]) if self.mirrored else part
 
@@ -211,7 +211,7 @@ def damage(L: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _faded(film: Array, rng: np.random.Generator) -> Array:
-    """film: (F, H, W), as in the helpers below."""
+    """Fade film: (F, H, W), as in the helpers below."""
     black, white = rng.uniform(0, 25), rng.uniform(60, 95)
     height, width = film.shape[1:]
     grid, drift = rng.normal(0, 0.12, (3, 4)), rng.normal(0, 0.015, (3, 4))
@@ -246,7 +246,7 @@ def _scratch(film: Array, scale: float, rng: np.random.Generator) -> None:
 
 
 def _soil(frame: Array, scale: float, rng: np.random.Generator) -> None:
-    """frame: (H, W), changed in place."""
+    """Soil a frame: (H, W), changed in place."""
     height, width = frame.shape
     cover = {tone: np.zeros((height, width), np.uint8) for tone in (5.0, 95.0)}
     for _ in range(rng.poisson(5)):  # dust: a ragged blob

@@ -27,7 +27,7 @@ log = logging.getLogger("train")
 
 
 class UnreadableError(OSError):
-    """Says that a file holds no picture; other errors of the disk are not this."""
+    """Report that a file holds no picture; other errors of the disk have other types."""
 
 
 def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_000) -> Picture:

@@ -42,7 +42,7 @@ log = logging.getLogger("train")
 
 
 class Retrieval:
-    """Finds which clips and pictures look alike; the same for the same files and weights."""
+    """Find which clips and pictures look alike; the same for the same files and weights."""
 
     def __init__(self, network: ColorizationNet, pictures: list[Path], clips: list[Path], cache: Path):
         """Describe files that `cache` does not contain yet; this takes minutes for thousands of pictures.

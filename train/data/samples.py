@@ -49,7 +49,7 @@ _SHARES = ("image_share", "first", "distorted", "noisy", "foreign", "retrieved",
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Describes what a sample looks like. Each probability applies to one draw.
+    """Describe a sample. Each probability applies to one draw.
 
     Attributes:
         size: rows and columns of the crop.
@@ -142,7 +142,7 @@ def _flow_of(frames: Picture, stride: int) -> NDArray[Any]:
 
 @dataclass
 class _Drawn:
-    """Holds what a sample is made of: S pictures, the motion (None: not known yet), and their source."""
+    """Hold a sample's sources: S pictures, the motion (None: not known yet), and their origin."""
 
     frames: list[Picture]
     motion: list[_Motion] | None
@@ -151,7 +151,7 @@ class _Drawn:
 
 
 class Sequences(Dataset[dict[str, Tensor]]):
-    """Makes samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
+    """Make samples by index; see the module's docstring. Give it to a DataLoader without shuffling."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         first: int = 0,
         retrieval: Retrieval | None = None,
     ):
-        """clips, images, retrieval: .npy files of `cached_clips`, picture files, and what looks alike among these.
+        """Prepare. clips, images, retrieval: .npy files of `cached_clips`, picture files, and which of them look alike.
 
         The samples are first .. first + count - 1. Flow is kept beside the clips' files.
         """

@@ -1,1 +1,1 @@
-"""Pretrained feature nets: from files, or made by pretraining."""
+"""Provide pretrained feature nets: from files, or made by pretraining."""

@@ -35,7 +35,7 @@ log = logging.getLogger("train")
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """Holds the options of one run of `pretrain`.
+    """Hold the options of one run of `pretrain`.
 
     Attributes:
         out: folder of the checkpoint, features.pt; a run that is there goes on.
@@ -75,7 +75,7 @@ class PretrainOptions:
 
 
 class Views(Dataset[dict[str, Tensor]]):
-    """Makes two views of one picture, or of two frames of one clip; a pure function of (seed, index).
+    """Make two views of one picture, or of two frames of one clip; a pure function of (seed, index).
 
     Labels are the folders that pictures lie in, or those of the first column of an `images.csv` at the folder's root
     that names a source path for each file; a picture whose class has fewer than five members has none (-1).
@@ -92,7 +92,7 @@ class Views(Dataset[dict[str, Tensor]]):
         return 1 << 40
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """rgb: (2, 3, H, W) float32, 0..1, the second with its colours changed; label; change: (3,) of `_recolour`."""
+        """Return rgb (2, 3, H, W) float32, 0..1, the second's colours changed; label; change (3,) of `_recolour`."""
         rng = np.random.default_rng((self.seed, index))
         label = -1
         if not self.clips or (self.images and rng.random() < 0.7):
@@ -149,7 +149,7 @@ def _recolour(ab: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 class _Heads(nn.Module):
-    """Holds the heads that only pretraining needs: projection for the comparison, classes, colour change."""
+    """Hold the heads that only pretraining requires: projection for the comparison, classes, colour change."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()

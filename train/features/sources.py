@@ -27,7 +27,7 @@ _LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them
 
 @dataclass(frozen=True)
 class Source:
-    """Holds a feature net's tensors and the form of its input.
+    """Hold a feature net's tensors and the form of its input.
 
     Attributes:
         state: of FeatureNet; with batch norm where `batch_norm`.
@@ -88,7 +88,7 @@ def _download() -> dict[str, Tensor]:
 
 
 def _from_torchvision(state: dict[str, Tensor]) -> Source:
-    """torchvision numbers all layers of `features` in one row: convolution, ReLU, ..., pool after each block."""
+    """Rename torchvision's layers: it numbers all of `features` in one row, convolution, ReLU, ..., pool per block."""
     tensors, index = {}, 0
     wanted = FeatureNet(NetworkConfig()).state_dict().keys()
     for block, count in enumerate(_LAYERS, 1):
@@ -102,7 +102,7 @@ def _from_torchvision(state: dict[str, Tensor]) -> Source:
 
 
 class Judge(nn.Module):
-    """Applies a frozen feature net to colour: the Phi of eq. 8-10. Gradients pass through to its input."""
+    """Apply a frozen feature net to colour: the Phi of eq. 8-10. Gradients pass through to its input."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
@@ -115,6 +115,6 @@ class Judge(nn.Module):
         return self
 
     def forward(self, lab: Tensor) -> Features:
-        """lab: (B, 3, H, W), L_centred and ab."""
+        """Compute the features. lab: (B, 3, H, W), L_centred and ab."""
         levels: Features = self.net(scaled(lab_to_rgb(uncentred(lab)), self.net.input))
         return levels

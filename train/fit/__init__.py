@@ -1,1 +1,1 @@
-"""The training run: steps, losses, discriminator, ablation."""
+"""Run the training: steps, losses, discriminator, ablation."""

@@ -1,4 +1,4 @@
-"""The video discriminator of Table 4, and spectral norm for it and for the generator. No loss, no training step.
+"""Define the video discriminator of Table 4, and spectral norm for it and the generator. No loss, no training step.
 
 Axes: B batch, H and W the frames' size, C channels.
 """
@@ -20,7 +20,7 @@ _SMALLEST = 64  # six halvings leave one position
 
 
 class SelfAttention(nn.Module):
-    """Adds to each position gamma times what it attends to (Zhang et al. 2019); gamma starts at 0.
+    """Add to each position gamma times its attention (Zhang et al. 2019); gamma starts at 0.
 
     Keys and values are max-pooled by 2: a quarter of the products, and of the matrix where one is made.
     """
@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, h, w), h and w 2 or more -> the same shape."""
+        """Attend. x: (B, C, h, w), h and w 2 or more -> the same shape."""
         pooled = (F.max_pool2d(projection(x), 2) for projection in (self.key, self.value))
         query, key, value = (level.flatten(2).transpose(1, 2)[:, None] for level in (self.query(x), *pooled))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, h w, C); unscaled, as theirs
@@ -40,13 +40,13 @@ class SelfAttention(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Judges frames by Table 4, with self-attention after the second conv as in section 4 (the table: after the first).
+    """Judge frames by Table 4, with self-attention after the second conv as in section 4 (the table: after the first).
 
     No instance norm: it would hide a picture's mean saturation, which is what must be judged.
     """
 
     def __init__(self, width: float = 1.0) -> None:
-        """width: factor on the channel counts, above 0 and at most 2 (ValueError); a layer has at least 4."""
+        """Build the layers. width: factor on channels, above 0 and at most 2 (ValueError); a layer has at least 4."""
         super().__init__()
         channels = [6, *map(NetworkConfig(width=width).channels, (64, 64, 128, 256, 512, 1024))]
         layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""The losses of section 3.3, each a pure function of tensors; their weights are the loop's business.
+"""Compute the losses of section 3.3, each a pure function of tensors; the loop applies their weights.
 
 Each returns a scalar, a mean and not a sum, so that its weight holds for any crop and batch: l1, temporal and
 smoothness in units of ab (-128..127), perceptual in the features' own units squared, the others without a unit. All but

@@ -18,7 +18,7 @@ TERMS = (
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Holds the options of one run. The defaults are section 4's; RECIPES has others.
+    """Hold the options of one run. The defaults are section 4's; RECIPES has others.
 
     Attributes:
         out: folder of the checkpoint, the log and the weights; a run that is there goes on.
@@ -128,7 +128,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Names a network, its samples and how it is trained; the command line can change every part."""
+    """Name a network, its samples and how it is trained; the command line can change every part."""
 
     options: dict[str, Any]
     network: NetworkConfig

@@ -1,4 +1,4 @@
-"""The network unrolled over a sequence on its own outputs, and what is asked of them: eq. 15 and terms beside it.
+"""Unroll the network over a sequence on its own outputs, and compute its losses: eq. 15 and terms beside it.
 
 A module, so that DistributedDataParallel can wrap it; losses are in losses.py, weights and schedule in loop.py.
 
@@ -29,14 +29,14 @@ _LARGEST_SLIP = 4  # pixels by which spoiled colours lie beside their place
 
 
 class Result(NamedTuple):
-    """terms: by name, each a scalar; outputs: (B, S-2, 3, H, W), L_centred and ab, none before everything learns."""
+    """Hold terms by name, each a scalar; outputs (B, S-2, 3, H, W), L_centred and ab, none before everything learns."""
 
     terms: dict[str, Tensor]
     outputs: Tensor | None
 
 
 class Unrolled(nn.Module):
-    """Forward gives the terms of one batch.
+    """Compute the terms of one batch.
 
     Args:
         net: what learns.
@@ -64,7 +64,7 @@ class Unrolled(nn.Module):
         self.strip: Tensor | None = None  # of the last batch, see `picture`
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
-        """batch: of data.Sequences. everything: False while only features and correspondence learn."""
+        """Compute the terms. batch: of data.Sequences. everything: False if only features and correspondence learn."""
         wanted = self.weights
         lab = centred(batch["lab"])
         b, s = lab.shape[:2]
@@ -122,7 +122,7 @@ class Unrolled(nn.Module):
         return Result(sums, torch.stack(outputs, dim=1))
 
     def picture(self) -> Tensor | None:
-        """Reference, grey, warped colour, output and truth of a sample of the last batch: (3, H, 5 W), 0..1."""
+        """Return reference, grey, warped colour, output and truth of a sample of the last batch: (3, H, 5 W), 0..1."""
         if self.strip is None:
             return None
         rgb = lab_to_rgb(uncentred(self.strip.float()))
@@ -145,7 +145,7 @@ class Unrolled(nn.Module):
         return embedding, meaning
 
     def _sought(self, meaning: Meaning | None, keys: Keys, target: Tensor, true: Tensor) -> Tensor:
-        """Returns the ab that a frame is to get, (B, 2, H, W): the truth, or a foreign reference's where it is sure.
+        """Return the ab that a frame should get, (B, 2, H, W): the truth, or a foreign reference's where it is sure.
 
         Sure is what its meaning finds: the colour there is the reference's to choose, and the truth's elsewhere.
         """
@@ -158,7 +158,7 @@ class Unrolled(nn.Module):
             return torch.lerp(target, large[:, :2], large[:, 2:] * (1 - true))
 
     def _judged(self, lab: Tensor, outputs: list[Tensor]) -> dict[str, Tensor]:
-        """Eq. 8-10 on one frame of the sequence, drawn anew each time: the same on the mean, at a fraction of the cost.
+        """Compute eq. 8-10 on one frame of the sequence, drawn anew each time: the same mean at a fraction of the cost.
 
         What the judge sees of the truth is under the same L as the output.
         """
@@ -181,12 +181,12 @@ class Unrolled(nn.Module):
 
 
 def _frame(meaning: Meaning | None, b: int, t: int) -> Meaning | None:
-    """Of frame t of each of b samples."""
+    """Return frame t of each of b samples."""
     return None if meaning is None else Meaning(*(x.unflatten(0, (b, -1))[:, t] for x in meaning))
 
 
 def spoiled(lab: Tensor, share: float = 0.3) -> Tensor:
-    """A previous frame as the net may meet it: a share of the samples with colours that are faded or off."""
+    """Spoil a previous frame as the net may meet it: a share of the samples with faded or shifted colours."""
     b, ab = len(lab), lab[:, 1:]
     kind = torch.rand(b, 1, 1, 1, device=lab.device)
     coarse = F.interpolate(torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear")
@@ -197,7 +197,7 @@ def spoiled(lab: Tensor, share: float = 0.3) -> Tensor:
 
 
 def _with_noise(levels: Features, noisy: Tensor) -> Features:
-    """Gaussian noise of half the level's own size on the samples that `noisy` (B,) marks."""
+    """Add Gaussian noise of half the level's own size to the samples that `noisy` (B,) marks."""
 
     def one(x: Tensor) -> Tensor:
         size = 0.5 * x.detach().float().square().mean((1, 2, 3), keepdim=True).sqrt()

@@ -1,1 +1,1 @@
-"""Evaluation: protocols, metrics, baselines, tables."""
+"""Evaluate: protocols, metrics, baselines, tables."""

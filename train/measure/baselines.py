@@ -28,19 +28,19 @@ WIDTH, HEIGHT, FRAMES = 384, 216, 40
 
 @dataclass(frozen=True)
 class Clip:
-    """Holds one true clip. rgb: (N, H, W, 3) uint8, N at least 2."""
+    """Hold one true clip. rgb: (N, H, W, 3) uint8, N at least 2."""
 
     path: Path
     rgb: NDArray[np.uint8]
 
     @cached_property
     def lab(self) -> Tensor:
-        """(N, 3, H, W) float32."""
+        """Return Lab (N, 3, H, W) float32."""
         return rgb_to_lab(torch.from_numpy(self.rgb).permute(0, 3, 1, 2).float() / 255.0)
 
     @cached_property
     def motion(self) -> list[tuple[flow.Array, NDArray[np.bool_]]]:
-        """flow_backward and valid of each frame from the second on, found on the true L."""
+        """Return flow_backward and valid of each frame from the second on, found on the true L."""
         L = self.lab[:, 0].numpy()
         return [flow.between(previous, current) for previous, current in pairwise(L)]
 

@@ -1,4 +1,4 @@
-"""`python -m train evaluate`: which measures run on which folders, and where their figures go."""
+"""Evaluate by `python -m train evaluate`: which measures run on which folders, and where their figures go."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KNOWN = ("val_fast", "val_clips", "val_faces", "val_semantic", "legacy")
 
 
 class Figures(Protocol):
-    """Describes what a measure returns: an Evaluation or a Table."""
+    """Describe what a measure returns: an Evaluation or a Table."""
 
     def as_markdown(self) -> str: ...
     def as_json(self) -> Mapping[str, object]: ...
@@ -34,7 +34,7 @@ class Figures(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """Says what to measure, and on what.
+    """Say what to measure, and on what.
 
     Attributes:
         network: in evaluation mode; None: only what learns nothing.
@@ -113,7 +113,7 @@ def _legacy(r: Request) -> Iterator[Figures]:
 
 @dataclass(frozen=True)
 class Measure:
-    """Describes one of --what: its function, the field of Request that it requires, whether it requires a network."""
+    """Describe one of --what: its function, the field of Request that it requires, whether it requires a network."""
 
     run: Callable[[Request], Iterator[Figures]]
     on: str

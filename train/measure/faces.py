@@ -41,7 +41,7 @@ Plane = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Face:
-    """Holds a photograph and its part that is skin: rows and columns of the stretched picture."""
+    """Hold a photograph and its part that is skin: rows and columns of the stretched picture."""
 
     clip: Clip
     box: tuple[slice, slice]
@@ -66,7 +66,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Skin:
-    """Compares one result with its reference.
+    """Compare one result with its reference.
 
     Attributes:
         distance: of the two medians, in ab.

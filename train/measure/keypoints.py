@@ -40,7 +40,7 @@ ALPHAS = (0.05, 0.1, 0.2)
 
 
 class Matcher[Description](Protocol):
-    """Describes pictures once, and matches each with many."""
+    """Describe pictures once, and match each with many."""
 
     def describe(self, lab: Tensor) -> Description:
         """Describe a picture. lab: (1, 3, H, W) float32, L 0..100, sides multiples of MULTIPLE."""
@@ -52,7 +52,7 @@ class Matcher[Description](Protocol):
 
 
 class Described(NamedTuple):
-    """Holds a picture for NetworkMatcher: lab with centred L, and its embedding."""
+    """Hold a picture for NetworkMatcher: lab with centred L, and its embedding."""
 
     lab: Tensor
     embedding: Embedding
@@ -61,7 +61,7 @@ class Described(NamedTuple):
 
 
 class NetworkMatcher:
-    """Matches by the network's own correspondence: the position whose colour counts most in the warped colour.
+    """Match by the network's own correspondence: the position whose colour counts most in the warped colour.
 
     Where the network has semantic features, that is the best match of details and meaning together, or of the meaning
     alone, whichever the network trusts more at the position.
@@ -102,7 +102,7 @@ class NetworkMatcher:
 
 @dataclass(frozen=True)
 class Marked:
-    """Holds a picture and its keypoints.
+    """Hold a picture and its keypoints.
 
     Attributes:
         path: of the picture.
@@ -142,7 +142,7 @@ def read_keypoints(folder: Path) -> dict[str, list[Marked]]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Maps a picture of width x height pixels to h x w cells."""
+    """Map a picture of width x height pixels to h x w cells."""
 
     width: int
     height: int

@@ -39,7 +39,7 @@ _SCENES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Holds a scene of a clip. L comes from `clip`; `own` is the name of its own reference, empty if not known."""
+    """Hold a scene of a clip. L comes from `clip`; `own` is the name of its own reference, empty if not known."""
 
     name: str
     own: str
@@ -49,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Coloured:
-    """Holds one scene by one reference. similarity: its mean, -1..1; colourfulness: mean over the shown frames."""
+    """Hold one scene by one reference. similarity: its mean, -1..1; colourfulness: mean over the shown frames."""
 
     scene: str
     reference: str

@@ -116,7 +116,7 @@ def _raw_features(network: ColorizationNet, lab: Tensor, *, is_reference: bool) 
 
 @dataclass(frozen=True)
 class Foreign:
-    """Holds the figures of one clip coloured by another clip's first frame, without a previous frame.
+    """Hold the figures of one clip coloured by another clip's first frame, without a previous frame.
 
     Attributes:
         to_warped, to_truth: distance of the output's mean ab from that of the warped colours and of the truth.
@@ -208,7 +208,7 @@ def run(network: ColorizationNet, folder: Path, *, limit: int | None = None, fra
 
 @dataclass
 class Evaluation:
-    """Collects the figures of one folder, clip by clip."""
+    """Collect the figures of one folder, clip by clip."""
 
     folder: str
     clips: list[str] = field(default_factory=list)

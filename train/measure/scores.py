@@ -19,7 +19,7 @@ from vsexvc.colour.lab import lab_to_rgb
 
 @dataclass(frozen=True)
 class Score:
-    """Holds the figures of one method on one clip, frames from the second on.
+    """Hold the figures of one method on one clip, frames from the second on.
 
     Attributes:
         psnr, ssim, colourfulness: one value per frame.

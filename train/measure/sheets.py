@@ -21,7 +21,7 @@ def shown_frames(clip: Clip) -> list[int]:
 
 
 class Sheets:
-    """Writes the sheets of a folder, clip by clip.
+    """Write the sheets of a folder, clip by clip.
 
     Attributes:
         out: folder to write into; None: nothing is written.

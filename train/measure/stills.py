@@ -49,7 +49,7 @@ _VGG19, _INCEPTION = (
 
 @dataclass(frozen=True)
 class Judges:
-    """Holds the nets that judge colours; None: not available.
+    """Hold the nets that judge colours; None: not available.
 
     Attributes:
         classifier: (B, 3, H, W) uint8 -> (B, classes), the higher the likelier.
@@ -161,7 +161,7 @@ def most_similar(
 
 @dataclass
 class Measured:
-    """Collects the figures of one folder, picture by picture.
+    """Collect the figures of one folder, picture by picture.
 
     Attributes:
         pictures: name of the picture and of its reference.
@@ -316,7 +316,7 @@ def _shown(judge: nn.Module, batch: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImagesOptions:
-    """Table 1: pictures, each coloured by its most similar one.
+    """Colour pictures, each by its most similar one (Table 1).
 
     Attributes:
         folder: of true colour pictures; subfolders may name classes.

@@ -32,7 +32,7 @@ _ROWS_OF_A_PAGE = 12
 
 @dataclass(frozen=True)
 class Table:
-    """Holds one measure's figures, for people and for evaluation.json.
+    """Hold one measure's figures, for people and for evaluation.json.
 
     Attributes:
         title: what was measured, and on what.
