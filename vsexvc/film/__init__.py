@@ -1,1 +1,1 @@
-"""Whole films: read, plan, render in parts, join, compare."""
+"""Colour whole films: read, plan, render in parts, join, compare."""

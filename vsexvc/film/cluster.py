@@ -68,12 +68,12 @@ def _make_part(job: Job, number: int) -> str:
 
 
 def progress_file(job: Job, number: int) -> Path:
-    """What a worker tells others of the frames of a part that are done, on whatever machine it is."""
+    """Return the file that tells others how many frames of a part are done, whatever machine makes it."""
     return Folder(job.folder).file(number).with_suffix(".progress.part")
 
 
 def _done(job: Job, numbers: Iterable[int]) -> int:
-    """Frames of unfinished parts that are done."""
+    """Count the finished frames of unfinished parts."""
     done = 0
     for number in numbers:
         with suppress(OSError, ValueError):
@@ -136,7 +136,7 @@ def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
 
 
 def _answer(task: Any, number: int, address: str | None) -> str:
-    """Who made a part. Raises OSError, ValueError, as make_by_ray."""
+    """Return who made a part. Raise OSError, ValueError as make_by_ray does."""
     import ray
 
     try:

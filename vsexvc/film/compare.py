@@ -43,7 +43,7 @@ _RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232,
 
 @dataclass(frozen=True)
 class Cell:
-    """Holds a frame under one reference: its colours, its similarity map (0..1) and the mean similarity (-1..1)."""
+    """Hold a frame under one reference: its colours, its similarity map (0..1) and the mean similarity (-1..1)."""
 
     coloured: Image.Image
     similarity_map: NDArray[np.floating]
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Holds a frame of the film: its luma, and its result under each reference."""
+    """Hold a frame of the film: its luma, and its result under each reference."""
 
     frame: int
     seconds: float | None
@@ -162,7 +162,7 @@ def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Im
 
 
 class _Column:
-    """Colours a film after one reference."""
+    """Colour a film after one reference."""
 
     def __init__(self, clip: vs.VideoNode, reference: vs.VideoNode, options: dict[str, Any]) -> None:
         format = vs.YUV444P16 if clip.format.color_family == vs.RGB else None

@@ -21,7 +21,7 @@ _PASSED_CHAPTERS = ("-map", "0", "-map_chapters", "1", "-c", "copy", "-fflags", 
 
 
 class Refused(ValueError):
-    """Says that a container cannot hold a stream. is_sound: whether it is sound."""
+    """Report that a container cannot hold a stream. is_sound: whether it is sound."""
 
     def __init__(self, text: str, is_sound: bool = False) -> None:
         super().__init__(text)
@@ -29,7 +29,7 @@ class Refused(ValueError):
 
 
 class Target:
-    """Writes a file, and knows its container's name."""
+    """Write a file, and know its container's name."""
 
     def __init__(self, out: Path, is_passed: bool = False) -> None:
         """Open the file for writing.

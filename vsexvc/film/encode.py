@@ -43,7 +43,7 @@ _GREY = {"gray" if bits == 8 else f"gray{bits}le": bits for bits in (8, 10, 12, 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Holds the encoder's settings. None: the default; crf and preset have one only for x264 and x265.
+    """Hold the encoder's settings. None: the default; crf and preset have one only for x264 and x265.
 
     Attributes:
         pix_fmt: of FORMATS.
@@ -78,7 +78,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Part:
-    """Describes an encoded part.
+    """Describe an encoded part.
 
     Attributes:
         order: for each packet, as they are stored, which frame of the part it is.

@@ -28,7 +28,7 @@ _SUFFIXES = (".json", ".mkv", ".state")  # of a part
 
 
 class Folder:
-    """Locks a working folder, so that one process at a time uses it."""
+    """Lock a working folder, so that one process at a time uses it."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.index = path, path / "index"
@@ -75,7 +75,7 @@ class Folder:
         return self.path / f"{number:06}.mkv"
 
     def state(self, number: int) -> Path:
-        """The recurrent state at a part's end."""
+        """Return the recurrent state at a part's end."""
         return self.file(number).with_suffix(".state")
 
     def read(self, number: int) -> Part | None:
@@ -87,7 +87,7 @@ class Folder:
         return None
 
     def has(self, number: int, frames: int, key: str) -> bool:
-        """Whether a part is there, of that key, whole and undamaged."""
+        """Return whether a part with that key exists, whole and undamaged."""
         part, file = self.read(number), self.file(number)
         if part is None or part.key != key or len(part.order) != frames or not file.is_file():
             return False
@@ -104,7 +104,7 @@ class Folder:
             self.file(number).with_suffix(suffix).unlink(missing_ok=True)
 
     def arrange(self, keys: Sequence[str]) -> None:
-        """Gives parts of these keys the numbers that they have now; removes the others."""
+        """Give parts of these keys their present numbers; remove the others."""
         numbers = {key: number for number, key in enumerate(keys)}
         moved = []
         for record in self.path.glob("[0-9]*.json"):

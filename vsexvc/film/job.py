@@ -22,7 +22,7 @@ from vsexvc.support.files import sha256_of
 
 @dataclass(frozen=True)
 class Colours:
-    """Holds those arguments of Colorize that a whole film shares."""
+    """Hold those arguments of Colorize that a whole film shares."""
 
     size: int = 216
     saturation: float = 1.0
@@ -36,7 +36,7 @@ class Colours:
 
 @dataclass(frozen=True)
 class Job:
-    """Holds everything that a worker needs to know, wherever it runs. Paths are the same on all machines.
+    """Hold everything that a worker requires, wherever it runs. Paths are the same on all machines.
 
     Attributes:
         source: a film, or a script.
@@ -78,7 +78,7 @@ class Job:
 
 
 def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[str, ...]:
-    """For each part a hash of all that its bytes depend on. With the same key it need not be made anew.
+    """Return for each part a hash of all that its bytes depend on. With the same key it need not be made anew.
 
     The colours of a frame come from the frames before, up to where the recurrence begins, and from references around
     these. So it is the scenes and the references from there up to LONGEST frames after the part, and as far before.

@@ -56,7 +56,7 @@ _BOX, _SMALL_BOX = (480, 360), (192, 144)
 
 @dataclass(frozen=True)
 class Stretch:
-    """Frames [first, stop) of a scene, and the one of them that was looked at.
+    """Describe frames [first, stop) of a scene, and the one of them that was examined.
 
     Attributes:
         scene: its number, from 1.
@@ -76,7 +76,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A frame worth colouring, and all that it stands for, itself first."""
+    """Describe a frame worth colouring, and all that it stands for, itself first."""
 
     frame: int
     stretches: list[Stretch] = field(default_factory=list)
@@ -228,7 +228,7 @@ def lines(keys: Sequence[Keyframe]) -> list[str]:
 
 
 class _Seen:
-    """The key frames so far, and what the network compares a frame with. small: luma at the network's size."""
+    """Hold the key frames so far, and what the network compares a frame with. small: luma at the network's size."""
 
     def __init__(self, session: Session, small: vs.VideoNode) -> None:
         self._session, self._small, self._lightness = session, small, Lightness()
@@ -236,7 +236,7 @@ class _Seen:
         self._references: Kept[Reference] = Kept(*_KEPT)
 
     def read(self, number: int) -> Tensor:
-        """L of a frame, (1, 1, H, W), 0..100. Raises ValueError for one that cannot be read."""
+        """Return L of a frame, (1, 1, H, W), 0..100. Raise ValueError for one that cannot be read."""
         try:
             with self._small.get_frame(number) as frame:
                 return self._lightness(frame)
@@ -278,13 +278,13 @@ class _Seen:
 
 
 def _gist(reference: Reference) -> Tensor:
-    """What a picture shows in each of its parts, roughly: a unit vector."""
+    """Summarise each part of a picture roughly, as a unit vector."""
     features = reference.keys.phi.view(1, -1, *reference.phi.shape[2:]).float()
     return F.normalize(F.adaptive_avg_pool2d(features, _PARTS).flatten(), dim=0).cpu()
 
 
 def _stretches(number: int, scene: Scene, rate: float) -> list[Stretch]:
-    """The stretches of a scene, each with the frame that is looked at. rate: frames a second, 0 for an unknown one."""
+    """Return the stretches of a scene, each with the frame to examine. rate: frames a second, 0 if unknown."""
     count = max(1, math.ceil((scene.stop - scene.first) / STEP - 0.5))
     bounds = [scene.first + STEP * n for n in range(count)] + [scene.stop]
     return [
@@ -294,7 +294,7 @@ def _stretches(number: int, scene: Scene, rate: float) -> list[Stretch]:
 
 
 def _write_picture(clip: vs.VideoNode, key: Keyframe, out: Path) -> None:
-    """The frame as it is stored, whole or not at all; the file states the shape of its pixels."""
+    """Write the frame as it is stored, whole or not at all; the file states the shape of its pixels."""
     with clip.get_frame(key.frame) as frame:
         shape = [value if isinstance(value := frame.props.get(name), int) and value > 0 else 1 for name in _SHAPE]
     image = picture(clip.std.SetFrameProps(_SARNum=1, _SARDen=1), key.frame, (clip.width, clip.height))

@@ -123,7 +123,7 @@ def _reason(error: BaseException) -> str:
 
 
 class PartMaker:
-    """Makes parts of a job in this process."""
+    """Make parts of a job in this process."""
 
     def __init__(self, job: Job) -> None:
         """Prepare. Raise ValueError if versions or weights here differ from those the job was begun with."""

@@ -55,7 +55,7 @@ _HEAD = 1 << 16  # bytes of a file in which its tags are looked for
 
 @dataclass(frozen=True)
 class Still:
-    """Holds a picture.
+    """Hold a picture.
 
     Attributes:
         rgb: (H, W, 3), in sRGB where primaries and transfer do not say otherwise.
@@ -116,7 +116,7 @@ def _loaded(path: Path) -> tuple[Image.Image, int]:
 
 
 def opened(path: Path) -> Image.Image:
-    """A picture of one of the trusted formats, not decoded yet. Raises whatever Pillow does."""
+    """Open a picture of one of the trusted formats, without decoding it. Raise whatever Pillow raises."""
     _register()
     Image.init()
     known = [name for name in _FORMATS if name in Image.OPEN]
@@ -124,12 +124,12 @@ def opened(path: Path) -> Image.Image:
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a folder's file is taken for a picture: by its name; hidden ones are not."""
+    """Return whether a folder's file is taken for a picture: by its name; hidden ones are not."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def passed_over(folder: Path) -> list[str]:
-    """A notice about a folder's files that are not taken for pictures; none where there are none."""
+    """Return a notice about a folder's files that are not taken for pictures; none if there are none."""
     names = sorted(file.name for file in folder.iterdir() if not is_picture(file))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return [f"skipped in {folder.name}: {', '.join(names[:_NAMED])}{more}"] if names else []

@@ -20,7 +20,7 @@ _IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # what the strea
 
 
 def line(script: Path, out: Path, encoding: Encoding) -> str:
-    """The command line, for a shell.
+    """Return the command line, for a shell.
 
     Args:
         script: its output 0 is what is encoded. It is run, and its first frame requested.

@@ -51,7 +51,7 @@ _HEAD = """\
 
 
 class Left(NamedTuple):
-    """Names frames [first, stop) that get no colours: they keep their own, or are made grey."""
+    """Name frames [first, stop) that get no colours: they keep their own, or are made grey."""
 
     first: int
     stop: int
@@ -59,7 +59,7 @@ class Left(NamedTuple):
 
 
 class Around(NamedTuple):
-    """Says for the frames [first, stop) of a scene how many references take part at each, as Colorize's `around`."""
+    """Say for the frames [first, stop) of a scene how many references take part at each, as Colorize's `around`."""
 
     first: int
     stop: int
@@ -68,7 +68,7 @@ class Around(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Holds the content of a plan file.
+    """Hold the content of a plan file.
 
     Attributes:
         source: the film that it was made for.
@@ -350,7 +350,7 @@ def _only(table: dict[str, Any], where: str, **kinds: type | tuple[type, ...]) -
 
 
 class _Sheet:
-    """Draws pictures in rows, each with a line of text below."""
+    """Draw pictures in rows, each with a line of text below."""
 
     def __init__(self, columns: int, rows: int, height: int) -> None:
         """Start an empty sheet. height: of a picture."""

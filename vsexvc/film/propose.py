@@ -45,14 +45,14 @@ def kind_of(image: Image.Image) -> str:
 
 
 def _unexplained(lab: NDArray[np.float64]) -> float:
-    """Root mean square of what is left of a and b when a cubic of L is taken away. lab: (3, n)."""
+    """Return the root mean square of a and b minus their best cubic in L. lab: (3, n)."""
     basis = np.vander(lab[0] / 100.0, 4)
     rest: NDArray[np.float64] = lab[1:].T - basis @ np.linalg.lstsq(basis, lab[1:].T)[0]
     return float(np.sqrt((rest**2).sum(1).mean()))
 
 
 def _is_card(lightness: NDArray[np.float64]) -> bool:
-    """Whether a picture is white letters on a flat black ground. lightness: (h, w) 0..100."""
+    """Return whether a picture is white letters on a flat black ground. lightness: (h, w) 0..100."""
     ground = float(np.median(lightness))
     is_ground = np.abs(lightness - ground) < _SPREAD
     is_letter = lightness > ground + _LETTERS

@@ -73,7 +73,7 @@ def told(job: Job, frames: tuple[int, int], made: Sequence[int]) -> str:
 
 
 def _spans(job: Job, numbers: Sequence[int]) -> str:
-    """The frames of parts, as "0 to 49, 110 to 159"."""
+    """Return the frames of parts, as "0 to 49, 110 to 159"."""
     spans: list[list[int]] = []
     for first, stop in (job.parts[number] for number in numbers):
         if spans and spans[-1][1] == first:

@@ -117,7 +117,7 @@ def skipped(paths: Sequence[Path]) -> list[str]:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The pictures of a folder that are named by their frames, as ref_000412.png."""
+    """Return the pictures of a folder that are named by their frames, as ref_000412.png."""
     return sorted(file for file in folder.iterdir() if pictures.is_picture(file) and _is_numbered(file))
 
 

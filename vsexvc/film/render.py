@@ -56,7 +56,7 @@ Report = Callable[..., None]  # report(event, **facts); "start", "progress", "pa
 
 @dataclass(frozen=True)
 class Order:
-    """Holds the arguments of a render. source: a film, or a script (*.vpy), which does its own colouring.
+    """Hold the arguments of a render. source: a film, or a script (*.vpy), which does its own colouring.
 
     Attributes:
         references: pictures and clips; each scene takes its best. Either these or a plan.
@@ -207,7 +207,7 @@ def _check(order: Order) -> None:
     given = (bool(order.references), order.plan is not None)
     of_films = (*given, order.model, order.interlaced, order.fps, order.colours != Colours())
     if order.is_script and any(of_films):
-        raise ValueError("--ref, --plan and what else is about colours are for films, a script makes its own")
+        raise ValueError("--ref, --plan and other options of colour are for films, a script makes its own")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
     if order.workers is not None or order.ray is not None:
@@ -286,7 +286,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
 def _divided(
     job: Job, num_frames: int, firsts: Sequence[int] | None, scheme: plan.Plan | None, asked: dict[str, Any]
 ) -> Job:
-    """The job with its parts. firsts: of the scenes; None: of a script nothing is known."""
+    """Return the job with its parts. firsts: of the scenes; None for a script, whose scenes are unknown."""
     if firsts is None:
         firsts = range(0, num_frames, SCRIPT_PART)
         parts = list(pairwise([*firsts, num_frames]))
@@ -310,7 +310,7 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
 
 
 def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
-    """Notices about a film that is open, and its references. Raises ValueError for one that is not whole."""
+    """Return notices about an open film and its references. Raise ValueError for one that is not whole."""
     said = skipped(order.references)
     if is_sequence(order.source):
         return [*notices(order.source, order.fps), *said]

@@ -48,7 +48,7 @@ _FORMATS = {  # ffmpeg's names of the formats that pictures are brought to, by w
 
 @dataclass(frozen=True)
 class Head:
-    """What a picture is: its size upright, EXIF's number for its orientation, its kind."""
+    """Describe a picture: its size upright, EXIF's number for its orientation, its kind."""
 
     width: int
     height: int
@@ -59,12 +59,12 @@ class Head:
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether a film's name means numbered pictures: it is a folder, or a pattern."""
+    """Return whether a film's name means numbered pictures: it is a folder, or a pattern."""
     return path.is_dir() or (_PATTERN.search(path.name) is not None and not path.exists())
 
 
 def listing(path: Path) -> tuple[Path, ...]:
-    """The pictures that a folder or a pattern means, by their numbers.
+    """List the pictures that a folder or a pattern means, by their numbers.
 
     Raises:
         ValueError: there are none, or they are not one run of numbers without gaps.
@@ -85,7 +85,7 @@ def listing(path: Path) -> tuple[Path, ...]:
 
 
 def _name(pattern: str) -> re.Pattern[str]:
-    """The names that a pattern means."""
+    """Return the names that a pattern means."""
     match = _PATTERN.search(pattern)
     assert match is not None
     width = int(match[1] or 1)
@@ -94,7 +94,7 @@ def _name(pattern: str) -> re.Pattern[str]:
 
 
 def _in_order(what: str, files: Sequence[Path], path: Path) -> list[Path]:
-    """The files by their numbers. Raises ValueError where they are not one run."""
+    """Return the files by their numbers. Raise ValueError if they are not one run."""
     pattern = None if path.is_dir() else _PATTERN.search(path.name)
     numbered: list[tuple[int, str, Path]] = []  # number, name without it, file
     for file in files:
@@ -118,7 +118,7 @@ def _in_order(what: str, files: Sequence[Path], path: Path) -> list[Path]:
 
 
 def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
-    """The film: GRAY or RGB of 8 or 16 bits, as its pictures need, of full range.
+    """Open the film: GRAY or RGB of 8 or 16 bits, as its pictures require, of full range.
 
     Args:
         path: see is_sequence.
@@ -166,7 +166,7 @@ def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
 
 
 def notices(path: Path, fps: Fraction | None) -> list[str]:
-    """What a user should know: how the pictures are taken, which files are not."""
+    """Return what a user should know: how the pictures are taken, which files are not."""
     files = listing(path)
     rate = f"{float(FPS if fps is None else fps):g} frames a second{' (--fps names another rate)' * (fps is None)}"
     said = [f"{path.name}: {len(files)} pictures, {files[0].name} to {files[-1].name}, at {rate}"]
@@ -180,7 +180,7 @@ def notices(path: Path, fps: Fraction | None) -> list[str]:
 
 
 def _heads(what: str, files: Sequence[Path]) -> list[Head]:
-    """What the pictures are, with no more decoded than the first: those that Pillow does not know are as that is."""
+    """Describe the pictures; only the first is decoded: those that Pillow does not know are taken to be like it."""
     found: list[Head] = []
     for file in files:
         one = _head(what, file)
@@ -192,7 +192,7 @@ def _heads(what: str, files: Sequence[Path]) -> list[Head]:
 
 
 def _head(what: str, file: Path) -> Head | None:
-    """What a picture is; None for a kind that Pillow does not know. what: how errors call the film."""
+    """Describe a picture; None for a kind that Pillow does not know. what: the film's name in errors."""
     try:
         image = pictures.opened(file)
     except UnidentifiedImageError as error:
@@ -214,7 +214,7 @@ def _head(what: str, file: Path) -> Head | None:
 
 
 def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[NDArray[Any]]:
-    """Its planes as of the kind: (H, W), grey or R, G, B."""
+    """Return its planes in the form of that kind: (H, W), grey or R, G, B."""
     frame = _decoded(what, file)
     if _bits(frame) > kind[1] or (kind[0] and not _is_grey(frame)):
         raise ValueError(
@@ -233,14 +233,14 @@ def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[N
 
 
 def _as_srgb(light: NDArray[Any]) -> NDArray[Any]:
-    """16 bit samples with sRGB's curve. light: what is above 1 becomes white."""
+    """Convert 16 bit samples to sRGB's curve. light: values above 1 become white."""
     linear = light.astype(np.float64).clip(0.0, 1.0)
     curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(65535 * curved).astype(np.uint16)
 
 
 def _decoded(what: str, file: Path) -> Any:
-    """The picture as ffmpeg has it, or as Pillow has it where ffmpeg knows no such."""
+    """Decode the picture with ffmpeg, or with Pillow if ffmpeg cannot."""
     data = file.read_bytes()
     try:
         # From memory: its name may look like a pattern to ffmpeg.
@@ -265,7 +265,7 @@ def _is_grey(frame: Any) -> bool:
 
 
 def _bits(frame: Any) -> int:
-    """8 or 16."""
+    """Return 8 or 16."""
     return 8 if max(component.bits for component in frame.format.components) <= 8 else 16
 
 

@@ -18,7 +18,7 @@ _JITTER = 0.05  # seconds by which a packet may miss the end of the one before a
 
 
 class Converter:
-    """Converts one stream of lossless sound to PCM of the same samples."""
+    """Convert one stream of lossless sound to PCM of the same samples."""
 
     def __init__(self, target: Any, stream: Any) -> None:
         """Add the stream to the target as `added`. Raise ValueError if that is lossy or cannot be held either."""

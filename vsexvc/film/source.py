@@ -39,7 +39,7 @@ def silent(what: str) -> Progress:
 
 @dataclass(frozen=True)
 class Scene:
-    """Spans from one cut to the next: first frame, the next scene's first frame, and its start in seconds."""
+    """Span from one cut to the next: first frame, the next scene's first frame, and its start in seconds."""
 
     first: int
     stop: int
@@ -251,7 +251,7 @@ def _stated_shape(path: Path) -> Fraction | None:
 
 
 def losses(path: Path, clip: vs.VideoNode) -> list[str]:
-    """What of a film's picture its clip does not have, a line for each: what cannot be subsampled, alpha."""
+    """List the parts of a film's picture that its clip lacks, a line for each: what cannot be subsampled, alpha."""
     try:
         with av.open(str(path)) as file:
             stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)

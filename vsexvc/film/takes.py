@@ -25,7 +25,7 @@ STEP = 240  # of those that a longer one is split into
 
 
 def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
-    """The parts, those of more than LONGEST frames in several.
+    """Split parts of more than LONGEST frames into several.
 
     These end where a block does, or, with propagation, where another reference begins the recurrence anew.
 
@@ -50,13 +50,13 @@ def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
 
 
 def follows(job: Job, number: int) -> bool:
-    """Whether a part begins inside a scene, with the state that the part before leaves."""
+    """Return whether a part begins inside a scene, with the state that the part before leaves."""
     first, _ = job.parts[number]
     return first not in job.firsts and not (job.colours.propagate and first in (job.ref_frames or ()))
 
 
 class Kept:
-    """The states at the ends of a job's parts, as files of its folder (vsexvc.handover.States)."""
+    """Keep the states at the ends of a job's parts, as files of its folder (vsexvc.handover.States)."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._folder, self.firsts = job, Folder(job.folder), job.firsts
@@ -65,7 +65,7 @@ class Kept:
         self._here: dict[int, State] = {}
 
     def begin(self, number: int) -> None:
-        """Finds the state that a part begins with, or the last one before it in its scene."""
+        """Find the state that a part begins with, or the last one before it in its scene."""
         self._here = {}
         while follows(self._job, number) and not self._here:
             first, _ = self._job.parts[number]
@@ -74,7 +74,7 @@ class Kept:
                 self._here[first] = state
 
     def _read(self, number: int) -> State | None:
-        """The state that a part has left; None where there is none that can be used."""
+        """Return the state that a part has left; None if no usable one exists."""
         try:
             stored = torch.load(self._folder.state(number), map_location="cpu", weights_only=True)
             if stored["key"] != self._job.keys[number]:
@@ -91,7 +91,7 @@ class Kept:
         return self._here[n]
 
     def offer(self, n: int, state: State) -> None:
-        """Keeps the state before a frame where a part begins with it."""
+        """Keep the state before a frame if a part begins with it."""
         number = self._numbers.get(n)
         if number is None:
             return

@@ -20,7 +20,7 @@ _JUMP = 1.0  # seconds between two frames that are no longer a matter of their r
 
 @dataclass(frozen=True)
 class Times:
-    """When the frames of a film are shown.
+    """Hold the times at which a film's frames are shown.
 
     Attributes:
         stamps: in units of base, rising.
@@ -85,7 +85,7 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
 
 
 def _last_duration(path: Path, stamp: int) -> Fraction | None:
-    """Seconds that the last frame is shown, as the file says; None where it does not. stamp: when, in its time base."""
+    """Return the last frame's duration in seconds as the file states it, or None. stamp: its time in the time base."""
     with av.open(str(path)) as file:
         picture = picture_of(file)
         try:

@@ -1,4 +1,4 @@
-"""A plugin of vsview, the previewer: frame properties of Colorize in words, and plans as scenes.
+"""Show Colorize's frame properties in words, and plans as scenes, in the previewer vsview.
 
 vsview finds this module by the entry points of pyproject.toml and calls the two hooks. It is imported by nothing else.
 """
@@ -24,12 +24,12 @@ WORDS: dict[str, Callable[[Any], str]] = {
 
 
 class PlanParser(Parser):
-    """Reads a plan (see plan.py) as one row of vsview's scenes; the label of each names its references."""
+    """Read a plan (see plan.py) as one row of vsview's scenes; the label of each names its references."""
 
     filter = Parser.FileFilter("vsexvc plan", "toml")
 
     def parse(self, io: BinaryIO, name: str, fps: Fraction) -> SceneRow:
-        """Reads a plan, finished or not.
+        """Read a plan, finished or not.
 
         Args:
             io: the open file.
