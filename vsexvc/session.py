@@ -6,7 +6,7 @@
     state = session.start(None)                                 or session.start(reference): propagation
     state, ab = session.step(state, aligned[i])                 frame by frame, in order
 
-A State is never changed, and holds copies: whoever keeps one can replay from it and gets the same bytes.
+A State is never changed, and holds copies: a replay from a kept one has the same bytes.
 
 The network sees pictures without their black borders: a reference without its own, and all frames of a scene without
 those of the scene (`Session.area`), so that the states have one size.

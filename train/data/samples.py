@@ -2,7 +2,7 @@
 
 A sample is a reference, the frame before the sequence, and the sequence itself.
 Every sample is a pure function of (seed, index), so that a resumed run sees what an uninterrupted one would have seen.
-What is kept on disk is the same whoever makes it: the clips' frames, their tone, and the flow between their frames.
+Files kept on disk depend on no seed or process: the clips' frames, their tone, and the flow between their frames.
 
 Axes: S frames of a sample (0 reference, 1 the frame before, 2.. the sequence), H and W the crop.
 """
@@ -58,7 +58,7 @@ class DataOptions:
         strides: distances between a clip's frames; one that stands here twice is drawn twice as often.
         first: how often the reference is the frame before the sequence.
         distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
-        noisy: how often it is a frame of the sequence with Gaussian noise. In what is left of 1 it is any frame.
+        noisy: how often it is a frame of the sequence with Gaussian noise. With the remaining probability it is any frame.
         noise: deviation of that noise on L and on ab.
         foreign: how often the reference is then replaced by another picture altogether.
         retrieved: how many of those are one of the five most similar pictures, where a Retrieval is given.

@@ -68,7 +68,7 @@ class FitOptions:
         guess: weight of L1 on the colours that the semantic features alone suggest.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
-        freeze_trust: whom to believe is not learned: trained on with the rest, it drifts back to the details.
+        freeze_trust: keep the weights of vsexvc.nets.trust: trained with the rest, they drift back to the details.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
     """
 
@@ -156,7 +156,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         ),
         samples.DataOptions(size=(128, 224), length=4),
     ),
-    # Semantic features, and whom to trust, beside what exvc-small has learned: what models/exvc is made with.
+    # Semantic features and trust, added to what exvc-small has learned: the recipe of models/exvc.
     "exvc": Recipe(
         {
             "init": "exvc-small", "batch": 2, "learning_rate": 4e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,

@@ -58,7 +58,7 @@ def remove_locked(file: IO[Any], path: Path) -> None:
     if not _WINDOWS:  # first the name: nobody else may lock what is about to go
         path.unlink()
     file.close()
-    if _WINDOWS:  # where no open file can be removed: whoever has it open since then, keeps it
+    if _WINDOWS:  # which cannot remove an open file: a process that has opened it since keeps it
         with suppress(PermissionError):
             path.unlink()
 

@@ -23,14 +23,13 @@ def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
 class TorchThread:
     """Compute all tensors of a filter in one thread, whichever thread of VapourSynth calls; ends with its last filter.
 
-    Torch keeps a team of threads for every thread that calls it, and where a process has more of those than cores,
-    OpenMP lets all of them sleep between two loops: a frame takes half as long again. So nobody else computes with
-    more than one thread, and the networks of all filters share one worker for each device.
+    Torch keeps a team of threads for every thread that calls it. If a process has more of them than cores, OpenMP lets
+    all of them sleep between two loops, and a frame takes half as long again. Therefore only this thread computes with
+    more than one, and the networks of all filters share one worker for each device.
 
-    And frames and tensors that one thread takes from glibc's heap in turn split each other's free blocks until memory
-    grows without end (measured: 1 MB a frame at 432x240), so no frame is made here. What VapourSynth's own frames still
-    do to each other (50 to 150 KB a frame, in scripts without this filter as well) is given back to the system now and
-    then.
+    No frame is made here: frames and tensors that one thread allocates in turn from glibc's heap split each other's
+    free blocks, and memory grows without end (measured: 1 MB a frame at 432x240). VapourSynth's own frames still cost
+    50 to 150 KB each in this way, in scripts without this filter too. That memory is returned to the system regularly.
     """
 
     def __init__(self, threads: int | None = None, device: torch.device | None = None) -> None:

@@ -1,0 +1,70 @@
+"""The words of docstrings, comments and messages: docstrings open with an imperative verb, turns of phrase stay out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("vsexvc", "train", "scripts") for path in (ROOT / folder).rglob("*.py"))
+TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+
+# A docstring may open with these; a new verb is added here.
+VERBS = frozenset(
+    """
+Add Age Align Allow Answer Append Apply Ask Attach Attend Augment Average Bend Blend Blur Bring Build Call Capture
+Centre Change Check Choose Close Collect Colorize Colour Combine Compare Compile Compute Connect Convert Copy
+Correct Correlate Count Create Crop Cut Decide Declare Decode Define Delete Describe Divide Do Download Draw Drop
+Encode End Enlarge Estimate Evaluate Examine Extend Fade Fill Find Fit Forget Format Give Group Hand Handle Help
+Hide Hold Implement Invert Join Judge Keep Let Limit List Load Lock Look Make Map Mark Match Measure Merge Mix Move
+Name Note Open Order Pad Paint Parse Pass Place Play Plot Predict Prepare Prepare; Pretrain Print Propose Provide
+Pull Put Quote Raise Read Record Redo Reflect Register Remember Remove Rename Render Repeat Replace Report Reset
+Resize Retrieve Return Rewrite Round Run Sample Save Say Scale Score Search Set Share Show Silence Smooth Soil Sort
+Span Split Spoil Start State Store Summarise Summarise; Support Take Tell Time Train Transfer Turn Unroll Use Wait
+Weigh Whiten Wrap Write Yield
+""".split()
+)
+TURNS = (
+    r"\blies? around\b",
+    r"\bwho asks\b",
+    r"\bwhoever\b",
+    r"\bsaid once\b",
+    r"\bhangs? on\b",
+    r"\bwhom to (believe|trust)\b",
+    r"\bwhat is left of\b",
+    r"\bcomes? along\b",
+    r"\bis gone on with\b",
+)
+
+
+def first_words(text: str) -> Iterator[tuple[int, str]]:
+    """Of each docstring: its line, and its first word."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if docstring := ast.get_docstring(node):
+            yield node.body[0].lineno, docstring.split()[0].rstrip(".,:")
+
+
+def test_docstrings_open_with_an_imperative_verb() -> None:
+    found = {path: first_words(path.read_text("utf-8")) for path in SOURCES}
+    assert len(found) > 100
+    wrong = [(path, line, word) for path, words in found.items() for line, word in words if word not in VERBS]
+    assert wrong == []
+
+
+def test_what_is_no_verb_is_found() -> None:
+    text = '"""Whole films."""\nclass Plan:\n    """Holds a plan."""\ndef read():\n    """Read it."""\n'
+    assert [(line, word) for line, word in first_words(text) if word not in VERBS] == [(1, "Whole"), (3, "Holds")]
+
+
+def turns_in(text: str) -> list[str]:
+    joined = " ".join(re.sub(r"^\s*#", "", line).strip() for line in text.splitlines())  # one may span two lines
+    return [found[0] for turn in TURNS for found in re.finditer(turn, joined, re.IGNORECASE)]
+
+
+def test_no_turns_of_phrase() -> None:
+    assert [(path, turn) for path in TEXTS for turn in turns_in(path.read_text("utf-8"))] == []
+    assert turns_in("    # The cost hangs\n    # on the size.") == ["hangs on"]
