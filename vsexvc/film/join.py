@@ -36,7 +36,7 @@ _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", 
 
 
 class Other:
-    """Opens the file whose streams accompany the film: all but its picture."""
+    """Open the file whose streams accompany the film: all but its picture."""
 
     def __init__(self, path: Path) -> None:
         """Open a file. Raise ValueError if it cannot be read."""
@@ -336,7 +336,7 @@ def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[A
 
 
 class Clock:
-    """Lets the times of one stream's packets only rise, as muxers ask for."""
+    """Let the times of one stream's packets only rise, as muxers require."""
 
     def __init__(self, other: Other, what: str) -> None:
         self._other, self._what = other, what
@@ -344,7 +344,7 @@ class Clock:
         self._end = self._offset = 0
 
     def set_right(self, packet: av.Packet[Any]) -> None:
-        """Changes dts, and pts with it, where dts goes backward: a little, or by a jump of the clock."""
+        """Change dts, and pts with it, where dts goes backward: a little, or by a jump of the clock."""
         base = fraction(packet.time_base)
         if packet.dts is None:
             return
