@@ -58,7 +58,7 @@ class DataOptions:
         strides: distances between a clip's frames; one that stands here twice is drawn twice as often.
         first: how often the reference is the frame before the sequence.
         distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
-        noisy: how often it is a frame of the sequence with Gaussian noise. With the remaining probability it is any frame.
+        noisy: how often it is a frame of the sequence with Gaussian noise. Otherwise it is any frame.
         noise: deviation of that noise on L and on ab.
         foreign: how often the reference is then replaced by another picture altogether.
         retrieved: how many of those are one of the five most similar pictures, where a Retrieval is given.
