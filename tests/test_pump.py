@@ -342,7 +342,7 @@ class TestBounds:
         said: list[str] = []
         node, _, _ = build(Schedule(1000), luma_clip(1000, {300}), log=said.append)
         read(node.get_frame(900))
-        assert said[0] == "Colorize: frame 900: no cut in the 257 frames up to it, searching on"
+        assert said[0] == "Colorize: frame 900: no cut in the 257 frames up to it, still searching"
         assert sum("searching" in text for text in said) == 2
 
     def test_a_choice_among_many_references_says_so(self) -> None:

@@ -225,7 +225,7 @@ class TestFilter:
             vsexvc.colorize(clip, grey, size=64, device="cpu", model=model).get_frame(0)
         finally:
             core.remove_log_handler(handle)
-        assert told[1:] == ["Colorize: frame 0 of ref has no colours: what takes it stays grey"]
+        assert told[1:] == ["Colorize: frame 0 of ref has no colours: frames with it stay grey"]
 
     def test_not_with_the_preset(self, clip: vs.VideoNode, model: str, tmp_path: Path) -> None:
         ref = open_references([self.half(tmp_path / "a.png", (0, 0, 0))], tmp_path)

@@ -363,7 +363,7 @@ def test_ctrl_c(arguments: list[str], whole: bytes, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said = process.communicate()
     assert process.returncode == 130
-    assert said[1].splitlines()[-1].endswith("stopped: what is finished is kept, the same command goes on")
+    assert said[1].splitlines()[-1].endswith("stopped: what is finished is kept, the same command resumes")
     assert not [path for path in (tmp_path / "out.mkv.parts").iterdir() if path.suffix == ".part"]
     assert main([*arguments, "-o", str(out)]) == 0
     assert out.read_bytes() == whole

@@ -43,7 +43,7 @@ def first_words(text: str) -> Iterator[tuple[int, str]]:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if docstring := ast.get_docstring(node):
-            yield node.body[0].lineno, docstring.split()[0].rstrip(".,:")
+            yield node.body[0].lineno, docstring.split()[0].rstrip(".,:;")
 
 
 def test_docstrings_open_with_an_imperative_verb() -> None:

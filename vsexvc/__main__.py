@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        kept = ": what is finished is kept, the same command goes on" if args.command == "render" else ""
+        kept = ": what is finished is kept, the same command resumes" if args.command == "render" else ""
         report.interrupted(f"stopped{kept}")
         return 130
 
@@ -177,7 +177,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Report], int]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vsexvc", description="Colours films, and looks after models.")
+    parser = argparse.ArgumentParser(prog="python -m vsexvc", description="Colour films and manage models.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_render(commands)
     _add_pipe(commands)
@@ -192,12 +192,12 @@ def _add_render(commands: Any) -> None:
     render = commands.add_parser(
         "render",
         help="colour a whole film",
-        description="Colours a film scene by scene and writes it with its sound, subtitles, chapters, times and tags. "
-        "Killed at any moment, the same command goes on; the result is the same, byte for byte. Other arguments "
+        description="Colour a film scene by scene and write it with its sound, subtitles, chapters, times and tags. "
+        "If it is stopped, the same command resumes; the result is the same, byte for byte. Other arguments "
         "start over.",
-        epilog="A script's scenes are not known. It is cut every 240 frames; where a part begins inside a scene, who "
-        "has not just made the part before computes the scene again up to there. Of the files that a script reads "
-        "nothing is known either: where they change, remove the working folder.",
+        epilog="The scenes of a script are not known: it is split every 240 frames. If a part begins inside a scene, "
+        "a worker that has not just made the part before computes the scene again up to there. The files that a script "
+        "reads are not known either: remove the working folder if they change.",
     )
     render.add_argument(
         "source",
@@ -206,7 +206,7 @@ def _add_render(commands: Any) -> None:
         help="a film, a folder of numbered pictures or a pattern for them (%%06d), or a script (*.vpy)",
     )
     render.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="new file; *.mkv holds everything")
-    colour = render.add_argument_group("colours, of a film (a script makes its own)")
+    colour = render.add_argument_group("colours of a film (a script makes its own)")
     colour.add_argument(
         "--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", help="references; each scene takes its best"
     )
@@ -221,15 +221,15 @@ def _add_render(commands: Any) -> None:
     )
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
     _add_threshold(colour)
-    colour.add_argument("--backend", choices=("torch", "openvino"), help="what computes the network (torch)")
-    colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="the device's best where it is left out")
+    colour.add_argument("--backend", choices=("torch", "openvino"), help="library that computes the network (torch)")
+    colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the device's best")
     encoder = _add_encoder(render)
     encoder.add_argument("--sound", metavar="FILE", type=Path, help="take sound, subtitles and chapters from this file")
     run = render.add_argument_group("how it is run")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=_positive, help="processes on this machine, through Ray (1)")
     where.add_argument(
-        "--ray", metavar="ADDRESS", help="of a Ray cluster; all its machines see the same files by the same names"
+        "--ray", metavar="ADDRESS", help="address of a Ray cluster; its machines see the same files by the same names"
     )
     run.add_argument(
         "--per-gpu", metavar="N", type=_positive, help="workers that share one GPU, with --workers and --ray (1)"
@@ -238,10 +238,10 @@ def _add_render(commands: Any) -> None:
         "--threads",
         metavar="N",
         type=_positive,
-        help="of torch, in each worker; last bits depend on it (4, or the cores if they are fewer)",
+        help="torch's threads in each worker; last bits depend on them (4, or the cores if fewer)",
     )
-    run.add_argument("--work", metavar="FOLDER", type=Path, help="where parts are kept meanwhile (OUT.parts)")
-    run.add_argument("--keep", action="store_true", help="do not remove it at the end")
+    run.add_argument("--work", metavar="FOLDER", type=Path, help="folder of parts until they are joined (OUT.parts)")
+    run.add_argument("--keep", action="store_true", help="keep the folder of the parts at the end")
     run.add_argument(
         "--frames",
         metavar="A:B",
@@ -252,7 +252,7 @@ def _add_render(commands: Any) -> None:
 
 def _add_encoder(to: Any) -> Any:
     encoder = to.add_argument_group("encoder")
-    encoder.add_argument("--codec", metavar="NAME", help="of ffmpeg's encoders: libx264 (default), libx265, ffv1, ...")
+    encoder.add_argument("--codec", metavar="NAME", help="an encoder of ffmpeg: libx264 (default), libx265, ffv1, ...")
     encoder.add_argument("--crf", metavar="X", type=float, help="quality (16 for x264 and x265)")
     encoder.add_argument("--preset", metavar="NAME", help="(medium for x264 and x265)")
     encoder.add_argument(
@@ -263,7 +263,7 @@ def _add_encoder(to: Any) -> Any:
         metavar="WORDS",
         type=_words,
         default=[],
-        help='further ones, before the output\'s name: --ffmpeg-args="-tune film"',
+        help='further arguments, before the output\'s name: --ffmpeg-args="-tune film"',
     )
     return encoder
 
@@ -272,8 +272,8 @@ def _add_pipe(commands: Any) -> None:
     pipe = commands.add_parser(
         "pipe",
         help="print the command line of vspipe and ffmpeg that is right for a script",
-        description="Prints a line that encodes output 0 of a script with ffmpeg and tells it what the frames say: "
-        "matrix, primaries, transfer, range and the shape of pixels, which the pipe has no words for.",
+        description="Print a line that encodes output 0 of a script with ffmpeg and tells it what the frames say: "
+        "matrix, primaries, transfer, range and the shape of pixels, which the pipe cannot carry.",
     )
     pipe.add_argument("source", metavar="SCRIPT.vpy", type=Path)
     pipe.add_argument("-o", "--out", metavar="OUT", type=Path, default=Path("out.mkv"), help="the film (out.mkv)")
@@ -284,7 +284,7 @@ def _add_scenes(commands: Any) -> None:
     scenes = commands.add_parser(
         "scenes",
         help="list the scenes of a film, and plan references for them",
-        description="Lists number, first frame, frames and time of each scene.",
+        description="List number, first frame, frames and time of each scene.",
     )
     scenes.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     scenes.add_argument("-o", "--out", metavar="PLAN.toml", type=Path, help="new file: a template for render --plan")
@@ -302,7 +302,7 @@ def _add_keyframes(commands: Any) -> None:
     keyframes = commands.add_parser(
         "keyframes",
         help="choose the frames of a film that are worth colouring",
-        description="Writes them as ref_NNNNNN.png, and keyframes.html, a page that shows what each stands for. "
+        description="Write them as ref_NNNNNN.png, and keyframes.html, a page that shows what each stands for. "
         "Coloured, the folder is what render --ref takes.",
     )
     keyframes.add_argument("source", metavar="IN", type=Path, help="a film")
@@ -317,8 +317,8 @@ def _add_keyframes(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
-        help="see what each of several references makes of a film",
-        description="Writes one HTML page: frames of the film under each reference, how alike what they show is, and a "
+        help="compare a film under several references",
+        description="Write one HTML page: frames of the film under each reference, maps of similarity, and a "
         "slider between any two.",
     )
     compare.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
@@ -329,7 +329,7 @@ def _add_compare(commands: Any) -> None:
         metavar="N",
         type=int,
         nargs="+",
-        help="which (default: of scenes over all the film the first, if it is lit)",
+        help="frames to show (default: of scenes over all the film the first lit one)",
     )
     _add_network(compare)
     _add_threshold(compare)
@@ -338,11 +338,11 @@ def _add_compare(commands: Any) -> None:
 def _add_network(to: Any) -> None:
     to.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
     to.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
-    to.add_argument("--device", choices=("cpu", "cuda"), help="cuda where this machine has one")
+    to.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if this machine has it")
 
 
 def _add_threshold(to: Any) -> None:
-    to.add_argument("--sc-threshold", metavar="X", type=float, help="0..1, how sudden a change is a cut")
+    to.add_argument("--sc-threshold", metavar="X", type=float, help="how unlike both sides of a cut must be, 0..1")
     to.add_argument(
         "--interlaced",
         choices=("ignore", "bwdif"),
@@ -357,16 +357,16 @@ def _add_threshold(to: Any) -> None:
 
 
 def _add_models(commands: Any) -> None:
-    commands.add_parser("models", help="list the models that are here, and those that can be downloaded")
+    commands.add_parser("models", help="list installed models, and those that can be downloaded")
     download = commands.add_parser(
         "download",
-        help="fetch a model into the user's cache",
-        description="Fetches a model into the user's cache and makes one weights file of it. A download that was cut "
-        f"off goes on where it ended. ${catalog.CACHE_VARIABLE} names another cache folder.",
+        help="download a model into the user's cache",
+        description="Download a model into the user's cache and make one weights file of it. An interrupted "
+        f"download is resumed. ${catalog.CACHE_VARIABLE} names another cache folder.",
     )
     download.add_argument("name", metavar="NAME", help=", ".join(n for n, known in catalog.KNOWN.items() if known.url))
     download.add_argument(
-        "--sha256", metavar="HASH", help="what the archive must have (default: what the first download had)"
+        "--sha256", metavar="HASH", help="hash that the archive must have (default: that of the first download)"
     )
     convert = commands.add_parser("convert", help="make one weights file of the authors' zip or folder")
     convert.add_argument("path", metavar="PATH", type=Path, help="their archive, or the folder it was unpacked to")
@@ -374,7 +374,7 @@ def _add_models(commands: Any) -> None:
     convert.add_argument("--half", action="store_true", help="half precision: half the size, other last digits")
     check = commands.add_parser(
         "check",
-        help="say whether this environment works, or whether a model would load (exit code 0 or 1)",
+        help="check whether this environment works, or whether a model would load (exit code 0 or 1)",
         description="Without PATH: loads VapourSynth, plugin, package and weights step by step, colours ten frames, "
         "and says for each failure what helps. With PATH: says what a file is, and whether it would load as a model.",
     )
@@ -403,7 +403,7 @@ def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be words as of a shell, got {text!r}: {error}") from None
+        raise argparse.ArgumentTypeError(f"must be words in a shell's quoting, got {text!r}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def check_computation(backend: str, precision: str | None, trt: bool, threads: i
         fail("trt", "False with another backend than 'torch'", trt)
     if precision is not None and precision not in PRECISIONS:
         fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
-    # A number from here on: torch's own may be another one when the next filter comes.
+    # Resolved here: torch's own number may change before the next filter is built.
     if threads is None:
         threads = torch.get_num_threads()
     else:

@@ -112,7 +112,7 @@ def _crashes(code: str, *arguments: str) -> bool:
 
 def _vapoursynth() -> str:
     folder = _package()
-    if _crashes("import vapoursynth; vapoursynth.core.std"):  # as a library that is cut off does
+    if _crashes("import vapoursynth; vapoursynth.core.std"):  # as a truncated library does
         files = [path for path in sorted((folder / "plugins").rglob("*")) if path.suffix in _LIBRARIES]
         bad = [str(path) for path in files if _crashes("import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(path))]
         raise _Fault(

@@ -101,7 +101,7 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
             tags, error = read_tags(f), None
         except ValueError as reason:
             tags, error = Tags(RGB_LUMA, UNSPECIFIED, UNSPECIFIED, False, 0), first_line(reason)
-        # A frame that zimg cannot read is only there to say so.
+        # A frame that zimg cannot read is replaced by one that only carries the error.
         frame = f.copy() if is_handled(f.format) else vs.core.create_video_frame(vs.RGB24, f.width, f.height)
         for name in (*_NOT_FOR_RESIZE, ERROR):
             if name in frame.props:

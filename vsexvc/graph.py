@@ -60,7 +60,7 @@ def build(
     if preset.size is not None:
         stated, ref = _fitted(stated, preset.size), _fitted(ref, preset.size, **_SRGB)
         mask = mask if mask is None else _fitted(mask.std.RemoveFrameProps(), preset.size)
-        # Its own tags again, but for a matrix that was told from its size.
+        # Restore its own tags, except a matrix that was derived from its size.
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
@@ -69,7 +69,7 @@ def build(
         small = luma(stated)
     else:
         small = luma(stated, width, height)
-        # The pump brings each reference to a size of its own aspect, but for propagation.
+        # The pump resizes each reference in its own aspect, except for propagation.
         fixed = (width, height) if schedule.propagate else ()
         ref = ref.resize.Bicubic(*fixed, **_SRGB)
     pump = Pump(
@@ -157,12 +157,12 @@ def _merged(
         format: of the result.
     """
     core = vs.core
-    # YUV and GRAY become RGB only when they are coloured: their own luma has to stay.
+    # YUV and GRAY become RGB only after they are coloured, so that their own luma stays.
     made = format
     if format.color_family == vs.RGB and clip.format.color_family != vs.RGB:
         made = core.query_video_format(vs.YUV, format.sample_type, format.bits_per_sample, 0, 0)
     source = clip if clip.format.id == made.id else _converted(clip, stated, made, keeps_colours=mask is not None)
-    # PyFilter asks for clips[0] by itself, and drops it where more is needed: one that costs nothing.
+    # PyFilter requests clips[0] by itself, and drops it if it requires more: it has to cost nothing.
     pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
     inputs = [pacer, source, *colours]
     inputs += [] if mask is None else [_weight(mask, clip.num_frames)]

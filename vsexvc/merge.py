@@ -28,7 +28,7 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.threads import TorchThread
 
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
-_FINER = 1.25  # how many samples of chroma there must be for one of the network's picture, on both axes
+_FINER = 1.25  # least samples of chroma for one of the network's picture, on both axes, to work at their size
 _SPACES = 4  # colour spaces whose tables are kept
 
 

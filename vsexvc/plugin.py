@@ -94,16 +94,16 @@ def colorize(
             smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
             halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along
             edges; black borders are picture. That script knows no cuts: sc=False. "": none of this.
-        auto_download: a known model that is not there is downloaded; False: the error says how to.
-        device: "cpu" or "cuda"; None: cuda where there is one.
+        auto_download: download a known model that is not installed; False: the error names the command.
+        device: "cpu" or "cuda"; None: cuda if there is a GPU.
         device_index: which CUDA device.
-        backend: what computes the network: "torch", or on a CPU "openvino" (pip install "vsexvc[openvino]").
+        backend: library that computes the network: "torch", or on a CPU "openvino" (pip install "vsexvc[openvino]").
         precision: "fp32", "bf16" or "fp16". None: bf16 on a CPU with AMX or AVX512-bf16 and on a GPU that has it, fp16
             on an older GPU, else fp32; with preset "upstream" fp32.
         trt: on a GPU, the feature, correspondence and colour nets as TensorRT engines (needs torch_tensorrt), built at
             the first frame of each size and kept in the user's cache folder.
-        threads: of the CPU that the network takes. None: torch's own number, one for each core. Frames have the same
-            bytes only for the same number.
+        threads: of the network on a CPU. None: torch's own number, one for each core. The bytes of frames depend on
+            this number.
         around: how many of `ref_frames` take part at each frame, 1..64: the one that holds, the next one, the one
             before and so on, of the same scene and within those 128 frames. Each part of the picture takes its colours
             from the most similar, the nearer in time where all are alike; they never mix. 1: the one that holds. With

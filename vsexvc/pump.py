@@ -53,7 +53,7 @@ _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
 # What each store may take, in bytes of tensors: with the default size all fits several times over.
 _REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
-_MANY_REFERENCES = 8  # among which a scene's choice takes so long that the user is told
+_MANY_REFERENCES = 8  # more of them make a scene's choice so slow that the user is told
 # Frames of a segment, counted from its start, that its area is found in; the later ones where the others are dark.
 _SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
 _AREAS = 64  # how many are kept
@@ -238,7 +238,7 @@ class Pump:
         while (last := self._cuts.before(n)) > first and self._cuts[last] != CUT:
             if told - last >= _LONG_SEARCH:
                 told = last
-                self._notices.append(f"Colorize: frame {n}: no cut in the {n - last} frames up to it, searching on")
+                self._notices.append(f"Colorize: frame {n}: no cut in the {n - last} frames up to it, still searching")
             look = range(max(first + 1, last - SEARCH + 1), last + 1)
             yield [(number, LUMA_CLIP) for number in look if self._cuts[number] == UNKNOWN]
         return max(first, last)
@@ -329,7 +329,7 @@ class Pump:
             picture = self._reader.picture((yield [(index, REF_CLIP)]))
             if index not in self._references:
                 if float(picture[0][:, 1:].abs().max()) < _LEAST_COLOUR:
-                    self._notices.append(f"Colorize: frame {index} of ref has no colours: what takes it stays grey")
+                    self._notices.append(f"Colorize: frame {index} of ref has no colours: frames with it stay grey")
                 self._references[index] = self._session.reference(*picture)
         return self._references[index]
 

@@ -23,7 +23,7 @@ from vsexvc.support.threads import interrupt
 MARK = "ExvcCut"  # frame property: 1 where a scene begins
 
 _BLOCK = 16  # frames decided at once
-_PAGE = 256  # frames whose pictures lie in one array: thousands of small ones would scatter the memory around them
+_PAGE = 256  # frames whose pictures lie in one array: thousands of small ones would fragment the memory
 _PAGES, _BLOCKS = 64, 4096  # how many are kept
 REQUESTED_AHEAD = _BLOCK - 1 + AHEAD  # frames after one, at most, that its mark needs
 

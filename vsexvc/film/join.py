@@ -291,7 +291,7 @@ def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: A
         with av.open(str(path)) as file:
             described = file.streams.video[0].codec_context.extradata
             if head is not None and described != head:
-                raise ValueError(f"part {str(path)!r} was encoded otherwise than those before it: remove it, run again")
+                raise ValueError(f"part {str(path)!r} was encoded differently from those before: remove it, run again")
             head = described
             packets = (packet for packet in file.demux(video=0) if packet.size)
             for place, (packet, rank) in enumerate(zip(packets, part.order, strict=True)):

@@ -169,7 +169,7 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
         except OSError as error:  # the network's own have become DownloadError: what is left is the disk
             raise DownloadError(
                 f"download {known.name}: {str(error.filename or part)!r} cannot be written: {error.strerror or error}; "
-                "what has come is kept, the same command goes on from there"
+                "what has come is kept, the same command resumes it"
             ) from None
     whole = archive if archive.exists() else part
     seen = sha256_of(whole)
