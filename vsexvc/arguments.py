@@ -1,4 +1,4 @@
-"""Check the arguments of Colorize: what is accepted, and the error that says so."""
+"""Check the arguments of Colorize; an error names what is accepted."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_clip(name: str, clip: Any) -> None:
     if not clip.width or not clip.height:
         fail(name, "of constant size", "a clip of variable size")
     if not clip.num_frames:
-        fail(name, "a clip of at least one frame", "one of none")
+        fail(name, "a clip of at least one frame", "an empty one")
     _check_samples(name, clip.format)
 
 

@@ -189,7 +189,7 @@ def _passes(compared: _Compared, before: _Ints, gap: int) -> tuple[NDArray[np.bo
     path = np.concatenate([np.ones_like(old), lead, -np.ones_like(old)], axis=1)
     turns = np.abs(np.diff(path, axis=1)).sum(1) / 2.0 - 1.0
     place = np.where((lead < 0.0).any(1), (lead < 0.0).argmax(1), gap - 1)
-    # Contrast against what it would be without a change: the mean of a third of the frames, around the place.
+    # Contrast relative to that without a change: the mean of a third of the frames, around the place.
     mean_old = energy[(before[:, None] - np.arange(_RUN)).clip(0)].mean(1, keepdims=True)
     mean_new = energy[(after[:, None] + np.arange(_RUN)).clip(None, last)].mean(1, keepdims=True)
     share = ((1.0 - lead) / 2.0).clip(0.0, 1.0)

@@ -1,6 +1,6 @@
 """Examine this environment step by step, for `python -m vsexvc check`.
 
-VapourSynth skips a plugin that does not load, and reports nothing. Therefore each part is loaded here by itself, and
+VapourSynth skips a plugin that does not load, and reports nothing. Therefore each part is loaded here separately, and
 for each failure the remedy is printed. Nothing is imported before its step; a step is skipped where one that it
 requires has failed.
 """

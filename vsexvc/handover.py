@@ -1,7 +1,7 @@
 """Hand recurrent states over from one run to the next, so that a long scene need not be computed again up to there.
 
-Who builds a filter within `handed` gives it states that were kept, and is offered those that it reaches. No frame has
-other bytes with them.
+A filter that is built within `handed` reads kept states, and offers those that it reaches. They change no byte of any
+frame.
 """
 
 from __future__ import annotations

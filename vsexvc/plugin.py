@@ -79,10 +79,10 @@ def colorize(
         size: shorter side of the picture inside the network, 64..1080.
         saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.chroma.ColorSpace.chroma).
         mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
-            that is shorter than the clip goes on with its last frame.
+            that is shorter than the clip continues with its last frame.
         output: "color"; "similarity": how well each pixel of the clip found a match in the reference, as a mask (GRAY
-            of the clip's depth, full range, 0..1), whatever mask and saturation are; "warped": the clip in the colours
-            of the aligned reference alone, without the colour net.
+            of the clip's depth, full range, 0..1), independent of mask and saturation; "warped": the clip in the
+            colours of the aligned reference alone, without the colour net.
         format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
             coloured frames of the clip. Between two of them colours come from both sides, if they are in one scene and
@@ -90,7 +90,7 @@ def colorize(
         sc: start anew at scene cuts.
         sc_threshold: how unlike the pictures before and after a change must be to begin a scene, 0 (any) to 1 (none); a
             gradual one 0.05 more. None: trust `_SceneChangePrev` where frames carry it, elsewhere 0.3.
-        preset: "upstream": what the authors' script does around the network, for comparison with it, but for its final
+        preset: "upstream": pre- and post-processing of the authors' script, for comparison with it, except its final
             smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
             halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along
             edges; black borders are picture. That script knows no cuts: sc=False. "": none of this.

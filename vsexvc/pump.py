@@ -13,7 +13,7 @@ This module depends on VapourSynth frames and the session, not on formats, argum
    that cannot be read or used fails those that need it: its block, and what follows it in its segment; all of the
    segment where it is one of the first, in which the black borders are found. And the frames around it, whose scene
    depends on it.
-2. A block computes all of its frames. Outputs wait in a window until they are asked for, and are handed over once.
+2. A block computes all of its frames. Outputs wait in a window until they are requested, and are handed over once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
    references. All stores are bounded in number and in bytes; nothing is as long as the clip.
@@ -53,12 +53,12 @@ _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
 # What each store may take, in bytes of tensors: with the default size all fits several times over.
 _REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
-_MANY_REFERENCES = 8  # more of them make a scene's choice so slow that the user is told
+_MANY_REFERENCES = 8  # more of them make a scene's choice so slow that the user is notified
 # Frames of a segment, counted from its start, that its area is found in; the later ones where the others are dark.
 _SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
 _AREAS = 64  # how many are kept
 _LEAST_COLOUR = 3.0  # ab up to which a reference has no colours
-_LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of replay, and of search for a cut, that the user is told about
+_LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of a replay, and of a search for a cut, from which the user is notified
 
 
 class SessionLike(Protocol):
@@ -145,8 +145,8 @@ class Pump:
         Args:
             session: what computes.
             schedule: which frame takes what.
-            window: outputs kept beside those that are being asked for.
-            log: told about long replays.
+            window: outputs kept beside requested ones.
+            log: called with notices, as about long replays.
             size: shorter side that references are brought to; None: they come in the size that they are needed in.
             recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
             halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.

@@ -1,8 +1,8 @@
 """Mark the frames of a clip that begin a scene.
 
-How a change is told from a few small pictures is changes.py's; here the pictures come from VapourSynth frames. Frames
-are decided on in blocks, each from a window of pictures around it: the result for a frame is a pure function of its
-number, whatever was requested before. The pictures are kept, so that in a run from start to end each is made once.
+changes.py finds a change in a few small pictures; this module makes the pictures from VapourSynth frames. Frames are
+decided in blocks, each from a window of pictures around it: the result for a frame is a pure function of its
+number, independent of earlier requests. The pictures are kept, so that in a run from start to end each is made once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Picture = NDArray[np.uint8]
 
 
 def small_pictures(clip: vs.VideoNode) -> vs.VideoNode:
-    """Return the pictures that scenes are told by, with the frame properties. clip: GRAY of full range."""
+    """Return the pictures that scenes are found by, with the frame properties. clip: GRAY of full range."""
     return clip.resize.Bilinear(*SIZE, format=vs.GRAY8)
 
 

@@ -1,4 +1,4 @@
-"""Say which frames there are, which references they take, and how requests name the frames that they need."""
+"""Define which references frames take, and how requests name the frames that they require."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Correspondence:
     """Hold a frame aligned with a reference: L (1, 1, H, W) 0..100, warped_ab (1, 2, H, W), similarity (1, 1, H, W).
 
     `area`: rows and columns within black borders; warped_ab and similarity are 0 outside. L_centred and `match` are
-    what the colour net sees: (1, C, A, Z), padded; motion is found by `embedding`.
+    the colour net's input: (1, C, A, Z), padded; motion is found by `embedding`.
     """
 
     L: Tensor

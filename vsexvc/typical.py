@@ -1,4 +1,4 @@
-"""Choose the frame that stands for a scene: never a black one, where others are there."""
+"""Choose the frame that stands for a scene: never a black one if others exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vsexvc.schedule import LUMA_CLIP, Frames, Need, Schedule
 
 LOOK = 24  # frames of a scene among which its typical one is found
 
-_AT_ONCE = 8  # frames looked at in one go
+_AT_ONCE = 8  # frames examined in one go
 
 
 def find_typical(schedule: Schedule, cuts: Cuts, scene: int) -> Generator[list[Need], Frames, int]:

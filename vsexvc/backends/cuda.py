@@ -1,6 +1,6 @@
 """Compute parts of a network on NVIDIA GPUs: fused correlation, CUDA graphs, TensorRT engines, and true float32.
 
-No GPU has run any of this yet: the first three are only taken where they are asked for (options.py).
+No GPU has run any of this yet: the first three are used only on request (options.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from vsexvc.backends.shapes import Part
 from vsexvc.support.environment import environment
 from vsexvc.support.threads import apart
 
-# Else openvino sends statistics to its makers, from a process of its own, as soon as it is imported.
+# Otherwise openvino sends statistics to its makers from a separate process as soon as it is imported.
 _SENDS_NOTHING = {"CI": "true"}
 
 

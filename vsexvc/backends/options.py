@@ -61,7 +61,7 @@ class ComputeOptions:
         precision: one of PRECISIONS; None: the first of `precisions`.
         threads: of the CPU; None: torch's number at that moment. Of torch itself, the thread that calls must have as
             many (vsexvc.support.threads.TorchThread): one network is computed by one such thread.
-        cuda: of CUDA_EXTRAS; unless told otherwise those that CUDA_VARIABLE names.
+        cuda: of CUDA_EXTRAS; by default those that CUDA_VARIABLE names.
     """
 
     backend: str = "torch"

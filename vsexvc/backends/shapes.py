@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 Part = Callable[..., Any]
 _SHAPES = 4  # shapes for which a part is kept ready
-_building = threading.RLock()  # torch.export and what it calls are made for one thread at a time
+_building = threading.RLock()  # torch.export supports one thread at a time
 
 
 class ByShape(nn.Module):

@@ -68,7 +68,7 @@ _REFUSED_TRANSFERS = {16: "PQ, HDR: tonemap to SDR first", 18: "HLG, HDR: tonema
 
 _STEPS = 65535  # of the tables over luma and over light
 _BRIGHTEST = 6.25  # light that the table over light ends at: no L up to 100 and ab of 128 go beyond
-# Of the search for L in `ColorSpace.chroma`: how near is near enough, and what is done where it is not.
+# The search for L in `ColorSpace.chroma`: its tolerance, its steps beyond that, and the bounds of their slopes.
 _CLOSE, _SECANTS, _SECANT_SLOPES = 0.1, 2, (0.3, 4.0)
 
 
@@ -77,7 +77,7 @@ def is_srgb_transfer(transfer: int) -> bool:
     return transfer in _SRGB_TRANSFERS
 
 
-@lru_cache  # asked for each frame, in VapourSynth's threads, which are to stay clear of tensors
+@lru_cache  # called for each frame in VapourSynth's threads, which must not create tensors
 def check_space(matrix: int, transfer: int, primaries: int) -> None:
     """Raise ValueError if `_Matrix`, `_Transfer` or `_Primaries` is not handled."""
     _to_xyz(primaries)

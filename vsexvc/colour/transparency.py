@@ -1,6 +1,6 @@
 """Resize pictures with transparent parts, and fill these parts.
 
-What lies under transparent pixels is no part of the picture. Resizing and the feature net look at neighbours, so it is
+The colours of transparent pixels are no part of the picture. Resizing and the feature net look at neighbours, so it is
 replaced by what continues the opaque parts smoothly.
 """
 
@@ -39,7 +39,7 @@ def _filled(rgb: Tensor, known: Tensor) -> Tensor:
     """Fill unknown pixels of a picture with the mean of known ones around them. known: (1, 1, H, W), 1 or 0."""
     if bool((known == 1.0).all()):
         return rgb
-    # Halved until nothing is unknown, then brought up again behind what is known.
+    # Halved until nothing is unknown, then enlarged again behind the known pixels.
     sums = F.avg_pool2d(torch.cat((rgb * known, known), dim=1), 2, ceil_mode=True, count_include_pad=False)
     coarse = _filled(sums[:, :3] / sums[:, 3:].clamp_min(_NOTHING), (sums[:, 3:] > 0.0).to(rgb.dtype))
     around = F.interpolate(coarse, rgb.shape[2:], mode="bilinear")

@@ -14,7 +14,7 @@ from torch import Tensor
 _BAND, _DEVICE_BAND = 1 << 15, 1 << 20
 
 
-_GUIDE_EPSILON = 4.0  # of the guided filter, in L squared: smaller steps of L are taken for noise
+_GUIDE_EPSILON = 4.0  # of the guided filter, in L squared: smaller steps of L count as noise
 _GUIDE_NOISE = 1.0  # likewise of a and b, squared
 
 

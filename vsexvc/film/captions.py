@@ -10,7 +10,7 @@ import av
 from vsexvc.film.times import picture_of
 
 _MARKS = (b"GA94\x03", b"CC\x01\xf8")  # of ATSC A/53, in user data and SEI; of DVDs
-_PLACES, _PACKETS = 8, 48  # where the film is looked at, and how far
+_PLACES, _PACKETS = 8, 48  # places in the film that are searched, and how far
 
 
 def has_captions(path: Path) -> bool:

@@ -110,9 +110,9 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
 def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
     """Return what each task asks of Ray: num_cpus, num_gpus and memory (bytes).
 
-    Encoder and memory are asked for as far as the largest machine has them: a small one works more slowly, and one that
-    is never found not at all. If no machine has what the job needs, say what the tasks wait for; raise ValueError if
-    none ever can.
+    Encoder and memory are requested only as far as the largest machine has them: a task that requests more would never
+    start. If no machine has the CPUs or the GPU, print what the tasks wait for; raise ValueError if none ever can have
+    them.
     """
     import ray
 
@@ -166,8 +166,8 @@ def make_by_ray(
         numbers: which ones.
         workers: processes on this machine.
         address: in place of them, that of a cluster.
-        made: told the number of a part that is there, and who made it.
-        progress: told how many frames of unfinished parts are done.
+        made: called with the number of a finished part, and who made it.
+        progress: called with the number of frames of unfinished parts that are done.
         per_gpu: workers that share one GPU.
 
     Raises:
@@ -189,7 +189,7 @@ def make_by_ray(
         if workers is not None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vsexvc-", ignore_cleanup_errors=True))
             options |= {"object_store_memory": _STORE, "include_dashboard": False, "_temp_dir": folder}
-            # The user has said how many: they start, whatever this machine has.
+            # The user has chosen the number: all start, even if this machine has less.
             options |= {"num_cpus": workers * (job.threads + 1), "_memory": workers * _MEMORY}
         _connect(address, options)
         stack.callback(ray.shutdown)
@@ -198,7 +198,7 @@ def make_by_ray(
         left = list(numbers)
         waiting: dict[Any, int] = {}
         while left or waiting:
-            # A part that goes on inside a scene waits for the one before, which leaves it its state.
+            # A part that begins inside a scene waits for the one before, whose final state it needs.
             held = {*left, *waiting.values()}
             for number in [number for number in left if not (follows(job, number) and number - 1 in held)]:
                 left.remove(number)

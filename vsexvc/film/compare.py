@@ -37,7 +37,7 @@ from vsexvc.weights.store import DEFAULT
 FRAMES = 8  # shown where none are named
 _BOX, _MAP_BOX, _THUMB_BOX = (960, 720), (480, 360), (320, 240)  # largest sizes of pictures
 _STEP = 20  # the scale of similarities begins and ends at multiples of 1/20
-# Colours of least to most similar, RGB: each lighter than the one before, so that they can be told without colours.
+# Colours of least to most similar, RGB: each lighter than the one before, so that they differ without colours too.
 _RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232, 150))
 
 
@@ -95,7 +95,7 @@ def write(
     try:
         stills = [open_references([path], cache, stills=True) for path in paths]
         for still in stills:
-            _Column(clip, still, options)  # says what is wrong before the film is read
+            _Column(clip, still, options)  # reports errors before the film is read
         shown: dict[int, float] = {}
         if frames is None:
             scenes = find_scenes(clip, options.pop("sc_threshold", None), options.get("size", 216), stages)

@@ -122,7 +122,7 @@ def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
     8 bit stays 8 bit, more becomes 10; subsampling stays, grey and RGB become 4:2:0 where the size is even.
 
     Raises:
-        ValueError: for what is asked.
+        ValueError: an argument is wrong.
     """
     if asked is not None and asked not in FORMATS:
         raise ValueError(f"--pix-fmt must be one of {', '.join(sorted(FORMATS))}, got {asked!r}")
@@ -219,7 +219,7 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     command += merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
     with tempfile.TemporaryFile() as said, closing(frames):
-        # A group of its own: Ctrl-C is ours to answer.
+        # A separate process group: this process handles Ctrl-C.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()
         )

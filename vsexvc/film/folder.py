@@ -1,6 +1,6 @@
 """Keep the working folder of a render.
 
-It holds `manifest.json` (what was asked for, the scenes that were found, and the frames that are being redone),
+It holds `manifest.json` (the arguments, the scenes that were found, and the frames that are being redone),
 `NNNNNN.mkv` with `NNNNNN.json` (a finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's
 end, if the next one goes on with it), `index/` (bestsource's) and `lock` (held by the process that renders). A file has
 its name only when it is whole; NNNNNN is the part's number.

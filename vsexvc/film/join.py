@@ -48,7 +48,7 @@ class Other:
         self.picture = picture_of(self.file)
         self.streams = [stream for stream in self.file.streams if stream is not self.picture]
         self.start = start_of(self.file)
-        #: what was said of its clocks while it was read
+        #: notices about its clocks, collected while it is read
         self.jumps: list[str] = []
         first = None if self.picture is None else self.picture.start_time
         #: when its picture begins, in seconds: so much later than nought begins that of a script with its sound
@@ -71,7 +71,7 @@ def join(
         times: of all frames.
         other: None: there is none.
         out: its suffix says which container.
-        progress: told how many frames are written.
+        progress: called with the number of frames written.
 
     Returns:
         Notices: what of the other file was left out or changed.
@@ -94,7 +94,7 @@ def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[st
         other, out: as for `join`, whose errors it raises.
 
     Returns:
-        Notices, about what the container does not say of the picture too.
+        Notices, also about what the container does not state of the picture.
     """
     times = Times(range(1), Fraction(1, 25), None)
     target, notices = _written([part], times, other, out, lambda done: None, _REHEARSED)

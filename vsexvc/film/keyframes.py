@@ -2,7 +2,7 @@
 
     ref_000412.png    frame 412, as it is in the film: coloured, it is a reference (references.py)
 
-Each scene is looked at every STEP frames, at first where it is lit (source.first_good). A frame that is like one of the
+Each scene is examined every STEP frames, first at a lit frame (source.first_good). A frame that is like one of the
 key frames chosen so far is left to that one; else it becomes a key frame itself. How alike two frames are is what the
 network sees: the mean similarity with which the one finds its matches in the other, as Colorize's ExvcSimilarity.
 """
@@ -42,8 +42,8 @@ from vsexvc.support.files import settle
 from vsexvc.support.kept import Kept
 from vsexvc.weights.store import DEFAULT, load
 
-LIKE = 0.5  # mean similarity from which on one frame stands for another; of other scenes it is 0.1 to 0.3
-STEP = 24  # frames of a scene from one that is looked at to the next
+LIKE = 0.5  # mean similarity from which one frame stands for another; between scenes it is 0.1 to 0.3
+STEP = 24  # frames of a scene from one that is examined to the next
 PAGE = "keyframes.html"
 
 _NEAREST = 4  # key frames that a frame is compared with, after what they show in each part of the picture
@@ -61,7 +61,7 @@ class Stretch:
     Attributes:
         scene: its number, from 1.
         first, stop: of the stretch.
-        frame: that was looked at.
+        frame: the one that was examined.
         seconds: when the stretch begins.
         similarity: of that frame to its key frame, -1..1.
     """
@@ -217,7 +217,7 @@ def page(title: str, facts: str, clip: vs.VideoNode, keys: Sequence[Keyframe], s
 
 
 def lines(keys: Sequence[Keyframe]) -> list[str]:
-    """Return what is told of each key frame: its name, time and what it stands for."""
+    """Return a line for each key frame: its name, its time and what it stands for."""
     told = []
     for key in keys:
         frames = sum(one.stop - one.first for one in key.stretches)
@@ -248,7 +248,7 @@ class _Seen:
 
         Args:
             L: of the frame.
-            like: what is enough.
+            like: the least similarity.
         """
         gist = _gist(self._reference_of(L))
         nearest = sorted(self._gists, key=lambda number: (-float(self._gists[number] @ gist), number))

@@ -143,7 +143,7 @@ class PartMaker:
 
         Args:
             number: of the part.
-            progress: told how many of its frames are done.
+            progress: called with the number of its frames that are done.
 
         Raises:
             ValueError, OSError: saying which frames it is about. Nothing is left of it.

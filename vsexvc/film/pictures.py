@@ -46,11 +46,11 @@ SUFFIXES = (
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}  # modules, and what registers them
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _LEAST_COLOUR = 6  # difference of R, G and B, 0..255, up to which a surface is grey: lossy files are not exact
-_SURFACES = 64  # on the shorter side of the picture that is looked at for colours
+_SURFACES = 64  # on the shorter side of the picture that is searched for colours
 _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
 _NAMED = 3  # files that a notice names
-_HEAD = 1 << 16  # bytes of a file in which its tags are looked for
+_HEAD = 1 << 16  # first bytes of a file, which hold its tags
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read(path: Path) -> Still | None:
         if Image.registered_extensions().get(path.suffix.lower()) in _FORMATS:
             raise ValueError(f"{what} cannot be read: it is damaged, or no picture") from None
         return None
-    except Exception as error:  # decoders raise whatever they come upon
+    except Exception as error:  # decoders raise errors of any type
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{what} cannot be read: {first_line(error)}") from None

@@ -1,6 +1,6 @@
 """Write the command line that sends a script's output through vspipe to ffmpeg without losing what its frames say.
 
-Y4M, which vspipe writes, has no words for matrix, primaries and transfer; ffmpeg is told them.
+Y4M, which vspipe writes, cannot carry matrix, primaries and transfer; ffmpeg gets them as options.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vsexvc.film.encode import Encoding, find_ffmpeg, input_arguments, merged
 from vsexvc.film.parts import script_output
 from vsexvc.support.errors import first_line
 
-_IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # what the stream says itself
+_IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # what the stream itself states
 
 
 def line(script: Path, out: Path, encoding: Encoding) -> str:
     """Return the command line, for a shell.
 
     Args:
-        script: its output 0 is what is encoded. It is run, and its first frame requested.
+        script: its output 0 is encoded. It is run, and its first frame requested.
         out: the file that ffmpeg is to write.
         encoding: how.
 

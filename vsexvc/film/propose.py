@@ -16,7 +16,7 @@ from vsexvc.film.source import Scene, picture
 
 CARD, COLOURED = "card", "coloured"
 
-_BOX = (640, 480)  # frames are looked at no larger than this
+_BOX = (640, 480)  # the largest size in which frames are examined
 _COLOUR = 4.5  # ab that lightness does not explain, root mean square: of tinted frames it is below 3.9
 _GROUND, _LETTERS = 25.0, 45.0  # highest lightness of a card's ground, least that its letters are lighter
 _FLAT, _SPREAD = 0.7, 8.0  # share of a card that is ground, and how far its lightness is from the median at most

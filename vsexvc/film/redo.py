@@ -1,4 +1,4 @@
-"""Redo a stretch of a film that was rendered before: which parts are made anew, and what is said of it."""
+"""Redo a stretch of a film that was rendered before: choose the parts to make anew, and report them."""
 
 from __future__ import annotations
 

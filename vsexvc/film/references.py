@@ -25,7 +25,7 @@ import vapoursynth as vs
 from vsexvc.film import pictures
 from vsexvc.film.source import default_cache, open_any, picture
 
-_LOOK = (320, 240)  # the largest size in which a frame is looked at for colours
+_LOOK = (320, 240)  # the largest size in which a frame is searched for colours
 _NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture that says its frame
 _NEARLY = re.compile(r"ref_\d+.*", re.IGNORECASE)  # one that was meant to
 _SAME_SHAPE = 0.02  # share by which the shape of a coloured frame may differ from the film's, as rounding does
@@ -144,7 +144,7 @@ def open_references(
         paths: pictures, clips, and folders of pictures (see `listed`).
         cache: see source.open_video.
         stills: of a clip only the first frame.
-        film: what they are coloured frames of, so that they have to have its shape. None: any shape.
+        film: the references are coloured frames of it, so they must have its shape. None: any shape.
 
     Raises:
         OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures; another

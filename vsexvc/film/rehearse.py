@@ -19,7 +19,7 @@ from vsexvc.film.job import Job
 from vsexvc.film.join import Other
 from vsexvc.film.join import rehearse as rehearse_joining
 
-_CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # one that holds what another does not is looked for in this order
+_CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # tried in this order for streams that another one cannot hold
 
 
 def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:

@@ -44,9 +44,9 @@ from vsexvc.weights import store
 
 LEAST = 48  # frames of a part made of whole scenes, where the film has as many
 SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
-MOST_THREADS = 4  # of torch in each worker, unless told otherwise: more do little for pictures of this size
+MOST_THREADS = 4  # of torch in each worker by default: more gain little with pictures of this size
 
-_OF_FILM = ("input", "interlaced", "fps")  # of what is asked for: what the index depends on
+_OF_FILM = ("input", "interlaced", "fps")  # arguments that the index depends on
 _OF_SCENES = ("size", "sc", "sc_threshold")  # what else the scenes depend on that are found
 # What changes some parts only.
 _OF_PARTS = {"references", "ref_frames", "left", "around_in_scenes", "scenes", "sc", "sc_threshold"}
@@ -107,11 +107,11 @@ def render(order: Order, report: Report) -> None:
     """Make `order.out`, or continue an earlier run that was making it.
 
     Args:
-        order: what is asked for.
-        report: told what happens.
+        order: the arguments.
+        report: called for each event.
 
     Raises:
-        ValueError, OSError: in one line what is wrong, or went wrong. Finished parts stay, as they do at
+        ValueError, OSError: the reason, in one line. Finished parts stay, as they do at
             KeyboardInterrupt.
     """
     _check(order)
@@ -187,7 +187,7 @@ def _make_parts(order: Order, job: Job, folder: Folder, report: Report) -> list[
     return todo
 
 
-# --- what is to be done -----------------------------------------------------------------------------------------
+# --- the job -----------------------------------------------------------------------------------------------------
 
 
 def _check(order: Order) -> None:
@@ -301,7 +301,7 @@ def _divided(
 
 
 def _of_all(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return those of what is asked for that all parts depend on."""
+    """Return those arguments that all parts depend on."""
     return {key: value for key, value in asked.items() if key not in _OF_PARTS}
 
 
@@ -344,7 +344,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     model = store.find(order.model).absolute()
     references = listed(order.references) if scheme is None else scheme.references
     device = order.colours.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # One for all workers, whatever machine each is on.
+    # One for all workers, on all machines.
     is_elsewhere = device == "cuda" and not torch.cuda.is_available()
     precision = order.colours.precision or ("bf16" if is_elsewhere else precisions(device)[0])
     job = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Read a film that lies as numbered pictures in a folder.
+"""Read a film that is stored as numbered pictures in a folder.
 
 Its name is the folder's, or a pattern for the pictures' names, as `scan/reel_%06d.png`. The first number is any; a gap
 after it is an error. ffmpeg decodes the pictures, in their own depth; Pillow those that ffmpeg does not know.
@@ -199,7 +199,7 @@ def _head(what: str, file: Path) -> Head | None:
         if file.suffix.lower() in Image.registered_extensions():
             raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
         return None
-    except Exception as error:  # decoders raise whatever they come upon
+    except Exception as error:  # decoders raise errors of any type
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None

@@ -28,8 +28,8 @@ from vsexvc.weights.catalog import CACHE_VARIABLE, cache_folder
 
 INTERLACED = ("ignore", "bwdif")
 
-Progress = Callable[[int, int], None]  # told how much is done, of how much
-Stages = Callable[[str], Progress]  # what is done, in a few words -> who is told how far it is
+Progress = Callable[[int, int], None]  # called with the amount done, and the whole
+Stages = Callable[[str], Progress]  # name of a stage -> its progress
 
 
 def silent(what: str) -> Progress:
@@ -153,7 +153,7 @@ def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
 
 
 def typical(small: vs.VideoNode, scene: Scene) -> int:
-    """Return the frame that stands for a scene, as Colorize chooses it; never a black one where others are there.
+    """Return the frame that stands for a scene, as Colorize chooses it; never a black one if others exist.
 
     Args, errors: of first_frames.
     """
@@ -181,7 +181,7 @@ def with_scenes(clip: vs.VideoNode, firsts: Sequence[int]) -> vs.VideoNode:
     """Set `_SceneChangePrev` on each frame: Colorize without `sc_threshold` uses these scenes as they are.
 
     Args:
-        clip: whatever its frames say of scenes is overwritten.
+        clip: its frames' own marks of scenes are overwritten.
         firsts: first frames of the scenes.
     """
     starts = frozenset(firsts)

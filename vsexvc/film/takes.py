@@ -81,7 +81,7 @@ class Kept:
                 return None
             device = torch.device(self._job.colours.device or "cpu")
             return State(*(None if x is None else x.to(device) for x in (stored["prev_lab"], stored["prev_phi"])))
-        except Exception:  # torch raises whatever it comes upon
+        except Exception:  # torch raises errors of any type
             return None
 
     def __iter__(self) -> Iterator[int]:

@@ -38,7 +38,7 @@ def choose(found: Sequence[Found], handicaps: Tensor | None) -> tuple[Found, Ten
         handicaps: (B, R), in cosines: how far a reference must be ahead of one without; None: all are alike.
 
     Returns:
-        What was chosen, and which it was: (B, R, h, w), 1 or 0.
+        The chosen match, and its reference: (B, R, h, w), 1 or 0.
     """
     if len(found) == 1:
         return found[0], torch.ones_like(found[0].detail[:, :1])

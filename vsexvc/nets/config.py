@@ -16,7 +16,7 @@ class NetworkConfig:
 
     Attributes:
         width: factor on every channel count of the three nets (1.0: VGG19 and the paper's tables).
-        features_input: what the feature net sees. "L": L scaled to -1..1, one channel, for frame and reference alike.
+        features_input: the feature net's input. "L": L scaled to -1..1, one channel, for frame and reference alike.
             "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
             means, x 255). "imagenet": torchvision's scaling of the grey picture, frame and reference alike.
         temperature: tau of eq. 4.

@@ -18,7 +18,7 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
 _SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of width and depth
 KINDS = tuple(_SCALES)
 _STEM = 32
-# Which side of a layer that halves gets the larger padding: cells of every level stay near the middle of what they see.
+# Side of a layer that halves with the larger padding: cells of every level stay near the middle of their field.
 _RIGHT = (True, True, False, True, False)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EVIDENCE = 3  # channels that the colour net is told beside the colours: see Trust.forward
+EVIDENCE = 3  # further channels of the colour net's input: see Trust.forward
 _INPUTS, _WIDTH = 15, 32
 _L, _AB = 25.0, 40.0  # what brings L and ab near to one
 

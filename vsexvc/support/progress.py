@@ -48,7 +48,7 @@ class Progress:
             unit: of the numbers shown, as " MB".
             scale: what numbers are divided by to have that unit.
             pause: seconds between two lines where there is no terminal.
-            head: what these lines begin with.
+            head: the first word of these lines.
         """
         self._unit, self._scale, self._pause, self._head = unit, scale, pause, head
         self._stage, self._pace, self._said, self._done = "", Pace(0), 0.0, -1.0
@@ -118,7 +118,7 @@ def followed[Item](items: Sequence[Item], stage: str, unit: str = "", head: str 
     """Yield the items and show how many are done.
 
     Args:
-        items: what is worked on, one after the other.
+        items: the work, one after the other.
         stage: name of the work.
         unit: of the items, as " clips".
         head: what a line begins with where there is no terminal.

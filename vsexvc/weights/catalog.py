@@ -36,9 +36,9 @@ class Known:
     """Describe a model that has a name here.
 
     Attributes:
-        what: what it is, in a line.
+        what: a description, in a line.
         licence: of the weights.
-        figures: what was measured, by whom.
+        figures: measured results, and their source.
         url: of its archive; None: it is shipped.
         sha256: of the archive; None: no hash is published, the first download records the one it sees.
     """
@@ -146,7 +146,7 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
 
     Args:
         known: with a url.
-        sha256: what the archive must have; None: whatever comes.
+        sha256: of the archive; None: any.
         stated: where that hash is from, for the error.
 
     Returns:
@@ -166,7 +166,7 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
             Transfer(known.name, known.url, part).run()
         except DownloadError:
             raise
-        except OSError as error:  # the network's own have become DownloadError: what is left is the disk
+        except OSError as error:  # errors of the network are DownloadError: this one is the disk's
             raise DownloadError(
                 f"download {known.name}: {str(error.filename or part)!r} cannot be written: {error.strerror or error}; "
                 "what has come is kept, the same command resumes it"

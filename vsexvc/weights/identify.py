@@ -21,7 +21,7 @@ from vsexvc.weights.store import (
     read_metadata,
 )
 
-_LARGEST_FOREIGN = 1 << 30  # of a file that is only looked at; torchvision's VGG19 has 575 MB
+_LARGEST_FOREIGN = 1 << 30  # of a file that is only identified; torchvision's VGG19 has 575 MB
 _PART_OF_RELEASE = "one file of the authors' release ({}): a model is their archive, or the folder with all of them"
 _KINDS = {  # a key that no other file has
     "conv10_ab.weight": _PART_OF_RELEASE.format("colornet"),

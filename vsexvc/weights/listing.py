@@ -1,4 +1,4 @@
-"""Write what is known of the models, for people to read."""
+"""Describe the models, for people to read."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
             raise ValueError(f"model {label!r} is damaged: {first_line(error)}") from None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose text advises to run what is in the file
+    except pickle.UnpicklingError:  # its text advises to run code of the file
         raise ValueError(f"model {label!r} is damaged or not a plain state dict: it holds more than tensors") from None
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
         raise ValueError(f"model {label!r} is damaged or not a plain state dict: {first_line(error)}") from None

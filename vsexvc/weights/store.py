@@ -1,7 +1,7 @@
 """Find, verify, load and save weights files.
 
 A file is safetensors: every tensor of ColorizationNet under its own name, and in the metadata `vsexvc` (the format's
-version), `config` (NetworkConfig as JSON) and what the model card repeats. The authors' released archive, or a folder
+version), `config` (NetworkConfig as JSON) and the facts of the model card. The authors' released archive, or a folder
 with its files, can be loaded as well (released.py), and `convert` makes a file of it. Loading executes no code, and
 unpacks nothing to disk.
 """
@@ -63,7 +63,7 @@ def find(model: str | None, auto_download: bool = False) -> Path:
         auto_download: a model that is known but not there is downloaded, with notices to stderr.
 
     Raises:
-        ValueError: unknown name; a download that is not what it should be.
+        ValueError: unknown name; a download with another hash.
         OSError: no such file; not downloaded; a download that failed.
     """
     known = installed()
@@ -95,7 +95,7 @@ def download(name: str, sha256: str | None = None) -> Path:
 
     Args:
         name: of models.KNOWN.
-        sha256: what the archive must have, whatever was recorded.
+        sha256: of the archive; overrides a recorded one.
 
     Raises:
         ValueError: unknown name; another hash than given or recorded; an archive of something else (it is removed).
