@@ -77,7 +77,7 @@ def colorize(
             most similar to its typical frame, one of its first 24.
         model: name of an installed model or path of a weights file; None: the default.
         size: shorter side of the picture inside the network, 64..1080.
-        saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.chroma.ColorSpace.chroma).
+        saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.colour.spaces.ColorSpace.chroma).
         mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
             that is shorter than the clip continues with its last frame.
         output: "color"; "similarity": how well each pixel of the clip found a match in the reference, as a mask (GRAY

@@ -38,7 +38,7 @@ _HUBER = 20.0  # ab up to which the guess's error counts squared: its mean colou
 
 @dataclass(frozen=True)
 class MeaningOptions:
-    """Hold the options of one run of `meaning`.
+    """Holds the options of one run of `meaning`.
 
     Attributes:
         out: file that is written.
