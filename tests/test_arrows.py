@@ -76,6 +76,7 @@ ORDER = {
         "film.plan",
         "film.vsview",
         "film.page",
+        "film.trust",
         "film.compare",
         "film.keyframes",
         "film.encode",

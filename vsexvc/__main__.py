@@ -128,7 +128,7 @@ def _tell_of_files(args: argparse.Namespace, report: Report) -> None:
 
 
 def _scenes(args: argparse.Namespace, report: Report) -> int:
-    from vsexvc.film import plan, source
+    from vsexvc.film import plan, source, trust
 
     _tell_of_files(args, report)
     cache, threshold = source.default_cache(), args.sc_threshold
@@ -138,6 +138,13 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
             report("scene", scene=number, first=scene.first, frames=scene.stop - scene.first, seconds=scene.seconds)
         else:
             print(f"{number:5} {scene.first:8} {scene.stop - scene.first:8}  {plan.timecode(scene.seconds)}")
+    if args.ref:
+        names = ("model", "size", "device")
+        options = {name: value for name in names if (value := getattr(args, name)) is not None}
+        trust.tell(
+            trust.of_files(args.source, scenes, args.ref, cache, report.stage, args.interlaced, args.fps, **options),
+            report,
+        )
     return 0
 
 
@@ -153,12 +160,15 @@ def _keyframes(args: argparse.Namespace, report: Report) -> int:
 
 
 def _compare(args: argparse.Namespace, report: Report) -> int:
-    from vsexvc.film import compare, source
+    from vsexvc.film import compare, source, trust
 
     options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
     options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced, "fps": args.fps}
     _tell_of_files(args, report)
-    compare.write(args.source, args.ref, args.out, source.default_cache(), args.frames, report.stage, **options)
+    cache = source.default_cache()
+    found = compare.write(args.source, args.ref, args.out, cache, args.frames, report.stage, **options)
+    if found:
+        trust.tell(found, report)
     print(args.out)
     return 0
 
@@ -294,6 +304,10 @@ def _add_scenes(commands: Any) -> None:
         type=Path,
         help="a typical frame of each scene; SHEET-1.png, ... if they are many",
     )
+    scenes.add_argument(
+        "--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", help="say which scenes these suit least, worst first"
+    )
+    _add_network(scenes)
     _add_threshold(scenes)
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
 

@@ -30,6 +30,7 @@ from vsexvc.film.source import (
     small_luma,
     with_scenes,
 )
+from vsexvc.film.trust import Suited, measure, suited, summary, weakest
 from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.weights.store import DEFAULT
@@ -70,7 +71,7 @@ def write(
     interlaced: str | None = None,
     fps: Fraction | None = None,
     **options: Any,
-) -> None:
+) -> list[Suited]:
     """Colour frames of a film after each reference and write the page.
 
     Args:
@@ -83,6 +84,9 @@ def write(
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
         options: of Colorize.
+
+    Returns:
+        How well the best of the references suits each scene, worst first; of named frames nothing.
 
     Raises:
         OSError, ValueError: something cannot be read or written, an argument is out of range.
@@ -97,6 +101,7 @@ def write(
         for still in stills:
             _Column(clip, still, options)  # reports errors before the film is read
         shown: dict[int, float] = {}
+        found: list[Suited] = []
         if frames is None:
             scenes = find_scenes(clip, options.pop("sc_threshold", None), options.get("size", 216), stages)
             small = small_luma(clip, options.get("size", 216))
@@ -104,7 +109,11 @@ def write(
                 number = first_good(small, scene)
                 shown[number] = scene.seconds + (float((number - scene.first) / clip.fps) if clip.fps else 0.0)
             frames = list(shown)
-            clip = with_scenes(clip, [scene.first for scene in scenes])
+            firsts = [scene.first for scene in scenes]
+            all_stills = vs.core.std.Splice(stills, mismatch=True)
+            sums = measure(clip, scenes, all_stills, None, stages, **options)
+            found = suited(sums, firsts, None, [path.name for path in paths])
+            clip = with_scenes(clip, firsts)
         progress, done, numbers = stages("colouring"), 0, sorted(set(frames))
         cells: dict[int, list[Cell]] = {number: [] for number in numbers}
         greys: dict[int, Image.Image] = {}
@@ -121,16 +130,25 @@ def write(
         raise ValueError(first_line(error)) from None
     given = {"model": DEFAULT, "size": 216, **{name: value for name, value in options.items() if value is not None}}
     facts = ", ".join(f"{name} {value}" for name, value in given.items())
-    save(out, page(film.name, facts, [path.name for path in paths], thumbs, rows))
+    save(out, page(film.name, facts, [path.name for path in paths], thumbs, rows, found))
+    return found
 
 
-def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Image], rows: Sequence[Row]) -> str:
+def page(
+    title: str,
+    facts: str,
+    names: Sequence[str],
+    thumbs: Sequence[Image.Image],
+    rows: Sequence[Row],
+    scenes: Sequence[Suited] = (),
+) -> str:
     """Return the page's HTML.
 
     Args:
         title: the film.
         facts: how it was coloured.
         names: of the references, each with its picture in `thumbs` and a cell in each row.
+        scenes: of which the worst are named, worst first.
     """
     maps = np.concatenate([cell.similarity_map.ravel() for row in rows for cell in row.cells])
     low, high = (float(share) for share in np.percentile(maps, (1, 99)))
@@ -139,6 +157,17 @@ def page(title: str, facts: str, names: Sequence[str], thumbs: Sequence[Image.Im
     content = {
         "title": title,
         "facts": facts,
+        "summary": summary(scenes) if scenes else "",
+        "scenes": [
+            {
+                "scene": scene.scene,
+                "frame": scene.first,
+                "similarity": scene.similarity,
+                "verdict": scene.verdict,
+                "references": list(scene.shares),
+            }
+            for scene in weakest(scenes)
+        ],
         "scale": {"low": low, "high": high, "ramp": [f"rgb{colour}" for colour in _RAMP]},
         "references": [{"name": name, "picture": embedded(thumb)} for name, thumb in zip(names, thumbs, strict=True)],
         "rows": [

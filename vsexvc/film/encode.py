@@ -22,6 +22,7 @@ from pathlib import Path
 import av
 import vapoursynth as vs
 
+from vsexvc.film.trust import Sum
 from vsexvc.frames import read_tags
 from vsexvc.support.errors import first_line
 from vsexvc.support.system import own_group
@@ -85,12 +86,14 @@ class Part:
         sha256: of the file.
         durations: of the frames, in seconds, as (numerator, denominator); empty where they do not say.
         key: of job.part_keys.
+        sums: of its scenes, how well references suit them.
     """
 
     order: tuple[int, ...]
     sha256: str
     durations: tuple[tuple[int, int], ...] = ()
     key: str = ""
+    sums: tuple[Sum, ...] = ()
 
 
 # --- the encoder ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vsexvc.film.encode import Part
+from vsexvc.film.trust import Sum
 from vsexvc.support.files import read_json, settle, sha256_of, write_json
 from vsexvc.support.system import lock, remove_locked
 
@@ -83,7 +84,17 @@ class Folder:
         with suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(self.file(number).with_suffix(".json").read_bytes())
             durations = tuple((int(a), int(b)) for a, b in stored["durations"])
-            return Part(tuple(map(int, stored["order"])), str(stored["sha256"]), durations, str(stored["key"]))
+            order = tuple(map(int, stored["order"]))
+            sums = [
+                Sum(
+                    int(first),
+                    int(frames),
+                    float(similarity),
+                    tuple((int(place), float(share)) for place, share in shares),
+                )
+                for first, frames, similarity, shares in stored["sums"]
+            ]
+            return Part(order, str(stored["sha256"]), durations, str(stored["key"]), tuple(sums))
         return None
 
     def has(self, number: int, frames: int, key: str) -> bool:

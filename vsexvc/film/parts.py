@@ -26,6 +26,7 @@ from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job, fingerprint, versions
 from vsexvc.film.references import open_references
 from vsexvc.film.takes import Kept
+from vsexvc.film.trust import Tally
 from vsexvc.graph import uncoloured
 from vsexvc.handover import States, handed
 from vsexvc.plugin import colorize
@@ -151,27 +152,39 @@ class PartMaker:
         first, stop = self._job.parts[number]
         partial = self._folder.path / f"{number:06}.{socket.gethostname()}-{os.getpid()}.part"
         durations: list[tuple[int, int]] = []
+        tally = Tally(self._job.firsts, self._job.ref_frames)
         self._states.begin(number)
         try:
-            encode(self._frames(first, stop, durations, progress), self._job.arguments, self._job.encoding, partial)
+            encode(
+                self._frames(first, stop, durations, tally, progress), self._job.arguments, self._job.encoding, partial
+            )
             order = seen(partial)
             if len(order) != stop - first:
                 raise ValueError(f"ffmpeg wrote {len(order)} of {stop - first} frames")
-            self._folder.keep(
-                number, partial, Part(order, sha256_of(partial), tuple(durations), self._job.keys[number])
-            )
+            sums = () if self._job.model is None else tally.sums()
+            part = Part(order, sha256_of(partial), tuple(durations), self._job.keys[number], sums)
+            self._folder.keep(number, partial, part)
         except (ValueError, vs.Error) as error:
             raise ValueError(f"frames {first} to {stop - 1}: {_reason(error)}") from None
         finally:
             partial.unlink(missing_ok=True)
 
     def _frames(
-        self, first: int, stop: int, durations: list[tuple[int, int]], progress: Callable[[int], None]
+        self, first: int, stop: int, durations: list[tuple[int, int]], tally: Tally, progress: Callable[[int], None]
     ) -> Generator[vs.VideoFrame]:
-        """Yield the frames of a part. durations: filled with those of a script's frames; a film's are in its file."""
+        """Yield the frames of a part.
+
+        Args:
+            first, stop: of the part.
+            durations: filled with those of a script's frames; a film's are in its file.
+            tally: of a film's frames.
+            progress: see `make`.
+        """
         for done, frame in enumerate(self._clip[first:stop].frames(close=True), 1):
             if self._job.model is None:
                 durations.append((int(frame.props.get("_DurationNum", 0)), int(frame.props.get("_DurationDen", 0))))
+            else:
+                tally.add(first + done - 1, frame.props)
             yield frame
             progress(done)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vsexvc.film.job import Job
 from vsexvc.film.takes import follows
@@ -40,6 +41,17 @@ def check_begun(is_begun: bool, difference: str, folder: Path) -> None:
         raise ValueError(
             f"--frames must leave the rest of the film as it is, but that had another {difference}: leave out --frames"
         )
+
+
+def difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Name what differs, with values if they are short."""
+    words = []
+    for key in sorted(began.keys() | asked.keys()):
+        old, new = began.get(key), asked.get(key)
+        if old != new:
+            is_short = not isinstance(old or new, list | dict) and max(len(str(old)), len(str(new))) < 30
+            words.append(f"{key} ({old}, now {new})" if is_short else key)
+    return ", ".join(words)
 
 
 def touched(job: Job, frames: tuple[int, int]) -> list[int]:

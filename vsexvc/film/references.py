@@ -121,6 +121,15 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if pictures.is_picture(file) and _is_numbered(file))
 
 
+def names_of(files: Sequence[Path], cache: Path, stills: bool = False) -> list[str]:
+    """Return a name for each frame of the clip that open_references makes of the same files. Args, errors: as there."""
+    names = []
+    for file in files:
+        count = 1 if stills or pictures.is_picture(file) else open_any("reference", file, cache).num_frames
+        names += [file.name] if count == 1 else [f"{file.name}, frame {n}" for n in range(count)]
+    return names
+
+
 def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
     """Return the frames from which numbered references apply; a scene's first one applies from its first frame.
 

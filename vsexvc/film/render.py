@@ -26,14 +26,14 @@ import torch
 import vapoursynth as vs
 
 from vsexvc.backends.options import precisions
-from vsexvc.film import plan, redo, source
+from vsexvc.film import plan, redo, source, trust
 from vsexvc.film.cluster import check_ray, make_by_ray
 from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, part_keys, versions
 from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured
-from vsexvc.film.references import at_scenes, listed, numbers_of, skipped
+from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, skipped
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
 from vsexvc.film.takes import split
@@ -145,6 +145,10 @@ def render(order: Order, report: Report) -> None:
             settle(order.partial, order.out)
         finally:
             order.partial.unlink(missing_ok=True)
+        if job.model is not None:
+            sums = [one for _, part in parts for one in part.sums]
+            names = names_of(job.references, folder.index, job.stills)
+            trust.tell(trust.suited(sums, job.firsts, job.ref_frames, names), report)
         if order.frames is not None:
             folder.begin({**folder.manifest(), "redone": None})
         elif not order.keep:
@@ -228,11 +232,11 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     job, asked = _job(order, scheme, folder, began.get("threads"))
     is_other = bool(began) and _of_all(began) != _of_all(asked)
     if order.frames is not None:
-        redo.check_begun(bool(began), _difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
+        redo.check_begun(bool(began), redo.difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
     if is_other:
-        report("note", text=f"starting over: what was begun had another {_difference(began, asked)}")
+        report("note", text=f"starting over: what was begun had another {redo.difference(began, asked)}")
     elif began and began != asked:
-        report("note", text=f"making anew what depends on this: {_difference(began, asked)} changed")
+        report("note", text=f"making anew what depends on this: {redo.difference(began, asked)} changed")
     if not began or _differ(began, asked, _OF_FILM):
         folder.clear()
 
@@ -365,17 +369,6 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
         asked |= {"scenes": scheme.firsts, "ref_frames": scheme.ref_frames, "left": scheme.left}
         asked["around_in_scenes"] = scheme.around
     return job, json.loads(json.dumps(asked))
-
-
-def _difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Name what differs, with values if they are short."""
-    words = []
-    for key in sorted(began.keys() | asked.keys()):
-        old, new = began.get(key), asked.get(key)
-        if old != new:
-            is_short = not isinstance(old or new, list | dict) and max(len(str(old)), len(str(new))) < 30
-            words.append(f"{key} ({old}, now {new})" if is_short else key)
-    return ", ".join(words)
 
 
 def _scenes(order: Order, scheme: plan.Plan | None, film: vs.VideoNode, report: Report) -> list[int]:

@@ -34,7 +34,7 @@ class Report:
             self._progress.notice(f"{facts['frames']} frames, {scenes}{facts['parts']} parts{there}")
             if facts["done"] < facts["frames"]:
                 self._progress.at("rendering", facts["done"], facts["frames"])
-        elif event == "note":
+        elif event in ("note", "references", "weak"):
             self._progress.notice(facts["text"])
         elif event == "end":
             self._progress.notice(f"wrote {facts['out']}, {facts['frames']} frames, {facts['bytes'] / 1e6:.1f} MB")

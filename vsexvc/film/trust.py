@@ -1,0 +1,242 @@
+"""Say how well the references suit a film's scenes, and where one is missing: the scenes that are worst first.
+
+It goes by what Colorize says of each frame: ExvcSimilarity, the mean similarity with which the network finds in the
+references what the frame shows, and the shares of these.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import vapoursynth as vs
+
+from vsexvc.film.plan import counted
+from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, open_references
+from vsexvc.film.source import Scene, Stages, open_video, silent, small_luma, typical, with_scenes
+from vsexvc.plugin import colorize
+from vsexvc.pump import REFERENCES
+from vsexvc.support.errors import first_line
+
+MISSING, WEAK = 0.3, 0.45  # mean similarity below which there is none for a scene; or none of the scene itself
+_SHOWN = 10  # scenes that are named
+_NAMED = 3  # references that are named for each
+
+
+class Sum(NamedTuple):
+    """Sums up frames of a scene: its first frame, how many, their similarities, and the shares of each reference.
+
+    References are told by the frame from which they hold, or by their index where they have none.
+    """
+
+    first: int
+    frames: int
+    similarity: float
+    shares: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Suited:
+    """Says how well references suit a scene.
+
+    Attributes:
+        scene: its number, from 1.
+        first: its first frame.
+        similarity: the mean, -1..1.
+        shares: of its references, by their names, the largest first; 1 in all.
+    """
+
+    scene: int
+    first: int
+    similarity: float
+    shares: Mapping[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """Return "missing", "weak" or ""."""
+        return "missing" if self.similarity < MISSING else "weak" if self.similarity < WEAK else ""
+
+
+class Tally:
+    """Sums up frames by scene. firsts: of the scenes; ref_frames: of Colorize."""
+
+    def __init__(self, firsts: Sequence[int], ref_frames: Sequence[int] | None) -> None:
+        self._firsts, self._ref_frames = firsts, ref_frames
+        self._sums: dict[int, tuple[int, float, dict[int, float]]] = {}
+
+    def add(self, number: int, props: Mapping[str, Any]) -> None:
+        """Add a frame. props: its properties; one without colours of ours has none that count."""
+        similarity = props.get("ExvcSimilarity")
+        if not isinstance(similarity, float):
+            return
+        first = self._firsts[bisect_right(self._firsts, number) - 1]
+        frames, total, shares = self._sums.get(first, (0, 0.0, {}))
+        several, parts = props.get("ExvcReferences"), props.get("ExvcShares")
+        pairs = [(props["ExvcReference"], 1.0)]
+        if isinstance(several, Sequence) and isinstance(parts, Sequence):
+            pairs = list(zip(several, parts, strict=True))
+        for index, share in pairs:
+            # The number that a reference has may change with a plan, not where it holds in the scene.
+            place = index if self._ref_frames is None else max(self._ref_frames[index], first)
+            shares[place] = shares.get(place, 0.0) + share
+        self._sums[first] = frames + 1, total + similarity, shares
+
+    def sums(self) -> tuple[Sum, ...]:
+        return tuple(
+            Sum(first, frames, total, tuple(sorted(shares.items())))
+            for first, (frames, total, shares) in sorted(self._sums.items())
+        )
+
+
+def suited(
+    sums: Iterable[Sum], firsts: Sequence[int], ref_frames: Sequence[int] | None, names: Sequence[str]
+) -> list[Suited]:
+    """Return the scenes, worst first.
+
+    Args:
+        sums: of all that was looked at, in any order; a scene may have several.
+        firsts: first frames of the film's scenes.
+        ref_frames: of Colorize.
+        names: of the references.
+    """
+    found: dict[int, list[Sum]] = {}
+    for one in sums:
+        found.setdefault(one.first, []).append(one)
+    scenes = []
+    for first, several in found.items():
+        frames = sum(one.frames for one in several)
+        shares: dict[str, float] = {}
+        for place, share in (pair for one in several for pair in one.shares):
+            index = place if ref_frames is None else max(0, bisect_right(ref_frames, place) - 1)
+            shares[names[index]] = shares.get(names[index], 0.0) + share / frames
+        ordered = dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
+        number = bisect_right(firsts, first)
+        scenes.append(Suited(number, first, sum(one.similarity for one in several) / frames, ordered))
+    return sorted(scenes, key=lambda scene: (scene.similarity, scene.scene))
+
+
+def measure(
+    clip: vs.VideoNode,
+    scenes: Sequence[Scene],
+    references: vs.VideoNode,
+    ref_frames: Sequence[int] | None,
+    stages: Stages = silent,
+    **options: Any,
+) -> tuple[Sum, ...]:
+    """Look at the typical frame of each scene as Colorize takes its references.
+
+    Args:
+        clip: the film.
+        scenes: of it.
+        references: their clip; without `ref_frames` there may be any number.
+        ref_frames, options: of Colorize.
+        stages: see source.Stages.
+
+    Raises:
+        ValueError: an argument is out of range, a frame cannot be read.
+    """
+    firsts = [scene.first for scene in scenes]
+    marked, small = with_scenes(clip, firsts), small_luma(clip, options.get("size", 216))
+    starts = range(0, references.num_frames, REFERENCES if ref_frames is None else references.num_frames)
+    tally, progress = Tally(firsts, ref_frames), stages("comparing scenes")
+    try:
+        clips = [
+            colorize(
+                marked,
+                references[start : start + REFERENCES] if ref_frames is None else references,
+                ref_frames=ref_frames,
+                output="warped",
+                **options,
+            )
+            for start in starts
+        ]
+        for done, scene in enumerate(scenes, 1):
+            number, best = typical(small, scene), dict[str, Any]()
+            for start, warped in zip(starts, clips, strict=True):
+                with warped.get_frame(number) as frame:
+                    props = dict(frame.props)
+                if ref_frames is None:
+                    props["ExvcReference"] += start
+                best = max(best, props, key=lambda some: some.get("ExvcSimilarity", -2.0))
+            tally.add(number, best)
+            progress(done, len(scenes))
+    except vs.Error as error:
+        raise ValueError(first_line(error)) from None
+    return tally.sums()
+
+
+def of_files(
+    film: Path,
+    scenes: Sequence[Scene],
+    paths: Sequence[Path],
+    cache: Path,
+    stages: Stages = silent,
+    interlaced: str | None = None,
+    fps: Fraction | None = None,
+    **options: Any,
+) -> list[Suited]:
+    """Return how well references suit the scenes of a film, worst first.
+
+    Args:
+        film, cache, interlaced, fps: see source.open_video.
+        scenes: of the film.
+        paths: of the references, as `render --ref` takes them.
+        stages, options: see `measure`.
+
+    Raises:
+        OSError, ValueError: something cannot be read, an argument is out of range.
+    """
+    clip = open_video(film, cache, interlaced, fps)
+    files, firsts = listed(paths), [scene.first for scene in scenes]
+    numbers = numbers_of(files, clip.num_frames)
+    ref_frames = None if numbers is None else at_scenes(numbers, firsts)
+    sums = measure(clip, scenes, open_references(files, cache), ref_frames, stages, **options)
+    return suited(sums, firsts, ref_frames, names_of(files, cache))
+
+
+def weakest(scenes: Sequence[Suited]) -> list[Suited]:
+    """Return the scenes to be named: those without a reference or with a weak one, worst first, not too many."""
+    return [scene for scene in scenes if scene.verdict][:_SHOWN]
+
+
+def line(scene: Suited) -> str:
+    """Return what is said of one scene."""
+    names = [f"{name} {share:.2f}" for name, share in scene.shares.items()]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shares = next(iter(scene.shares)) if len(names) == 1 else ", ".join(names[:_NAMED]) + more
+    return f"{scene.scene:6} {scene.first:8}  {scene.similarity:6.3f}  {scene.verdict:7}  {shares}"
+
+
+def summary(scenes: Sequence[Suited]) -> str:
+    """Return the line above the scenes that are named."""
+    if not scenes:
+        return "no scene takes colours from a reference"
+    named = [scene for scene in scenes if scene.verdict]
+    span = f"similarity {scenes[0].similarity:.3f} to {scenes[-1].similarity:.3f}"
+    if not named:
+        return f"each scene has a reference that suits it, {span}"
+    missing = sum(scene.verdict == "missing" for scene in named)
+    shown = f", the worst {_SHOWN} are" if len(named) > _SHOWN else ""
+    return (
+        f"of {counted(len(scenes), 'scene')} {missing} lack a reference (similarity below {MISSING}) and "
+        f"{len(named) - missing} have a weak one (below {WEAK}){shown}: number, first frame, similarity, references"
+    )
+
+
+def tell(scenes: Sequence[Suited], report: Any) -> None:
+    """Report the summary and the scenes that are named. report: of vsexvc.support.report."""
+    report("references", scenes=len(scenes), text=summary(scenes))
+    for scene in weakest(scenes):
+        report(
+            "weak",
+            scene=scene.scene,
+            first=scene.first,
+            similarity=scene.similarity,
+            verdict=scene.verdict,
+            references=dict(scene.shares),
+            text=line(scene),
+        )
