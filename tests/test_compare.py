@@ -60,13 +60,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "three.html"
-    scenes = [
-        Suited(7, 600, 0.2, {NAMES[1]: 1.0}),
-        Suited(2, 40, 0.4, {"a.png": 1.0}),
-        Suited(1, 0, 0.8, {"a.png": 1.0}),
-    ]
-    text = compare.page("film.mkv", "size 216", NAMES, [flat(c) for c in COLOURS], rows(3), scenes)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(compare.page("film.mkv", "size 216", NAMES, [flat(c) for c in COLOURS], rows(3)), encoding="utf-8")
     return path
 
 
@@ -231,12 +225,6 @@ def test_what_is_said(browser: Browser, three: Path) -> None:
     assert [("most similar" in text, "0.600" in text) for text in captions] == [
         (column == row, column == row) for row in (0, 1) for column in (0, 1, 2)
     ]
-    table = "[...document.querySelectorAll('#scenes tbody tr')].map(e => [...e.children].map(c => c.innerText))"
-    assert browser.run(table) == [
-        ["7", "600", "0.200", "missing", NAMES[1]],
-        ["2", "40", "0.400", "weak", "a.png"],
-    ]
-    assert browser.run("document.getElementById('summary').innerText").startswith("of 3 scenes 1 lack a reference")
     assert NAMES[1] in captions[1] and "ü.png" in captions[2]
     assert browser.run("document.querySelector('h2').textContent") == "Frame 0, 0:00:00.0"
     nodes = browser.ask("Accessibility.getFullAXTree")["nodes"]
@@ -295,3 +283,21 @@ def test_one_reference(browser: Browser, tmp_path: Path) -> None:
     assert browser.run("document.title") == "film.mkv under one reference"
     assert browser.run("document.querySelectorAll('.best').length") == 0
     assert browser.run("['summary', 'scenes'].map(id => document.getElementById(id).offsetHeight)") == [0, 0]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(320, False), (1200, True)])
+def test_scenes_that_suit_least(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
+    """A table of those that are missing or weak, worst first; it fits the screen and can be read."""
+    scenes = [
+        Suited(7, 600, 0.2, {NAMES[1]: 1.0}),
+        Suited(2, 40, 0.4, {"a.png": 1.0}),
+        Suited(1, 0, 0.8, {"a.png": 1.0}),
+    ]
+    path = tmp_path / "scenes.html"
+    path.write_text(compare.page("film.mkv", "", NAMES, [flat(c) for c in COLOURS], rows(3), scenes), encoding="utf-8")
+    browser.open(path, width, 1000, dark)
+    table = "[...document.querySelectorAll('#scenes tbody tr')].map(e => [...e.children].map(c => c.textContent))"
+    assert browser.run(table) == [["7", "600", "0.200", "missing", NAMES[1]], ["2", "40", "0.400", "weak", "a.png"]]
+    assert browser.run("document.getElementById('summary').innerText").startswith("of 3 scenes 1 lack a reference")
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert min(browser.run(CONTRAST.replace("figcaption div", "th, td"))) >= 4.5

@@ -21,7 +21,7 @@ FIRSTS = (0, 8, 18)
 
 
 def test_sums_by_hand() -> None:
-    """Two references in the first scene, of which the second holds on in the second; a frame that is left counts not."""
+    """Two references in the first scene, of which the second goes on in the next one; a frame that is left has none."""
     tally = Tally((0, 4), (0, 2))
     tally.add(0, {"ExvcSimilarity": 0.5, "ExvcReference": 0})
     both = {"ExvcSimilarity": 0.25, "ExvcReference": 1, "ExvcReferences": [0, 1], "ExvcShares": [0.25, 0.75]}
