@@ -463,11 +463,20 @@ def test_found_formats(model: str, format: vs.VideoFormat, other_size: int | Non
         {"mask": 1},
         {"output": None},
         {"format": "YUV444P8"},
+        {"ref_frames": np.array(3)},
+        *({name: np.array([1, 2])} for name in ("output", "preset", "device", "backend", "precision", "trt")),
+        *({name: np.array([1, 2])} for name in ("propagate", "sc", "auto_download")),
     ],
     ids=repr,
 )
 def test_found_arguments(model: str, wrong: dict[str, Any]) -> None:
     judge(SMALL_CLIP.node(), SMALL_REF.node(), ONE, False, {**DEFAULTS, "model": model, **wrong})
+
+
+def test_found_clip_as_an_argument(model: str) -> None:
+    """What is printed of it takes several lines."""
+    wrong = core.std.BlankClip(width=4, height=4, length=1)
+    judge(SMALL_CLIP.node(), SMALL_REF.node(), ONE, False, {**DEFAULTS, "model": model, "format": wrong})
 
 
 @pytest.mark.parametrize("sample", [math.nan, math.inf])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -93,13 +93,30 @@ def number(name: str, value: Any) -> float:
         fail(name, "a number", repr(value))
 
 
+def one_of(name: str, value: Any, accepted: Collection[str], words: str) -> str:
+    if not isinstance(value, str) or value not in accepted:
+        fail(name, words, repr(value))
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # of an array
+        fail(name, "True or False", repr(value))
+
+
 def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
     if ref_frames is None:
         if count > REFERENCES:
             accepted = f"of at most {REFERENCES} frames without ref_frames (a looped picture: ref[0])"
             fail("ref", accepted, f"{count} frames")
         return (0,) if count == 1 else None
-    given = ref_frames if isinstance(ref_frames, Iterable) else (ref_frames,)
+    given: tuple[Any, ...]
+    try:
+        given = tuple(ref_frames) if isinstance(ref_frames, Iterable) else (ref_frames,)
+    except TypeError:  # an array of no dimension
+        given = (ref_frames,)
     starts = tuple(integer("ref_frames", frame) for frame in given)
     if len(starts) != count:
         fail("ref_frames", f"as many as ref has frames, {count}", len(starts))
@@ -114,8 +131,7 @@ def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_fra
 def check_device(name: str | None, index: int) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        fail("device", "'cpu' or 'cuda'", repr(name))
+    one_of("device", name, ("cpu", "cuda"), "'cpu' or 'cuda'")
     if index < 0:
         fail("device_index", "0 or above", index)
     if name == "cpu":
@@ -129,12 +145,11 @@ def check_device(name: str | None, index: int) -> torch.device:
 
 
 def check_computation(backend: str, precision: str | None, trt: bool, threads: int | None) -> ComputeOptions:
-    if backend not in BACKENDS:
-        fail("backend", " or ".join(map(repr, BACKENDS)), repr(backend))
+    one_of("backend", backend, BACKENDS, " or ".join(map(repr, BACKENDS)))
     if trt and backend != "torch":
         fail("trt", "False with another backend than 'torch'", trt)
-    if precision is not None and precision not in PRECISIONS:
-        fail("precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
+    if precision is not None:
+        one_of("precision", precision, PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     # Resolved here: torch's own number may change before the next filter is built.
     if threads is None:
         threads = torch.get_num_threads()
@@ -144,4 +159,4 @@ def check_computation(backend: str, precision: str | None, trt: bool, threads: i
 
 
 def fail(argument: str, accepted: str, seen: Any) -> NoReturn:
-    raise vs.Error(f"Colorize: {argument} must be {accepted}, got {seen}")
+    raise vs.Error(f"Colorize: {argument} must be {accepted}, got {' '.join(str(seen).split())}")

@@ -29,8 +29,10 @@ from vsexvc.arguments import (
     check_ref_frames,
     check_references,
     fail,
+    flag,
     integer,
     number,
+    one_of,
 )
 from vsexvc.graph import build
 from vsexvc.presets import PRESETS
@@ -125,10 +127,8 @@ def colorize(
         sc_threshold = check_range("sc_threshold", number("sc_threshold", sc_threshold), 0, 1)
     if mask is not None:
         check_mask(mask, clip)
-    if output not in OUTPUTS:
-        fail("output", f"one of {', '.join(OUTPUTS)}", repr(output))
-    if preset not in list(PRESETS):
-        fail("preset", " or ".join(map(repr, PRESETS)), repr(preset))
+    one_of("output", output, OUTPUTS, f"one of {', '.join(OUTPUTS)}")
+    one_of("preset", preset, PRESETS, " or ".join(map(repr, PRESETS)))
     shape = PRESETS[preset]
     if shape.size and size != 216:
         fail("size", f"216 with preset {preset!r}", size)
@@ -140,10 +140,12 @@ def colorize(
     place = check_device(device, integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):
         fail("model", "a name or a path", repr(model))
-    how = check_computation(backend, precision or shape.precision, bool(trt), threads)
+    if precision is None or (isinstance(precision, str) and not precision):
+        precision = shape.precision
+    how = check_computation(backend, precision, flag("trt", trt), threads)
     try:
         name = None if model is None else os.fspath(model)
-        network = store.shared(name, place, how, auto_download=bool(auto_download))
+        network = store.shared(name, place, how, auto_download=flag("auto_download", auto_download))
     except (ValueError, OSError, RuntimeError) as error:
         raise vs.Error(f"Colorize: {first_line(error)}") from None
     if openmp.MAY_SPIN and place.type == "cpu" and how.backend == "torch" and how.threads != 1:
@@ -152,7 +154,8 @@ def colorize(
             "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
         )
     around = 1 if preset else around
-    schedule = Schedule(clip.num_frames, ref.num_frames, starts, bool(propagate), bool(sc), sc_threshold, around)
+    propagate, sc = flag("propagate", propagate), flag("sc", sc)
+    schedule = Schedule(clip.num_frames, ref.num_frames, starts, propagate, sc, sc_threshold, around)
     return build(
         clip,
         ref,
