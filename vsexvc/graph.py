@@ -11,14 +11,13 @@ The last filter is there several times, each for every second, third ... frame: 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import vapoursynth as vs
 
-from vsexvc.arguments import (
-    check_format,
-)
+from vsexvc.arguments import check_format
 from vsexvc.backends.options import cuda_extras
 from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
 from vsexvc.handover import states_handed
@@ -64,7 +63,6 @@ def build(
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
-    longest = max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height)))
     if preset.size is not None:
         small = luma(stated)
     else:
@@ -82,7 +80,7 @@ def build(
         halve=preset.size is not None,
         borders=preset.borders,
         states=states_handed(),
-        longest=longest,
+        longest=max(1, min(LONGEST, _BACKWARD_BYTES // (2 * 4 * width * height))),
         threads=threads,
         device=device,
     )
@@ -97,10 +95,8 @@ def build(
     if output == "similarity":
         return _similarity(clip, coloured, format)
     is_grey, masked = clip.format.color_family == vs.GRAY, mask is not None
-    merges = [
-        Merge(is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
-        for _ in range(min(merges_at_once(device), clip.num_frames))
-    ]
+    merge = partial(Merge, is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
+    merges = [merge() for _ in range(min(merges_at_once(device), clip.num_frames))]
     return _merged(merges, clip, stated, [small, coloured], mask, format)
 
 

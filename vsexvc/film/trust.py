@@ -28,7 +28,7 @@ _NAMED = 3  # references that are named for each
 
 
 class Sum(NamedTuple):
-    """Sums up frames of a scene: its first frame, how many, their similarities, and the shares of each reference.
+    """Sum up frames of a scene: its first frame, how many, their similarities, and the shares of each reference.
 
     References are told by the frame from which they hold, or by their index where they have none.
     """
@@ -41,7 +41,7 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True)
 class Suited:
-    """Says how well references suit a scene.
+    """Say how well references suit a scene.
 
     Attributes:
         scene: its number, from 1.
@@ -62,7 +62,7 @@ class Suited:
 
 
 class Tally:
-    """Sums up frames by scene. firsts: of the scenes; ref_frames: of Colorize."""
+    """Sum up frames by scene. firsts: of the scenes; ref_frames: of Colorize."""
 
     def __init__(self, firsts: Sequence[int], ref_frames: Sequence[int] | None) -> None:
         self._firsts, self._ref_frames = firsts, ref_frames
