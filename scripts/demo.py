@@ -1,8 +1,9 @@
 """The demo behind scripts/demo.sh: bestsource -> core.exvc.Colorize -> vspipe -> ffmpeg, on a clip and a reference.
 
 Without arguments it first makes a clip out of photographs that scikit-image ships: one scene each under a moving
-camera, turned grey, with a cut between scenes. The reference of a scene is another view of its picture (mirrored,
-turned, nearer; for the stereo pair the other eye).
+camera, turned grey, with a cut between scenes. The reference of the first scene is a photograph of another person, which
+matplotlib ships. Those of the others are another view of their picture (mirrored, turned, nearer; for the stereo pair
+the other eye).
 
 It writes, into the output folder: demo.vpy (the script that was run), out.mp4, and sheet.png (source, reference and
 result of several frames side by side). What may not enter: anything that an encoder could not do from outside; this
@@ -80,7 +81,7 @@ class Scene:
 
 
 SCENES = (
-    Scene("astronaut", View(0.85, 0.45, 0.3), View(0.6, 0.45, 0.25), "astronaut", View(0.95, 0.5, 0.35, mirrored=True)),
+    Scene("astronaut", View(0.85, 0.45, 0.3), View(0.6, 0.45, 0.25), "hopper", View(1.0, 0.5, 0.29)),
     Scene("coffee", View(0.6, 0.4, 0.5), View(0.75, 0.55, 0.5, turn=4), "coffee", View(0.85, 0.5, 0.5, turn=-8)),
     Scene("stereo_left", View(0.6, 0.4, 0.5), View(0.7, 0.6, 0.5), "stereo_right", View(0.9, 0.5, 0.5)),
     Scene("chelsea", View(0.9, 0.5, 0.5), View(0.7, 0.58, 0.45), "chelsea", View(0.85, 0.52, 0.5, mirrored=True)),
@@ -89,12 +90,15 @@ SCENES = (
 
 
 def load_pictures() -> dict[str, Image.Image]:
-    """The photographs by name; all lie in scikit-image's wheel, nothing is downloaded."""
+    """The photographs by name; all lie in the wheels of scikit-image and matplotlib, nothing is downloaded."""
+    from matplotlib.cbook import get_sample_data
     from skimage import data
 
     left, right, _ = data.stereo_motorcycle()
     pictures = {name: getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")}
-    return {n: Image.fromarray(p) for n, p in {**pictures, "stereo_left": left, "stereo_right": right}.items()}
+    pictures |= {"stereo_left": left, "stereo_right": right}
+    hopper = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    return {"hopper": hopper, **{name: Image.fromarray(picture) for name, picture in pictures.items()}}
 
 
 def look(picture: Image.Image, view: View) -> Picture:
@@ -124,7 +128,7 @@ def luma(picture: Picture) -> bytes:
 
 def make_clip(folder: Path) -> tuple[Path, list[Path], list[int]]:
     """Writes the demo's grey clip and references to `folder`: the clip, the references, and where each begins."""
-    print(f"making a grey clip of {len(SCENES)} scenes from scikit-image's photographs", file=sys.stderr)
+    print(f"making a grey clip of {len(SCENES)} scenes from photographs", file=sys.stderr)
     pictures = load_pictures()
     clip = folder / "source.mkv"
     colour = ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]

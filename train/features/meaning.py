@@ -33,7 +33,7 @@ log = logging.getLogger("train")
 
 SIZE = (216, 384)  # rows, columns of the pictures that the features are made of
 _EPSILON = 1e-3  # of the package's batch norm
-_HUBER = 20.0  # ab up to which the guess's error counts squared: its mean colour, and beyond its median
+_CHROMA = 20.0  # of a cell that counts twice with `vivid` 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class MeaningOptions:
         steps: of the guess.
         batch: pictures of a step.
         learning_rate: highest; it falls along a cosine.
+        huber: ab up to which the guess's error counts squared: its mean colour, and beyond its median.
+        vivid: how much more colourful cells count, so that the guess is not paler than things are.
         seed: of all that is drawn.
         threads: of torch; 0: its own choice.
     """
@@ -55,10 +57,12 @@ class MeaningOptions:
     out: Path
     trunk: Path
     images: tuple[Path, ...]
-    pictures: int = 2000
-    steps: int = 350
-    batch: int = 24
-    learning_rate: float = 2e-3
+    pictures: int = 4000
+    steps: int = 2400
+    batch: int = 12
+    learning_rate: float = 1.5e-3
+    huber: float = 6.0
+    vivid: float = 1.0
     seed: int = 1
     threads: int = 0
 
@@ -193,10 +197,18 @@ def _learn_guess(net: MeaningNet, levels: Levels, ab: Tensor, options: MeaningOp
             rise = min(1.0, (step + 1) / 30)
             group["lr"] = options.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / options.steps))
         index = torch.randint(len(ab), (options.batch,))
-        loss = F.huber_loss(net.guess(_some(levels, index)), ab[index], delta=_HUBER) / _HUBER
+        loss = _error(net.guess(_some(levels, index)), ab[index].float(), options)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 50 == 0:
             log.info("step %d: %.3f", step, float(loss.detach()))
     net.requires_grad_(False)
+
+
+def _error(guess: Tensor, ab: Tensor, options: MeaningOptions) -> Tensor:
+    """Huber's loss of the distance in ab, weighted by chroma. guess, ab: (B, 2, h, w)."""
+    apart = torch.linalg.vector_norm(guess - ab, dim=1)
+    weight = 1.0 + options.vivid / _CHROMA * torch.linalg.vector_norm(ab, dim=1)
+    error = F.huber_loss(apart, torch.zeros_like(apart), delta=options.huber, reduction="none") / options.huber
+    return (weight * error).sum() / weight.sum()
