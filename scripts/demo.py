@@ -1,9 +1,9 @@
 """The demo behind scripts/demo.sh: bestsource -> core.exvc.Colorize -> vspipe -> ffmpeg, on a clip and a reference.
 
 Without arguments it first makes a clip out of photographs that scikit-image ships: one scene each under a moving
-camera, turned grey, with a cut between scenes. The reference of the first scene is a photograph of another person, which
-matplotlib ships. Those of the others are another view of their picture (mirrored, turned, nearer; for the stereo pair
-the other eye).
+camera, turned grey, with a cut between scenes. The reference of the first scene is a photograph of another person, of
+matplotlib's. Those of the others are another view of their picture (mirrored, turned, nearer; for the stereo pair the
+other eye).
 
 It writes, into the output folder: demo.vpy (the script that was run), out.mp4, and sheet.png (source, reference and
 result of several frames side by side). What may not enter: anything that an encoder could not do from outside; this
