@@ -1,4 +1,4 @@
-"""The demo behind scripts/demo.sh: bestsource -> core.exvc.Colorize -> vspipe -> ffmpeg, on a clip and a reference.
+"""Run the demo of scripts/demo.sh: bestsource -> core.exvc.Colorize -> vspipe -> ffmpeg, on a clip and a reference.
 
 Without arguments it first makes a clip out of photographs that scikit-image ships: one scene each under a moving
 camera, turned grey, with a cut between scenes. The reference of the first scene is a photograph of another person, of
@@ -34,7 +34,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 class DemoError(Exception):
-    """What went wrong, in one line for the user."""
+    """Report what went wrong, in one line for the user."""
 
 
 # --- the clip made of photographs -------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class View:
-    """Where a camera looks: a 16:9 window in a picture.
+    """Describe a camera's view: a 16:9 window in a picture.
 
     `zoom` is the window's share of the largest one that fits (0..1], `x` and `y` its centre as shares of the picture,
     `turn` degrees counterclockwise, `mirrored` left to right.
@@ -55,7 +55,7 @@ class View:
     mirrored: bool = False
 
     def toward(self, other: View, t: float) -> View:
-        """The view at t (0..1) of a move from here to `other`."""
+        """Return the view at t (0..1) of a move from here to `other`."""
 
         def between(a: float, b: float) -> float:
             return a + (b - a) * t
@@ -71,7 +71,7 @@ class View:
 
 @dataclass(frozen=True)
 class Scene:
-    """A camera move over one picture, and the view of (possibly another) picture that is its reference."""
+    """Describe a camera move over one picture, and the view of (possibly another) picture that is its reference."""
 
     picture: str
     start: View
@@ -90,7 +90,7 @@ SCENES = (
 
 
 def load_pictures() -> dict[str, Image.Image]:
-    """The photographs by name; all lie in the wheels of scikit-image and matplotlib, nothing is downloaded."""
+    """Load the photographs by name; all are in the wheels of scikit-image and matplotlib, nothing is downloaded."""
     from matplotlib.cbook import get_sample_data
     from skimage import data
 
@@ -102,7 +102,7 @@ def load_pictures() -> dict[str, Image.Image]:
 
 
 def look(picture: Image.Image, view: View) -> Picture:
-    """What a camera sees: (HEIGHT, WIDTH, 3), the picture's edge rows repeated where the window leaves it."""
+    """Return a camera's picture, (HEIGHT, WIDTH, 3), the edge rows repeated where the window leaves the photograph."""
     width = view.zoom * min(picture.width, picture.height * WIDTH / HEIGHT)
     step = width / WIDTH
     angle = np.deg2rad(view.turn)
@@ -120,14 +120,14 @@ def look(picture: Image.Image, view: View) -> Picture:
 
 
 def luma(picture: Picture) -> bytes:
-    """A grey frame: limited-range BT.709 luma, and neutral chroma at half size (YUV420P8)."""
+    """Return a grey frame: limited-range BT.709 luma, and neutral chroma at half size (YUV420P8)."""
     weights = np.array([0.2126, 0.7152, 0.0722])
     y = np.rint(16 + 219 / 255 * (picture @ weights)).astype(np.uint8)
     return y.tobytes() + bytes([128]) * (WIDTH * HEIGHT // 2)
 
 
 def make_clip(folder: Path) -> tuple[Path, list[Path], list[int]]:
-    """Writes the demo's grey clip and references to `folder`: the clip, the references, and where each begins."""
+    """Write the demo's grey clip and references to `folder`: the clip, the references, and where each begins."""
     print(f"making a grey clip of {len(SCENES)} scenes from photographs", file=sys.stderr)
     pictures = load_pictures()
     clip = folder / "source.mkv"
@@ -154,13 +154,13 @@ def make_clip(folder: Path) -> tuple[Path, list[Path], list[int]]:
 
 
 def run_ffmpeg(arguments: list[str], stdin: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    """Starts the ffmpeg of the imageio-ffmpeg wheel, quiet but for errors."""
+    """Start the ffmpeg of the imageio-ffmpeg wheel; it prints only errors."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     return subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL)
 
 
 def open_source(path: Path, cache: Path) -> vs.VideoNode:
-    """A clip or picture through bestsource, its index under `cache`."""
+    """Open a clip or picture through bestsource, its index under `cache`."""
     try:
         return vs.core.bs.VideoSource(str(path), showprogress=False, cachepath=str(cache))
     except vs.Error as error:
@@ -168,13 +168,13 @@ def open_source(path: Path, cache: Path) -> vs.VideoNode:
 
 
 def stated(clip: vs.VideoNode, name: str) -> int:
-    """A colour property of the clip's first frame; 2 (unspecified) where it has none."""
+    """Return a colour property of the clip's first frame; 2 (unspecified) if it has none."""
     with clip.get_frame(0) as frame:
         return int(frame.props.get(name, 2))  # type: ignore[call-overload]
 
 
 def matrix_of(clip: vs.VideoNode) -> int:
-    """The matrix of a YUV or GRAY clip as stated, else by its size as the filter takes it: BT.709 (1) or BT.601 (6)."""
+    """Return a YUV or GRAY clip's matrix as stated, else by its size as the filter does: BT.709 (1) or BT.601 (6)."""
     matrix = stated(clip, "_Matrix")
     if matrix in (0, 2):
         return 1 if clip.width > 1024 or clip.height > 576 else 6
@@ -182,7 +182,7 @@ def matrix_of(clip: vs.VideoNode) -> int:
 
 
 def write_script(path: Path, clip: Path, references: list[Path], starts: list[int], cache: Path) -> None:
-    """Writes the .vpy: what an encoder would write by hand for this clip."""
+    """Write the .vpy that an encoder would write by hand for this clip."""
     source = open_source(clip, cache)
     lines = [
         "import vapoursynth as vs",
@@ -213,7 +213,7 @@ def write_script(path: Path, clip: Path, references: list[Path], starts: list[in
 
 
 def colour_tags(clip: vs.VideoNode) -> list[str]:
-    """ffmpeg's options that say how to read the script's frames: y4m carries no colour description."""
+    """Return ffmpeg's options for reading the script's frames: y4m carries no colour description."""
     if clip.format.color_family == vs.RGB:  # the script made it BT.709
         return ["-color_range", "tv", "-colorspace", "1"]
     full = stated(clip, "_Range") == vs.RANGE_FULL
@@ -224,7 +224,7 @@ def colour_tags(clip: vs.VideoNode) -> list[str]:
 
 
 def encode(script: Path, source: Path, target: Path, tags: list[str]) -> None:
-    """Runs `vspipe -c y4m SCRIPT - | ffmpeg TARGET`, with the sound of `source` where it has any.
+    """Run `vspipe -c y4m SCRIPT - | ffmpeg TARGET`, with the sound of `source` if it has any.
 
     Raises:
         DemoError: either of the two failed; no half-written target is left.
@@ -250,7 +250,7 @@ def encode(script: Path, source: Path, target: Path, tags: list[str]) -> None:
 
 
 def reader(path: Path, cache: Path) -> Callable[[int], Image.Image]:
-    """A function from frame number to RGB picture."""
+    """Return a function from frame number to RGB picture."""
     clip = open_source(path, cache)
     if clip.format.id != vs.RGB24:
         matrix = None if clip.format.color_family == vs.RGB else matrix_of(clip)
@@ -264,7 +264,7 @@ def reader(path: Path, cache: Path) -> Callable[[int], Image.Image]:
 
 
 def sheet_frames(num_frames: int, starts: list[int]) -> Iterator[tuple[int, int]]:
-    """(frame number, index of its reference) for the rows of the sheet: spread evenly over the clip."""
+    """Return (frame number, index of its reference) for the rows of the sheet: spread evenly over the clip."""
     rows = min(num_frames, max(SHEET_ROWS, 2 * len(starts)))
     for row in range(rows):
         n = (2 * row + 1) * num_frames // (2 * rows)
@@ -272,7 +272,7 @@ def sheet_frames(num_frames: int, starts: list[int]) -> Iterator[tuple[int, int]
 
 
 def write_sheet(path: Path, source: Path, references: list[Path], starts: list[int], result: Path, cache: Path) -> None:
-    """Writes source, reference and result side by side, a row for each of several frames."""
+    """Write source, reference and result side by side, a row for each of several frames."""
     before, after = reader(source, cache), reader(result, cache)
     pictures = [reader(reference, cache)(0) for reference in references]
     size = open_source(result, cache)

@@ -95,6 +95,7 @@ ORDER = {
         "film.rehearse",
         "film.render",
         "check",
+        "command_line",
         "__main__",
     ],
     "train": [

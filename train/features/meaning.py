@@ -38,7 +38,7 @@ _CHROMA = 20.0  # of a cell that counts twice with `vivid` 1
 
 @dataclass(frozen=True)
 class MeaningOptions:
-    """Holds the options of one run of `meaning`.
+    """Hold the options of one run of `meaning`.
 
     Attributes:
         out: file that is written.
@@ -207,7 +207,7 @@ def _learn_guess(net: MeaningNet, levels: Levels, ab: Tensor, options: MeaningOp
 
 
 def _error(guess: Tensor, ab: Tensor, options: MeaningOptions) -> Tensor:
-    """Huber's loss of the distance in ab, weighted by chroma. guess, ab: (B, 2, h, w)."""
+    """Compute Huber's loss of the distance in ab, weighted by chroma. guess, ab: (B, 2, h, w)."""
     apart = torch.linalg.vector_norm(guess - ab, dim=1)
     weight = 1.0 + options.vivid / _CHROMA * torch.linalg.vector_norm(ab, dim=1)
     error = F.huber_loss(apart, torch.zeros_like(apart), delta=options.huber, reduction="none") / options.huber

@@ -6,7 +6,7 @@ everything else; source.py reads the films.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -103,27 +103,11 @@ def write(
         shown: dict[int, float] = {}
         found: list[Suited] = []
         if frames is None:
-            scenes = find_scenes(clip, options.pop("sc_threshold", None), options.get("size", 216), stages)
-            small = small_luma(clip, options.get("size", 216))
-            for scene in _spread(scenes, FRAMES):
-                number = first_good(small, scene)
-                shown[number] = scene.seconds + (float((number - scene.first) / clip.fps) if clip.fps else 0.0)
+            shown, found, clip = _of_scenes(clip, stills, [path.name for path in paths], stages, options)
             frames = list(shown)
-            firsts = [scene.first for scene in scenes]
-            all_stills = vs.core.std.Splice(stills, mismatch=True)
-            sums = measure(clip, scenes, all_stills, None, stages, **options)
-            found = suited(sums, firsts, None, [path.name for path in paths])
-            clip = with_scenes(clip, firsts)
-        progress, done, numbers = stages("colouring"), 0, sorted(set(frames))
-        cells: dict[int, list[Cell]] = {number: [] for number in numbers}
-        greys: dict[int, Image.Image] = {}
-        for still in stills:  # each goes on from frame to frame, and two at once would take twice the memory
-            column = _Column(clip, still, options)
-            for number in numbers:
-                cell, greys[number] = column.at(number)
-                cells[number].append(cell)
-                done += 1
-                progress(done, len(stills) * len(numbers))
+        numbers = sorted(set(frames))
+        columns = (_Column(clip, still, options) for still in stills)  # two at once would take twice the memory
+        greys, cells = _coloured(columns, numbers, len(stills), stages("colouring"))
         rows = [Row(number, shown.get(number), greys[number], cells[number]) for number in numbers]
         thumbs = [picture(still, 0, _THUMB_BOX) for still in stills]
     except vs.Error as error:
@@ -132,6 +116,43 @@ def write(
     facts = ", ".join(f"{name} {value}" for name, value in given.items())
     save(out, page(film.name, facts, [path.name for path in paths], thumbs, rows, found))
     return found
+
+
+def _coloured(
+    columns: Iterable[_Column], numbers: Sequence[int], count: int, progress: Callable[[int, int], None]
+) -> tuple[dict[int, Image.Image], dict[int, list[Cell]]]:
+    """Return each frame in grey, and as each column colours it. numbers: ascending; count: of columns."""
+    greys: dict[int, Image.Image] = {}
+    cells: dict[int, list[Cell]] = {number: [] for number in numbers}
+    for done, column in enumerate(columns):
+        for n, number in enumerate(numbers, 1):
+            cell, greys[number] = column.at(number)
+            cells[number].append(cell)
+            progress(done * len(numbers) + n, count * len(numbers))
+    return greys, cells
+
+
+def _of_scenes(
+    clip: vs.VideoNode, stills: list[vs.VideoNode], names: Sequence[str], stages: Stages, options: dict[str, Any]
+) -> tuple[dict[int, float], list[Suited], vs.VideoNode]:
+    """Return frames of scenes spread over the film with their seconds, how well each is suited, the clip with scenes.
+
+    Args:
+        clip: the film.
+        stills: the references.
+        names: of their files.
+        stages: see source.Stages.
+        options: of Colorize; `sc_threshold` is taken out.
+    """
+    size = options.get("size", 216)
+    scenes = find_scenes(clip, options.pop("sc_threshold", None), size, stages)
+    small, shown = small_luma(clip, size), {}
+    for scene in _spread(scenes, FRAMES):
+        number = first_good(small, scene)
+        shown[number] = scene.seconds + (float((number - scene.first) / clip.fps) if clip.fps else 0.0)
+    firsts = [scene.first for scene in scenes]
+    sums = measure(clip, scenes, vs.core.std.Splice(stills, mismatch=True), None, stages, **options)
+    return shown, suited(sums, firsts, None, names), with_scenes(clip, firsts)
 
 
 def page(

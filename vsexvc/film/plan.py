@@ -145,6 +145,15 @@ def _write(path: Path, film: Path, scenes: Sequence[Scene], kinds: Sequence[str]
         file.write("\n".join(lines) + "\n")
 
 
+def check_film(plan: Plan, path: Path, num_frames: int) -> None:
+    """Raise ValueError if a plan is of another film. path: of the plan; num_frames: of the film."""
+    if plan.frames != num_frames:
+        raise ValueError(
+            f"plan {str(path)!r} must be of this film, of {num_frames} frames, got one of {plan.source.name} "
+            f"with {plan.frames}"
+        )
+
+
 def read(path: Path, *, is_draft: bool = False) -> Plan:
     """Read a plan and check it.
 

@@ -243,8 +243,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     if not folder.index.exists() and order.source.is_file() and not order.is_script:
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
-        clip = coloured(job)
-        first = clip[:1]
+        first = (clip := coloured(job))[:1]
     else:
         film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
         for text in _about(order, folder, film):
@@ -255,11 +254,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         format = int(suited_format(film, order.encoding.pix_fmt))
         job = dataclasses.replace(job, colours=dataclasses.replace(job.colours, format=format))
         clip = coloured(job, "cpu" if order.workers or order.ray else None)
-    if scheme is not None and scheme.frames != clip.num_frames:
-        raise ValueError(
-            f"plan {str(order.plan)!r} must be of this film, of {clip.num_frames} frames, got one of "
-            f"{scheme.source.name} with {scheme.frames}"
-        )
+    if scheme is not None and order.plan is not None:
+        plan.check_film(scheme, order.plan, clip.num_frames)
     if order.frames is not None:
         redo.check(order.frames, clip.num_frames)
     try:
