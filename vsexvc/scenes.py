@@ -77,7 +77,9 @@ class Marks:
 
     def add(self, n: int, frame: vs.VideoFrame) -> None:
         """Keep what is needed of a frame."""
-        page = self._pages.setdefault(n // _PAGE, _Page())
+        page = self._pages.get(n // _PAGE)
+        if page is None:
+            page = self._pages[n // _PAGE] = _Page()
         page.pictures[n % _PAGE] = np.asarray(frame[0])
         page.added[n % _PAGE] = True
         if self._trusts and "_SceneChangePrev" in frame.props:
