@@ -82,18 +82,15 @@ def _render(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film.job import Colours
     from vsexvc.film.render import Order, render
 
-    def given(*names: str) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(args, name)) is not None}
-
     order = Order(
         args.source,
         args.out,
         references=tuple(args.ref or ()),
-        colours=Colours(**given("size", "saturation", "propagate", "around", "device", "backend", "precision")),
+        colours=Colours(**_given(args, "size", "saturation", "propagate", "around", "device", "backend", "precision")),
         encoding=_encoding(args),
         frames=None if args.frames is None else redo.stretch_of(args.frames),
-        **given("plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
-        **given("threads", "workers", "ray", "per_gpu", "work", "keep"),
+        **_given(args, "plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),
+        **_given(args, "threads", "workers", "ray", "per_gpu", "work", "keep"),
     )
     render(order, report)
     return 0
@@ -110,9 +107,12 @@ def _encoding(args: argparse.Namespace) -> Any:
     """Return the film.encode.Encoding of the arguments that _add_encoder adds."""
     from vsexvc.film.encode import Encoding
 
-    names = ("codec", "crf", "preset", "pix_fmt")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return Encoding(**given, extra=tuple(args.ffmpeg_args))
+    return Encoding(**_given(args, "codec", "crf", "preset", "pix_fmt"), extra=tuple(args.ffmpeg_args))
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return those of the named options that the command line has."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _tell_of_files(args: argparse.Namespace, report: Report) -> None:
@@ -136,8 +136,7 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
         else:
             print(f"{number:5} {scene.first:8} {scene.stop - scene.first:8}  {plan.timecode(scene.seconds)}")
     if args.ref:
-        names = ("model", "size", "device")
-        options = {name: value for name in names if (value := getattr(args, name)) is not None}
+        options = _given(args, "model", "size", "device")
         trust.tell(
             trust.of_files(args.source, scenes, args.ref, cache, report.stage, args.interlaced, args.fps, **options),
             report,
@@ -148,8 +147,7 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
 def _keyframes(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import keyframes, source
 
-    names = ("model", "size", "device", "like", "sc_threshold", "interlaced", "fps")
-    options = {name: value for name in names if (value := getattr(args, name)) is not None}
+    options = _given(args, "model", "size", "device", "like", "sc_threshold", "interlaced", "fps")
     _tell_of_files(args, report)
     keys = keyframes.write(args.source, args.out, source.default_cache(), stages=report.stage, **options)
     print("\n".join([*keyframes.lines(keys), str(args.out / keyframes.PAGE)]))
@@ -159,7 +157,7 @@ def _keyframes(args: argparse.Namespace, report: Report) -> int:
 def _compare(args: argparse.Namespace, report: Report) -> int:
     from vsexvc.film import compare, source, trust
 
-    options = {name: value for name in ("model", "size", "device") if (value := getattr(args, name)) is not None}
+    options = _given(args, "model", "size", "device")
     options |= {"sc_threshold": args.sc_threshold, "interlaced": args.interlaced, "fps": args.fps}
     _tell_of_files(args, report)
     cache = source.default_cache()
