@@ -54,7 +54,7 @@ def test_one_full_step_agrees_with_the_plain_implementation(size: tuple[int, int
     fx = plain.correspondence_features(
         plain.vgg(plain.vgg_input((L.double() / 100).expand(-1, 3, -1, -1)), features), matching
     )
-    rgb = lab_to_rgb(reference.double())  # checked against scikit-image in test_color.py; its last digits matter here
+    rgb = lab_to_rgb(reference.double())  # checked against scikit-image in test_lab.py; its last digits matter here
     fy = plain.correspondence_features(plain.vgg(plain.vgg_input(rgb), features), matching)
     warped, similarity = plain.match(fx, fy, reference[:, 1:].double(), matching, tau=0.01)
     previous = torch.cat((reference[:, :1] - 50, reference[:, 1:]), dim=1).double()
@@ -162,10 +162,12 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
     match = Match(ab, similarity, torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8))
-    with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0))
-    without = network.colorize(L, match, torch.zeros(1, 3, 32, 32))
+    with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0), torch.ones(1, 1, 1, 1))
+    without = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 1, 1))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
     assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
+    grey = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 1, 1))  # of L 50, and it is there
+    assert torch.allclose(grey, torch.zeros(1, 2, 32, 32), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_later_frames_depend_on_earlier_outputs() -> None:
     seen: list[torch.Tensor] = []
     inner = model.net.color.forward
 
-    def watch(L: torch.Tensor, warped: torch.Tensor, similarity: torch.Tensor, prev: torch.Tensor) -> torch.Tensor:
-        ab = inner(L, warped, similarity, prev)
+    def watch(*inputs: torch.Tensor) -> torch.Tensor:
+        ab: torch.Tensor = inner(*inputs)
         ab.retain_grad()
         seen.append(ab)
         return ab

@@ -212,6 +212,7 @@ class Session:
     def _step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
         L_centred = correspondence.L_centred
         theta, phi = correspondence.embedding
+        has_previous = state.prev_lab is not None
         if state.prev_lab is None or state.prev_phi is None:
             prev_lab = torch.zeros_like(L_centred).expand(-1, 3, -1, -1)
         elif state.prev_lab.shape[2:] != L_centred.shape[2:]:
@@ -221,7 +222,8 @@ class Session:
             )
         else:
             prev_lab = self.network.align(theta, state.prev_phi, state.prev_lab, L_centred)
-        ab = self.network.colorize(L_centred, correspondence.match, prev_lab)
+        flag = torch.full((1, 1, 1, 1), float(has_previous), device=self.device)
+        ab = self.network.colorize(L_centred, correspondence.match, prev_lab, flag)
         shown = _placed(ab, correspondence.area, correspondence.L)
         return State(torch.cat((L_centred, ab), dim=1), phi), shown
 

@@ -97,7 +97,7 @@ class Unrolled(nn.Module):
             if not everything:
                 continue
             with self._autocast():
-                ab = self.net.colorize(lab[:, t, :1], match, moved[:, :3])
+                ab = self.net.colorize(lab[:, t, :1], match, moved[:, :3], has_previous)
             add("l1", losses.l1(ab, sought, every))
             if wanted["decibels"]:
                 add("decibels", losses.decibels(ab, target, true))

@@ -19,7 +19,7 @@ from vsexvc.nets.correlation import Correlation
 from vsexvc.support.system import replace
 
 _WARM_UP = 3  # calls of a part before it is captured
-_FUSED_VALUES = 16  # columns that the fused correlation wants at least
+_FUSED_VALUES = 16  # columns that the fused correlation needs at least
 
 
 class FusedCorrelation(Correlation):
@@ -30,7 +30,7 @@ class FusedCorrelation(Correlation):
         super().__init__(plain.temperature, plain.largest, plain.dtype)
         from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-        # Compiled once for the first shape, and once more for all others: references have sizes of their own.
+        # torch compiles it once for the first shape and once for all others: references differ in size.
         self._attend: Part = torch.compile(partial(flex_attention, return_aux=AuxRequest(max_scores=True)))
 
     def forward(self, theta: Tensor, phi: Tensor, colours: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class FusedCorrelation(Correlation):
             return super().forward(theta, phi, colours, sparing)
         count = colours.shape[1]
         values = F.pad(colours, (0, 0, 0, max(0, _FUSED_VALUES - count)))
-        # One head for each frame, so that all may share the keys of one reference: (1, B, positions, channels).
+        # Each frame is a head, so that all share the keys of one reference: (1, B, positions, channels).
         query, key, value = (
             x.transpose(1, 2).to(self.dtype).contiguous().expand(len(theta), -1, -1)[None] for x in (theta, phi, values)
         )
@@ -50,7 +50,7 @@ class FusedCorrelation(Correlation):
 def without_tf32(part: nn.Module) -> None:
     """Make a part compute true float32: by default cuDNN's convolutions keep 10 of its 23 bits (TF32).
 
-    The flag is the process's. It is set for each call of the part, and put back.
+    The flag applies to the whole process. It is set for each call of the part and restored afterwards.
     """
     before: list[bool] = []
 
@@ -75,14 +75,14 @@ def _graph_pool(device: torch.device) -> Any:
 def cuda_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> Part:
     """Capture all kernels of a part as one graph. Each call copies the inputs to where the graph reads.
 
-    Other threads may use the device meanwhile: the capture is of this thread and of a stream of its own.
+    Other threads may use the device meanwhile: only this thread's work on a separate stream is captured.
     """
     device = inputs[0].device
     held = tuple(x.clone() for x in inputs)
     with torch.cuda.device(device):
         side: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):  # libraries choose and allocate in the first calls, which a capture forbids
+        with torch.cuda.stream(side):  # in first calls libraries choose kernels and allocate, which captures forbid
             for _ in range(_WARM_UP):
                 part(*held)
         torch.cuda.current_stream(device).wait_stream(side)

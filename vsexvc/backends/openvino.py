@@ -23,7 +23,7 @@ _SENDS_NOTHING = {"CI": "true"}
 def _quiet() -> Iterator[None]:
     """Silence OpenVINO's warnings and log messages on conversions, and its telemetry.
 
-    All this is the whole process's, so that only one thread may be in here: see ByShape.
+    These settings apply to the whole process: only one thread may be inside (see ByShape).
     """
     handler, root = logging.NullHandler(), logging.getLogger()
     root.addHandler(handler)  # or the first message would set logging up for the whole process
@@ -36,17 +36,18 @@ def _quiet() -> Iterator[None]:
 
 
 def openvino_model(part: nn.Module, inputs: tuple[Tensor, ...], *, hints: dict[str, Any]) -> Part:
+    """Return the part compiled for the shapes of these inputs. hints: properties of OpenVINO's CPU plugin."""
     example = tuple(x.detach().clone() for x in inputs)
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-        # Exported: what openvino.convert_model traces is never freed.
+        # openvino.convert_model would trace the part, and the memory of a trace is never freed.
         decoder = TorchFXPythonDecoder.from_exported_program(torch.export.export(part, example))
         front_end = FrontEndManager().load_by_framework("pytorch")
         model = front_end.convert(front_end.load(decoder))
-    # It leaves its thread a stack for signals, which may go before the thread does.
+    # OpenVINO gives the calling thread a stack for signals and may free it before the thread ends.
     compiled = apart(openvino.Core().compile_model, model, "CPU", hints)
     request = compiled.create_infer_request()
 

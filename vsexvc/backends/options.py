@@ -12,7 +12,7 @@ import torch
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CUDA_EXTRAS = ("graphs", "fused", "merge")  # written for GPUs, and never run on one
-CUDA_VARIABLE = "VSEXVC_CUDA"  # of the environment: which of them are taken, as in "graphs,merge"
+CUDA_VARIABLE = "VSEXVC_CUDA"  # environment variable that switches some on, as in "graphs,merge"
 
 
 def precisions(device: str | torch.device) -> tuple[str, ...]:
@@ -59,8 +59,8 @@ class ComputeOptions:
     Attributes:
         backend: one of BACKENDS.
         precision: one of PRECISIONS; None: the first of `precisions`.
-        threads: of the CPU; None: torch's number at that moment. Of torch itself, the thread that calls must have as
-            many (vsexvc.support.threads.TorchThread): one network is computed by one such thread.
+        threads: CPU threads; None: torch's number at that moment. Backend torch uses the number of the calling thread,
+            which must be the same: one TorchThread (support/threads.py) computes one network.
         cuda: of CUDA_EXTRAS; by default those that CUDA_VARIABLE names.
     """
 

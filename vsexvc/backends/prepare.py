@@ -64,9 +64,9 @@ def prepared(network: ColorizationNet, how: ComputeOptions, cache: Path | None =
     for part in (fast.features, fast.correspondence, fast.color, *semantic):
         part.to(dtype).to(memory_format=torch.channels_last)
     if device.type == "cuda":
-        # Unit vectors want fp16's digits and not bf16's range.
+        # Unit vectors need the precision of fp16 and not the range of bf16.
         fast.correlation.dtype = torch.float32 if dtype == torch.float32 else torch.float16
-        # triton makes the kernel; torch brings it on Linux.
+        # triton compiles the kernel; on Linux torch installs it.
         if "fused" in how.cuda and importlib.util.find_spec("triton") is not None:
             replace_parts(fast, correlation=FusedCorrelation(fast.correlation))
         if backend == "tensorrt":

@@ -23,7 +23,7 @@ def fold(network: ColorizationNet) -> None:
 def folded(convolution: nn.Module) -> nn.ConvTranspose2d:
     assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
     w = convolution.weight.detach()
-    # On each axis an input is seen by outputs at -1, 0, 1 and 2 from twice its place, through one or two of the taps.
+    # On each axis input i contributes to outputs 2i - 1 to 2i + 2, to each through one or two taps.
     for axis in (2, 3):
         before, here, after = w.unbind(axis)
         w = torch.stack((after, here + after, before + here, before), dim=axis)

@@ -11,7 +11,7 @@ from torch import Tensor
 def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
     """Return a float32 copy in the host's memory, and a function to call before reading it.
 
-    From a GPU it comes on a stream beside the one that computes, which may be given its next work meanwhile.
+    From a GPU the copy runs on a second stream, so that the first one can go on computing.
     """
     if not x.is_cuda:
         return x.to("cpu", torch.float32, copy=True), lambda: None

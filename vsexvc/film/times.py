@@ -39,7 +39,7 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
 
     Args:
         path: of the film.
-        cache, fps: as of vsexvc.source.open_video, which it was read by before.
+        cache, fps: as those of source.open_video, which has read the film before.
 
     Raises:
         ValueError: it does not say when its frames are shown.

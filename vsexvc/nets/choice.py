@@ -1,6 +1,6 @@
 """Choose which of several references a position takes its colour from: one of them, never a mixture.
 
-Beyond the paper, which has one reference. Colours of references that contradict each other would mix to grey.
+The paper has one reference. A mixture of references that contradict each other would be grey.
 
 Axes: B batch, R references, h and w cells of the correspondence (1/4 of the network's size).
 """
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MEANING = 1 / 3  # of its cosine, beside 1 for that of the details: the ratio of their temperatures
-_AROUND = 5  # cells on each side of a square whose positions decide together
+_MEANING = 1 / 3  # weight of the cosine by meaning; that of the details has 1. It is the ratio of their temperatures.
+_AROUND = 5  # side in cells of the square over which a score is averaged
 
 
 class Found(NamedTuple):
@@ -23,7 +23,7 @@ class Found(NamedTuple):
 
     Attributes:
         detail: (B, 4, h, w), L_centred, a, b and similarity; (B, 3, h, w), without L, where there is no meaning.
-        meaning: (B, 4, h, w), the same by meaning alone.
+        meaning: (B, 4, h, w), the same by meaning alone; None without semantic features.
     """
 
     detail: Tensor
@@ -34,8 +34,8 @@ def choose(found: Sequence[Found], handicaps: Tensor | None) -> tuple[Found, Ten
     """Take at each position the result of the best reference.
 
     Args:
-        found: in each reference.
-        handicaps: (B, R), in cosines: how far a reference must be ahead of one without; None: all are alike.
+        found: the match in each reference.
+        handicaps: (B, R), cosines that are subtracted from a reference's score; None: zeros.
 
     Returns:
         The chosen match, and its reference: (B, R, h, w), 1 or 0.

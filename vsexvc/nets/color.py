@@ -59,11 +59,23 @@ class ColorNet(nn.Module):
         return F.instance_norm(x)
 
     def forward(
-        self, L_centred: Tensor, warped_ab: Tensor, similarity: Tensor, prev_lab: Tensor, *evidence: Tensor
+        self,
+        L_centred: Tensor,
+        warped_ab: Tensor,
+        similarity: Tensor,
+        prev_lab: Tensor,
+        has_previous: Tensor,
+        *evidence: Tensor,
     ) -> Tensor:
-        """Compute ab (B, 2, H, W) from (B, channels, H, W) each. prev_lab of only zeros: there is no previous frame.
+        """Compute ab (B, 2, H, W) of a frame.
 
-        evidence: of Trust, where the network has one.
+        Args:
+            L_centred: (B, 1, H, W).
+            warped_ab: (B, 2, H, W).
+            similarity: (B, 1, H, W).
+            prev_lab: (B, 3, H, W); zeros where there is no previous frame, as the network was trained.
+            has_previous: (B, 1, 1, 1), 1 or 0. Head "blend" gives a previous frame that does not exist no weight.
+            evidence: (B, EVIDENCE, H, W) of Trust, where the network has one.
         """
         x = torch.cat((L_centred, warped_ab, similarity, prev_lab, *evidence), dim=1).to(self.conv10_ab.weight.dtype)
         x1 = self._block(x, "conv1_1", "conv1_2")
@@ -78,7 +90,6 @@ class ColorNet(nn.Module):
         x = self.conv10_ab(F.leaky_relu(self.conv10_2(x), 0.2)).float()
         if self.head == "tanh":
             return torch.tanh(x[:, :2]) * 128.0
-        no_previous = (prev_lab == 0).all(1, keepdim=True).all(2, keepdim=True).all(3, keepdim=True)
-        share = torch.sigmoid(x[:, 2:3] - x[:, 3:] + no_previous.to(x.dtype) * 1e4)
+        share = torch.sigmoid(x[:, 2:3] - x[:, 3:] + (1.0 - has_previous) * 1e4)
         ab: Tensor = torch.lerp(prev_lab[:, 1:], warped_ab, share) + x[:, :2] * _RESIDUAL
         return ab

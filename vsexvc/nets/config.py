@@ -24,11 +24,11 @@ class NetworkConfig:
             colour, and a residual of the net's own.
         motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
             features before the colour net sees it; 0: not aligned, as in the paper.
-        refine: that alignment is corrected by the pictures themselves, below a pixel.
+        refine: whether the pictures themselves correct that alignment, to fractions of a pixel.
         warp_upsampling: how the warped colour and the similarity return from 1/4 size.
-        semantic: EfficientNet-Lite whose features match what things are, beside the details; "": none, as in the paper.
-        semantic_weight: of those features' cosine in the correspondence, beside 1 for that of the details.
-        semantic_temperature: tau where they match alone.
+        semantic: the EfficientNet-Lite that computes the semantic features; "": none, as in the paper.
+        semantic_weight: weight of those features' cosine in the correspondence; the cosine of the details has 1.
+        semantic_temperature: tau of the correlation by those features alone.
     """
 
     width: float = 1.0

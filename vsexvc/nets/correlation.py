@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 _CHUNK = 1 << 20  # elements of the correlation matrix held at once: what a core's cache has room for
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
-_LOWEST_OCTAVE = -115.0  # exp2 below soon is denormal, ten times slower, and changes no output
+_LOWEST_OCTAVE = -115.0  # below it exp2 gives denormal numbers: ten times slower, without effect on the output
 _LOG2_E = 1.4426950408889634
-_SPARE = 16  # channels that products in half precision are widened by: one would do, but is slower
+_SPARE = 16  # channels added to products in half precision; one is enough, but slower
 
 
 class Correlation(nn.Module):
@@ -31,7 +31,7 @@ class Correlation(nn.Module):
             theta: (B, C, N).
             phi: (B or 1, C, N').
             colours: (B or 1, K, N').
-            sparing: in smaller parts.
+            sparing: compute in smaller parts, which take less memory.
 
         Returns:
             warped (B, K, N) and similarity (B, 1, N), -1..1.
@@ -47,22 +47,22 @@ class Correlation(nn.Module):
         queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
         values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
         count = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
-        # One by one: a batch would change last bits.
+        # One frame at a time: products of a batch differ in their last bits.
         each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
         sums, best = (torch.stack(some) for some in zip(*each, strict=True))
         return sums[:, :-1] / sums[:, -1:], best + largest
 
     def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Compute for one frame sums (K, N), weighted as softmax up to a factor of each query, and the best (1, N).
+        """Return, for one frame, sums (K, N) weighted by the softmax before its division, and the best products (1, N).
 
         Args:
             queries: (N, C).
             keys: (C, N').
             values: (K, N').
-            count: of queries at once.
+            count: queries that are computed at once.
         """
         sums, best = values.new_empty(len(values), len(queries)), values.new_empty(1, len(queries))
-        # Memory that is given back and taken anew each time would cost more than the products.
+        # Allocating these for each part would take longer than the products.
         products = queries.new_empty(count, keys.shape[1])
         octaves = values.new_empty(count, keys.shape[1])
         for first in range(0, len(queries), count):
@@ -72,6 +72,6 @@ class Correlation(nn.Module):
             highest = M.amax(1, keepdim=True).float()
             best[0, first:last] = highest[:, 0]
             share = torch.sub(M, highest, out=octaves[: len(some)])
-            share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is quicker than exp
+            share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is faster than exp
             sums[:, first:last] = values @ share.t()
         return sums, best

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import Features
 
-_EPSILON = 2.2e-16  # of the channel norms, as released; half precision needs its smallest normal number instead
+_EPSILON = 2.2e-16  # added to the norms over channels, as released; half precision uses its smallest normal number
 
 
 class Embedding(NamedTuple):
@@ -72,7 +72,7 @@ class CorrespondenceNet(nn.Module):
         x2, x3, x4 = self.layer2_1(features.relu2_2), self.layer3_1(features.relu3_2), self.layer4_1(features.relu4_2)
         x5 = self.layer5_1(features.relu5_2)
         rows, columns = x2.shape[2] - x5.shape[2], x2.shape[3] - x5.shape[3]
-        if rows or columns:  # 16 does not divide the size: one row or column is missing on each side
+        if rows or columns:  # 16 does not divide the size: relu5_2 lacks a row or column on each side
             x5 = F.pad(x5, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2), mode="replicate")
         x = self.layer(torch.cat((x2, x3, x4, x5), dim=1))
         theta, phi = self.theta(x).float(), self.phi(x).float()

@@ -65,7 +65,7 @@ class FeatureNet(nn.Module):
 
 
 def feature_input(lab: Tensor, kind: str, is_reference: bool) -> Tensor:
-    """Return the input that a feature net of that NetworkConfig.features_input was trained on, (B, 1 or 3, H, W).
+    """Return the input that a feature net with this NetworkConfig.features_input was trained on, (B, 1 or 3, H, W).
 
     lab: (B, 3, H, W); the frame's own ab is never used.
     """

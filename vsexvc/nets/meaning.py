@@ -1,6 +1,6 @@
-"""Compute from semantic features vectors to match by, and the usual colours of such things.
+"""Compute, from semantic features, vectors to match by and a guess of the colours.
 
-Beyond the paper, whose feature net is an ImageNet network itself. See semantic.py for the features.
+The paper has no such net: its feature net is an ImageNet network. semantic.py computes the features.
 
 Axes: B batch, H and W the network's size, C channels of a vector, K channels inside the guess.
 """
@@ -17,7 +17,7 @@ from vsexvc.nets.correspondence import unit_vectors
 from vsexvc.nets.semantic import Levels, SemanticNet, channels
 
 MEANING_CELL = 8  # pixels of the network's size that one vector stands for
-_VECTOR = 64  # channels of a vector: their products differ little from those of all 328
+_VECTOR = 64  # channels of a vector; its products differ little from those of all 328 (Lite2)
 _GUESS = 64
 _AB = 32.0  # ab per unit of the guess's last layer
 

@@ -1,9 +1,9 @@
-"""Find where things were in the previous frame: a search among correspondence features, corrected by the pictures.
+"""Align the previous frame: search its correspondence features, then correct the flow by the pictures.
 
-Beyond the paper (its Appendix F). No parameters, no memory.
+The paper does not align it. The module has no parameters and keeps no state.
 
 Axes: B batch, H and W pixels of the network's size, h and w its cells, C embedding channels. A flow is (dx, dy) from a
-frame to the one before.
+frame to the previous one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from vsexvc.nets.config import CELL, NetworkConfig
 
 _TILE = 6, 12  # rows and columns of cells that share a window in the motion search
-_TILES = 1 << 22  # elements of its matches held at once
-_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: two radii in pixels, powers of two; a count; L squared
+_TILES = 1 << 22  # elements of the products of tiles held at once
+_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: radii of the local mean and of
+# the window, in pixels (powers of two); the number of steps; damping, in L squared
 
 
 class Motion(nn.Module):
-    """Search, correction by the pictures if `config.refine`, and the previous frame moved along."""
+    """Search the flow, correct it by the pictures if `config.refine`, and warp the previous frame by it."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -40,16 +41,17 @@ class Motion(nn.Module):
 def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:
     """Find where each cell was in the previous frame: (B, 2, h, w), (dx, dy) in cells.
 
-    The best match in a window, and below a cell the mean place of it and its eight neighbours by the softmax of eq. 4.
+    The result is the best match in a window. Its fraction of a cell is the mean place of the match and its eight
+    neighbours, weighted by the softmax of eq. 4.
 
     Args:
         theta: (B, C, h, w) of this frame.
-        phi: (B, C, h, w) of the frame before.
+        phi: (B, C, h, w) of the previous frame.
         radius: of the window, in cells.
         temperature: tau of the softmax.
     """
     b, c, h, w = theta.shape
-    reach = radius + 1  # the neighbours of a match at the window's edge too
+    reach = radius + 1  # a match at the window's edge has neighbours beyond it
     side = 2 * reach + 1
     rows, columns = _TILE
     high, wide = rows + 2 * reach, columns + 2 * reach
@@ -73,7 +75,7 @@ def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tenso
             M = some.permute(0, 2, 3, 4, 5, 1).reshape(-1, rows * columns, c) @ its_keys.permute(
                 0, 2, 3, 1, 4, 5
             ).reshape(-1, c, high * wide)
-        # Each query has a row of M; its window begins as many rows and columns into the tile's as it lies in the tile.
+        # Each query has a row of M. Its window's offset in the tile's window is the query's offset in the tile.
         row, tile = high * wide, rows * columns * high * wide
         windows = M.as_strided(
             (b, tiles, rows, across, columns, side, side),
@@ -106,10 +108,11 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
 
 
 def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
-    """Correct a flow by the pictures, with Lucas and Kanade's steps; flicker and fades do not mislead it.
+    """Correct a flow by the pictures, with the steps of Lucas and Kanade.
 
-    For each pixel the best of the flow, the flow smoothed and standing still; then steps by least squares, each kept
-    where it brings the pictures nearer. Both are judged in a window around the pixel, on L without its local mean.
+    Each pixel starts from the best of the flow, the smoothed flow and no motion. Each step by least squares is kept
+    where it reduces the error. The error is averaged over a window, on L without its local mean: flicker and fades do
+    not change it.
 
     Args:
         flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.

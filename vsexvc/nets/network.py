@@ -1,8 +1,8 @@
 """Compute one frame: the network's parts in the order in which session.py calls them; no memory between frames.
 
-Feature net -> correspondence net -> correlation -> colour net, as the paper has them (Appendix A). Where the config has
-semantic features: a second correlation by what things are, and a net that weighs what both have found (trust.py).
-The caller keeps the previous frame: see session.py. Nothing here knows VapourSynth, files or devices.
+Feature net -> correspondence net -> correlation -> colour net, as the paper has them (Appendix A). With semantic
+features, a second correlation matches by meaning, and a net weighs the results of both (trust.py). The caller keeps the
+previous frame: see session.py. This module does not depend on VapourSynth, files or devices.
 
 Axes: B batch, H and W the network's size (multiples of 8), h = H/4 and w = W/4 the size of the correspondence,
 C embedding channels, N positions. L_centred is L-50 (-50..50); ab -128..127; lab stands for (L_centred, a, b).
@@ -27,14 +27,14 @@ from vsexvc.nets.meaning import MEANING_CELL, Meaning, MeaningNet
 from vsexvc.nets.motion import Motion
 from vsexvc.nets.trust import Trust
 
-MULTIPLE = 8  # the colour net halves three times; the relu5 branch is padded where 16 does not divide
+MULTIPLE = 8  # the colour net halves its input three times; relu5_2 is padded where 16 does not divide
 
 
 class Keys(NamedTuple):
     """Hold the positions of one or more references that frames are matched with, in rows.
 
     Attributes:
-        phi: (1, C, N) unit vectors, and beside them the semantic ones as `Correlation` wants them.
+        phi: (1, C, N), unit vectors, with the weighted semantic vectors appended (`with_meaning`).
         lab: (1, 3, N): L_centred and ab of each.
         vectors: (1, C', N') semantic unit vectors at 1/8 size; None where the network has none.
         vectors_lab: (1, 3, N').
@@ -65,7 +65,7 @@ class Match(NamedTuple):
 class ColorizationNet(nn.Module):
     """Compute the network of one frame, in the order in which session.py calls its methods.
 
-    embed and understand, once for a reference (then keys) and for each frame (then match, align, colorize).
+    For a reference: embed, understand, keys. For each frame: embed, understand, match, align, colorize.
     """
 
     def __init__(self, config: NetworkConfig, batch_norm: bool = False) -> None:
@@ -98,10 +98,10 @@ class ColorizationNet(nn.Module):
 
         Args:
             lab: (B, 3, H, W), L_centred and ab, of a reference (or of several samples, in training).
-            phi: (B, C, h, w) of it.
-            meaning: of it.
-            usable: (H, W) bool, of a single reference: cells that hold any pixel which is False lend nothing, if others
-                are left.
+            phi: (B, C, h, w) of the reference.
+            meaning: of the reference.
+            usable: (H, W) bool, of a single reference. Cells with any False pixel give no colour, unless all cells have
+                one.
         """
         phi = self.with_meaning(phi, meaning)
         colours = F.avg_pool2d(lab, CELL)
@@ -125,15 +125,15 @@ class ColorizationNet(nn.Module):
         handicaps: Tensor | None = None,
         sparing: bool = False,
     ) -> Match:
-        """Match by eq. 3-5, by details and meaning; choose the reference of a position, and which of both is believed.
+        """Match by eq. 3-5, by details and by meaning; choose the reference of each position and weigh both matches.
 
         Args:
             L_centred: (B, 1, H, W) of the frame.
             theta: (B, C, h, w) of the frame.
             meaning: of the frame.
             keys: of each reference.
-            handicaps: (B, R) of the references, see nets/choice.py; None: all alike.
-            sparing: with little memory.
+            handicaps: (B, R) of the references, see nets/choice.py; None: zeros.
+            sparing: compute in smaller parts, which take less memory.
         """
         found = [self._find(theta, meaning, one, sparing) for one in keys]
         (detail, by_meaning), taken = choose(found, handicaps)
@@ -167,21 +167,28 @@ class ColorizationNet(nn.Module):
         return torch.cat((vectors, beside * self.config.semantic_weight**0.5), dim=1)
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
-        """Move the previous frame's parts to their place in this one; keep it as it is if the config has no motion.
+        """Warp the previous frame to this one; return it unchanged if the config has no motion.
 
         Args:
             theta: (B, C, h, w) of this frame.
             prev_phi: (B, C, h, w) of the previous frame.
-            prev_lab: (B, 3, H, W); more channels are moved alike.
+            prev_lab: (B, 3, H, W); further channels are warped too.
             L_centred: (B, 1, H, W) of this frame.
         """
         moved: Tensor = self.motion(theta, prev_phi, prev_lab, L_centred) if self.config.motion else prev_lab
         return moved
 
-    def colorize(self, L_centred: Tensor, match: Match, prev_lab: Tensor) -> Tensor:
-        """Compute eq. 7: ab (B, 2, H, W) of the frame."""
+    def colorize(self, L_centred: Tensor, match: Match, prev_lab: Tensor, has_previous: Tensor) -> Tensor:
+        """Compute eq. 7: ab (B, 2, H, W) of the frame.
+
+        Args:
+            L_centred: (B, 1, H, W) of the frame.
+            match: of the frame.
+            prev_lab: (B, 3, H, W), aligned with the frame; zeros where there is no previous frame.
+            has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
+        """
         evidence = [match.evidence] if self.config.semantic else []
-        ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, *evidence)
+        ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *evidence)
         return ab
 
 

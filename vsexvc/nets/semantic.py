@@ -1,7 +1,7 @@
-"""Compute EfficientNet-Lite's trunk: features of an ImageNet classifier. Never trained here.
+"""Compute EfficientNet-Lite's trunk: features of an ImageNet classifier. It is never trained here.
 
-Convolutions only: batch norm is folded into them when the weights are imported (train/semantic.py). The net sees the
-grey picture alone, of frame and reference alike.
+It has convolutions only: batch norm is folded into them when the weights are imported (train/features/meaning.py). Its
+input is the grey picture, of frames and of references.
 
 Axes: B batch, H and W the network's size (multiples of 8), C channels of a level.
 """
@@ -18,7 +18,8 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
 _SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of width and depth
 KINDS = tuple(_SCALES)
 _STEM = 32
-# Side of a layer that halves with the larger padding: cells of every level stay near the middle of their field.
+# Whether the right side of each layer of stride 2 has the larger padding. In this order a cell of any level lies near
+# the centre of its receptive field.
 _RIGHT = (True, True, False, True, False)
 
 

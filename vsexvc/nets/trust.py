@@ -1,6 +1,6 @@
-"""Decide which of several colours a position believes: the match of its details, of its meaning, or the usual one.
+"""Weigh three colours at each position: matched by details, matched by meaning, and guessed.
 
-Beyond the paper, where one correspondence gives the colour however little it knows.
+The paper has one correspondence, whose colour is used even where its similarity is low.
 
 Axes: B batch, h and w cells of the correspondence (1/4 of the network's size).
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 EVIDENCE = 3  # further channels of the colour net's input: see Trust.forward
 _INPUTS, _WIDTH = 15, 32
-_L, _AB = 25.0, 40.0  # what brings L and ab near to one
+_L, _AB = 25.0, 40.0  # scales that bring L and ab to about 1
 
 
 class Trust(nn.Module):

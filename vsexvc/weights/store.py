@@ -94,12 +94,12 @@ def download(name: str, sha256: str | None = None) -> Path:
     asked for whenever the model is downloaded again.
 
     Args:
-        name: of models.KNOWN.
+        name: of catalog.KNOWN.
         sha256: of the archive; overrides a recorded one.
 
     Raises:
         ValueError: unknown name; another hash than given or recorded; an archive of something else (it is removed).
-        OSError: see vsexvc.models.fetch; the cache cannot be written.
+        OSError: see catalog.fetch; the cache cannot be written.
     """
     known = catalog.KNOWN.get(name)
     if known is None:
