@@ -21,7 +21,7 @@ Implement Invert Join Judge Keep Let Limit List Load Lock Look Look Make Map Mar
 Open Order Pad Paint Parse Pass Place Play Plot Predict Prepare Pretrain Print Propose Provide Pull Put Quote Raise
 Read Record Redo Reflect Register Remember Remove Rename Render Repeat Replace Report Reset Resize Retrieve Return
 Rewrite Round Run Sample Save Say Scale Score Search Set Share Show Silence Smooth Soil Sort Span Split Spoil Start
-State Store Summarise Sum Support Take Tell Time Train Transfer Turn Unroll Use Wait Weigh Whiten Wrap Write Yield
+State Store Summarise Sum Support Take Tell Time Train Transfer Turn Unroll Use Wait Warp Weigh Whiten Wrap Write Yield
 """
 VERBS = frozenset(_VERBS.split())
 TURNS = (

@@ -9,8 +9,8 @@ import av
 
 from vsexvc.film.times import picture_of
 
-_MARKS = (b"GA94\x03", b"CC\x01\xf8")  # of ATSC A/53, in user data and SEI; of DVDs
-_PLACES, _PACKETS = 8, 48  # places in the film that are searched, and how far
+_MARKS = (b"GA94\x03", b"CC\x01\xf8")  # ATSC A/53 in user data and SEI; captions of DVDs
+_PLACES, _PACKETS = 8, 48  # places in the film that are searched; packets that are read at each
 
 
 def has_captions(path: Path) -> bool:
@@ -27,5 +27,5 @@ def has_captions(path: Path) -> bool:
                 if any(mark in bytes(packet) for packet in packets for mark in _MARKS):
                     return True
     except (av.FFmpegError, OSError):
-        return False  # what cannot be read is said elsewhere
+        return False  # opening the film reports what cannot be read
     return False

@@ -25,13 +25,13 @@ from vsexvc.film.parts import PartMaker
 from vsexvc.film.takes import follows
 from vsexvc.support.errors import first_line
 
-_RETRIES = 3  # of a part whose worker was lost
+_RETRIES = 3  # how often a part is tried again whose worker was lost
 _WRONG = "--ray must be the address of a cluster, got {!r}"
 _HOST = re.compile(r"([^/:]+):(\d+)")
-_TELL = 2.0  # seconds between two words on how far a part is
-_STORE = 80 << 20  # bytes of shared memory for Ray, which has next to nothing to keep there
-# What a worker takes beside the CPUs of its network: decoder and encoder keep up with it in half a core at 1080p. In
-# memory, besides VapourSynth's cache, 1 GiB is the network's and 1 GiB the encoder's.
+_TELL = 2.0  # seconds between two reports of a part's progress
+_STORE = 80 << 20  # bytes of shared memory for Ray, which keeps almost nothing there
+# What a worker needs besides the CPUs of its network. At 1080p decoder and encoder take half a core. Memory holds
+# VapourSynth's cache, 1 GiB for the network and 1 GiB for the encoder.
 _ENCODER_CPUS = 0.5
 _CACHE = 1024  # MiB
 _MEMORY = (_CACHE << 20) + (2 << 30)  # bytes
@@ -39,9 +39,9 @@ _MEMORY = (_CACHE << 20) + (2 << 30)  # bytes
 
 @lru_cache(maxsize=1)
 def _maker(job: Job) -> PartMaker:
-    """Return what makes the parts of a job in this process, which makes one after the other, beside other workers.
+    """Return the maker of a job's parts in this process, which makes them one after the other.
 
-    VapourSynth takes all cores and most of the memory by default: here it gets the worker's share. A script can change
+    By default VapourSynth uses all cores and most of the memory. Here it gets the worker's share; a script can change
     both.
     """
     vs.core.num_threads = job.threads + 1
@@ -50,14 +50,14 @@ def _maker(job: Job) -> PartMaker:
 
 
 def _make_part(job: Job, number: int) -> str:
-    """Make a part, as a task of Ray; return the worker's name. How far it is goes to a file beside the part."""
+    """Make a part, as a task of Ray; return the worker's name. Progress goes to a file beside the part."""
     path, told = progress_file(job, number), 0.0
 
     def progress(done: int) -> None:
         nonlocal told
         if (now := time.monotonic()) - told > _TELL:
             told = now
-            with suppress(OSError):  # nothing depends on it
+            with suppress(OSError):  # no result depends on it
                 path.write_text(str(done))
 
     try:
@@ -68,7 +68,7 @@ def _make_part(job: Job, number: int) -> str:
 
 
 def progress_file(job: Job, number: int) -> Path:
-    """Return the file that tells others how many frames of a part are done, whatever machine makes it."""
+    """Return the file in which a worker, on any machine, notes how many frames of a part are done."""
     return Folder(job.folder).file(number).with_suffix(".progress.part")
 
 
@@ -85,7 +85,7 @@ def check_ray(address: str | None) -> None:
     """Raise ValueError if Ray is not installed or no cluster answers, before the film is read."""
     if importlib.util.find_spec("ray") is None:
         raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]")
-    if address is not None and (host := _HOST.fullmatch(address)):  # Ray itself tries for a quarter of an hour
+    if address is not None and (host := _HOST.fullmatch(address)):  # Ray would try for a quarter of an hour
         try:
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
         except OSError as error:
@@ -93,16 +93,16 @@ def check_ray(address: str | None) -> None:
 
 
 def _connect(address: str | None, options: dict[str, Any]) -> None:
-    """Connect to a cluster; for None start Ray on this machine. options: of ray.init."""
+    """Connect to a cluster; for None start Ray on this machine. options: arguments of ray.init."""
     import ray
 
     try:
         ray.init(address="local" if address is None else address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = " ".join(str(error).split())  # of other versions it says which in further lines
+        why = " ".join(str(error).split())  # Ray names differing versions in further lines
         if address is None:
             raise ValueError(f"--workers: Ray does not start: {why}") from None
-        # Ray does not say then that it was sent away for want of a token.
+        # Ray does not say that the cluster refused it because a token is missing.
         hint = " (does it ask for a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are needed on each machine)"
         raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
 
@@ -116,7 +116,7 @@ def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
     """
     import ray
 
-    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # which has no types
+    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # has no types
     uses_gpu = job.model is not None and job.colours.device == "cuda"
     gpus = math.floor(1e4 / per_gpu) / 1e4 if uses_gpu else 0.0  # Ray counts in 1/10000
     found = [machine["Resources"] for machine in list_machines() if machine["Alive"]]
@@ -136,7 +136,7 @@ def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
 
 
 def _answer(task: Any, number: int, address: str | None) -> str:
-    """Return who made a part. Raise OSError, ValueError as make_by_ray does."""
+    """Return the name of the worker that made a part. Raise OSError, ValueError as make_by_ray does."""
     import ray
 
     try:
@@ -162,11 +162,11 @@ def make_by_ray(
     """Make parts as tasks of Ray, which restarts them elsewhere if their worker is lost.
 
     Args:
-        job: of the parts.
-        numbers: which ones.
-        workers: processes on this machine.
-        address: in place of them, that of a cluster.
-        made: called with the number of a finished part, and who made it.
+        job: the job of the parts.
+        numbers: numbers of the parts.
+        workers: processes on this machine; None: those of the cluster.
+        address: of the cluster; None: this machine.
+        made: called with the number of a finished part and the name of its worker.
         progress: called with the number of frames of unfinished parts that are done.
         per_gpu: workers that share one GPU.
 
@@ -178,18 +178,18 @@ def make_by_ray(
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_COLOR_PREFIX": "0",
         "RAY_NUM_REDIS_GET_RETRIES": "2",
-    }  # the first would tell its makers of us
+    }  # the first switches off Ray's statistics
     if workers is not None:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # no port is open to other machines, on Linux too
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on Linux too no port is open to other machines
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))  # where it says that a worker was lost
+        stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints there that a worker was lost
         if workers is not None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vsexvc-", ignore_cleanup_errors=True))
             options |= {"object_store_memory": _STORE, "include_dashboard": False, "_temp_dir": folder}
-            # The user has chosen the number: all start, even if this machine has less.
+            # The user has chosen the number: all workers start, even if this machine has fewer CPUs.
             options |= {"num_cpus": workers * (job.threads + 1), "_memory": workers * _MEMORY}
         _connect(address, options)
         stack.callback(ray.shutdown)
@@ -198,7 +198,7 @@ def make_by_ray(
         left = list(numbers)
         waiting: dict[Any, int] = {}
         while left or waiting:
-            # A part that begins inside a scene waits for the one before, whose final state it needs.
+            # A part that begins inside a scene needs the final state of the part before it.
             held = {*left, *waiting.values()}
             for number in [number for number in left if not (follows(job, number) and number - 1 in held)]:
                 left.remove(number)

@@ -1,7 +1,7 @@
 """Open a container file to which streams are added; its suffix names the container.
 
-PyAV asks a muxer which codecs it names. Muxers write more than they name: FFV1 in MOV, Ut Video and sound by tags of
-Windows' ACM in Matroska. ffmpeg's muxer "tee" passes such streams on without asking. join.py decides what is written.
+PyAV accepts the codecs that a muxer lists. Muxers write more than they list: FFV1 in MOV; Ut Video, and sound by tags
+of Windows' ACM, in Matroska. ffmpeg's muxer "tee" passes such streams on unchecked. join.py decides what is written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PASSED_CHAPTERS = ("-map", "0", "-map_chapters", "1", "-c", "copy", "-fflags", 
 
 
 class Refused(ValueError):
-    """Report that a container cannot hold a stream. is_sound: whether it is sound."""
+    """Report that a container cannot hold a stream. is_sound: whether the stream is sound."""
 
     def __init__(self, text: str, is_sound: bool = False) -> None:
         super().__init__(text)
@@ -29,14 +29,14 @@ class Refused(ValueError):
 
 
 class Target:
-    """Write a file, and know its container's name."""
+    """Write a file. `name` is the name of its container."""
 
     def __init__(self, out: Path, is_passed: bool = False) -> None:
         """Open the file for writing.
 
         Args:
-            out: its suffix says which container.
-            is_passed: streams go through "tee".
+            out: the file; its suffix selects the container.
+            is_passed: whether streams go through "tee".
 
         Raises:
             ValueError: no container has such a suffix.
@@ -65,12 +65,12 @@ class Target:
 
         Args:
             stream: of another file.
-            what: how errors call it.
-            is_picture: "tee" may take it although the container does not name its codec; whether it can be read
-                then is for the caller to see.
+            what: the stream's name in errors.
+            is_picture: "tee" may take the stream although the muxer does not list its codec. The caller must check
+                that the result can be read.
 
         Raises:
-            Refused: the container does not hold such.
+            Refused: the container cannot hold the stream.
         """
         name = codec_name(stream)
         if (

@@ -28,8 +28,8 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.system import own_group
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
-_RATED = ("libx264", "libx265")  # encoders that the default crf and preset mean something to
-_THREADS = 4  # of the encoder: x264's bytes depend on their number
+_RATED = ("libx264", "libx265")  # encoders that have the default crf and preset
+_THREADS = 4  # the encoder's threads: x264's bytes depend on their number
 _SUBSAMPLINGS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
 FORMATS = {
     f"yuv{name}p{'' if bits == 8 else f'{bits}le'}": (bits, *subsampling)
@@ -47,8 +47,8 @@ class Encoding:
     """Hold the encoder's settings. None: the default; crf and preset have one only for x264 and x265.
 
     Attributes:
-        pix_fmt: of FORMATS.
-        extra: further arguments of ffmpeg, before the file that it writes.
+        pix_fmt: a key of FORMATS.
+        extra: further arguments of ffmpeg, which come before the output file.
     """
 
     codec: str = CODEC
@@ -64,7 +64,7 @@ class Encoding:
         return replace(self, crf=CRF if self.crf is None else self.crf, preset=self.preset or PRESET)
 
     def fitted(self, container: str) -> Encoding:
-        """Return the settings with raw 4:2:2 samples in the order that MOV has a name for. container: its suffix."""
+        """Return the settings; raw 4:2:2 samples get the order that MOV can name. container: the file's suffix."""
         if (self.codec, self.pix_fmt, container) != ("rawvideo", "yuv422p", ".mov"):
             return self
         return replace(self, extra=("-pix_fmt", "uyvy422", *self.extra))
@@ -82,11 +82,11 @@ class Part:
     """Describe an encoded part.
 
     Attributes:
-        order: for each packet, as they are stored, which frame of the part it is.
+        order: for each packet, in stored order, the index of its frame in the part.
         sha256: of the file.
-        durations: of the frames, in seconds, as (numerator, denominator); empty where they do not say.
-        key: of job.part_keys.
-        sums: of its scenes, how well references suit them.
+        durations: of the frames, in seconds, as (numerator, denominator); empty where frames state none.
+        key: the part's key, see job.part_keys.
+        sums: for each of its scenes, how well the references suit it.
     """
 
     order: tuple[int, ...]
@@ -137,7 +137,7 @@ def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
         bits = 8 if own.bits_per_sample == 8 else 10
         w, h = (own.subsampling_w, own.subsampling_h) if own.color_family == vs.YUV else (int(even), int(even))
         if (w, h) not in ((1, 1), (1, 0), (0, 0)) and bits > 8:
-            w, h = 0, 0  # of those there is none with more bits
+            w, h = 0, 0  # these have no format with more bits
     if clip.width % (1 << w) or clip.height % (1 << h):
         raise ValueError(f"--pix-fmt must be one that {clip.width}x{clip.height} can be subsampled to, got {asked!r}")
     return vs.core.query_video_format(vs.YUV, vs.INTEGER, bits, w, h)
@@ -148,11 +148,11 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
 
     Args:
         clip: what will be encoded.
-        first: a frame that says what all are like: of the clip, or of what the clip is made of by Colorize (which makes
-            YUV of limited range from RGB).
+        first: a frame whose tags apply to all frames: of the clip, or of Colorize's input (from RGB, Colorize makes YUV
+            of limited range).
 
     Raises:
-        ValueError: a format that ffmpeg has no name for, tags that are not handled.
+        ValueError: ffmpeg has no name for the format, or tags are not supported.
     """
     own = clip.format
     names = {values: name for name, values in FORMATS.items()}
@@ -188,8 +188,8 @@ def merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:
     """Merge two argument lists into one filter graph, because ffmpeg uses only the last `-vf`.
 
     Args:
-        arguments: of `input_arguments`.
-        wanted: of `Encoding.arguments`. Filters among them come after ours.
+        arguments: from `input_arguments`.
+        wanted: from `Encoding.arguments`; their filters come after those of `arguments`.
     """
     words = list(wanted)
     values = [place + 1 for place, word in enumerate(words[:-1]) if word in (*_FILTERS, *_GRAPHS)]
@@ -214,21 +214,21 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     """Write frames to a file. arguments: from `input_arguments`.
 
     Raises:
-        ValueError: what ffmpeg says, or how it ended. What is raised while a frame is made passes through. In both
-            cases no file is left.
+        ValueError: ffmpeg's message, or its exit status. Errors of the frames themselves pass through. In both cases no
+            file is left.
     """
-    # Without -xerror older versions end with code 0 on a full disk.
+    # Without -xerror older versions of ffmpeg return 0 when the disk is full.
     command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
     command += merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
     with tempfile.TemporaryFile() as said, closing(frames):
-        # A separate process group: this process handles Ctrl-C.
+        # ffmpeg gets a separate process group: only this process handles Ctrl-C.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()
         )
         assert process.stdin is not None
         try:
-            with suppress(BrokenPipeError), process.stdin:  # why it takes no more, it says itself
+            with suppress(BrokenPipeError), process.stdin:  # ffmpeg's message gives the reason
                 for frame in frames:
                     for chunk in frame.readchunks():
                         process.stdin.write(chunk)
@@ -245,7 +245,7 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
 
 
 def _container(arguments: Sequence[str], encoding: Encoding) -> str:
-    """Return the container of a part: Matroska, except for raw samples that it has no name for."""
+    """Return the container of a part: Matroska, or NUT for raw samples that Matroska cannot name."""
     shown = encoding.pix_fmt or dict(pairwise(arguments)).get("-pixel_format", "")
     return "matroska" if encoding.codec != "rawvideo" or shown in ("yuv420p", "yuv422p") else "nut"
 

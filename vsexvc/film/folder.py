@@ -1,9 +1,9 @@
 """Keep the working folder of a render.
 
 It holds `manifest.json` (the arguments, the scenes that were found, and the frames that are being redone),
-`NNNNNN.mkv` with `NNNNNN.json` (a finished part and what is in it), `NNNNNN.state` (the recurrent state at a part's
-end, if the next one goes on with it), `index/` (bestsource's) and `lock` (held by the process that renders). A file has
-its name only when it is whole; NNNNNN is the part's number.
+`NNNNNN.mkv` with `NNNNNN.json` (a finished part and its record), `NNNNNN.state` (the recurrent state at a part's end,
+if the next part continues from it), `index/` (the index of bestsource) and `lock` (held by the process that renders). A
+file gets its name only when it is complete; NNNNNN is the part's number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Folder:
             if not lock(self._lock, wait=False):
                 self._lock.close()
                 raise ValueError(f"--work: another process renders in {self.path}, wait for it")
-            if os.fstat(self._lock.fileno()).st_nlink:  # else the process before has just removed it
+            if os.fstat(self._lock.fileno()).st_nlink:  # else another process has just removed the file
                 break
             self._lock.close()
         for left in (*self.path.glob("*.part"), *self.path.glob("*.moved")):
@@ -55,7 +55,7 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == ["lock"]:  # nothing was begun
+        if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == ["lock"]:  # no render was begun
             self.remove()
         self._lock.close()
 
@@ -76,7 +76,7 @@ class Folder:
         return self.path / f"{number:06}.mkv"
 
     def state(self, number: int) -> Path:
-        """Return the recurrent state at a part's end."""
+        """Return the path of the recurrent state at a part's end."""
         return self.file(number).with_suffix(".state")
 
     def read(self, number: int) -> Part | None:
@@ -115,7 +115,7 @@ class Folder:
             self.file(number).with_suffix(suffix).unlink(missing_ok=True)
 
     def arrange(self, keys: Sequence[str]) -> None:
-        """Give parts of these keys their present numbers; remove the others."""
+        """Give the parts with these keys their numbers in this order; remove parts with other keys."""
         numbers = {key: number for number, key in enumerate(keys)}
         moved = []
         for record in self.path.glob("[0-9]*.json"):

@@ -22,7 +22,7 @@ from vsexvc.support.files import sha256_of
 
 @dataclass(frozen=True)
 class Colours:
-    """Hold those arguments of Colorize that a whole film shares."""
+    """Hold the arguments of Colorize that apply to a whole film."""
 
     size: int = 216
     saturation: float = 1.0
@@ -40,20 +40,21 @@ class Job:
 
     Attributes:
         source: a film, or a script.
-        interlaced, fps: of source.open_video.
+        interlaced, fps: see source.open_video.
         folder: the working folder.
-        encoding, arguments: of encode.encode.
-        references: of a film, none where all of it is left; stills: of each only the first frame.
-        ref_frames: of Colorize.
+        encoding, arguments: see encode.encode.
+        references: of a film; none where the whole film gets no colours.
+        stills: whether only the first frame of each reference is used.
+        ref_frames: as for Colorize.
         left: stretches of a film that get no colours, ascending.
-        around: of the scenes that have another one than `colours`, ascending.
-        model: of a film; None: the source is a script.
+        around: scenes whose `around` differs from that of `colours`, ascending.
+        model: the weights for a film; None: the source is a script.
         weights: fingerprint of the model.
-        firsts: of the scenes.
-        parts: first frame of each, and the one behind its last.
-        keys: of the parts, see part_keys.
-        threads: of torch in each worker; the bytes depend on it.
-        versions: of the programs, by their names.
+        firsts: first frames of the scenes.
+        parts: [first, stop) of each part.
+        keys: keys of the parts, see part_keys.
+        threads: torch's threads in each worker; the bytes depend on it.
+        versions: versions of the programs, by name.
     """
 
     source: Path
@@ -78,15 +79,15 @@ class Job:
 
 
 def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[str, ...]:
-    """Return for each part a hash of all that its bytes depend on. With the same key it need not be made anew.
+    """Return for each part a hash of all that its bytes depend on. A part with the same key is not made again.
 
-    The colours of a frame come from the frames before, up to where the recurrence begins, and from references around
-    these. So it is the scenes and the references from there up to LONGEST frames after the part, and as far before.
+    The colours of a frame depend on the frames from the beginning of the recurrence on, and on the references around
+    these. The hash covers scenes and references from there, less LONGEST frames, to LONGEST frames after the part.
 
     Args:
         job: with its scenes, references and parts.
-        common: what all parts depend on, for JSON.
-        prints: of the references.
+        common: what all parts depend on; JSON can hold it.
+        prints: fingerprints of the references.
     """
     keys = []
     for first, stop in job.parts:
@@ -98,10 +99,10 @@ def part_keys(job: Job, common: dict[str, Any], prints: Sequence[Any]) -> tuple[
         held: list[Any] = list(prints)
         if job.ref_frames is not None:
             earliest = bisect_right(job.ref_frames, begin)
-            earliest = max(0, earliest - 1) if begin == scene else earliest  # that of the scene before may go on
+            earliest = max(0, earliest - 1) if begin == scene else earliest  # the previous scene's may still apply
             used = list(zip(job.ref_frames, prints, strict=False))[earliest:]
             held = [(frame, one) for n, (frame, one) in enumerate(used) if n == 0 or frame < end]
-            if len(held) == 1:  # with others it matters how far away it is
+            if len(held) == 1:  # only beside others does its distance matter
                 held = [(max(held[0][0], begin), held[0][1])]
         own = {
             "frames": (first, stop),

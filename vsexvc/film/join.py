@@ -3,8 +3,8 @@
     parts, in order -> packets of the picture, each with its frame's own time --.
     source ----------> packets of sound, subtitles; covers, fonts, chapters -----+--> OUT
 
-Two kinds of streams are encoded anew, where the container requires it: text subtitles, and lossless sound (sound.py).
-Nothing is random. This module does not touch pixels.
+Two kinds of streams are encoded again where the container requires it: text subtitles, and lossless sound (sound.py).
+The output contains nothing random. Pixels are not changed here.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from vsexvc.support.errors import first_line
 
 _TEXT_SUBTITLES = ("srt", "subrip", "ass", "ssa", "mov_text", "webvtt", "text")
 _SUBTITLES_OF = {"mp4": "mov_text", "mov": "mov_text", "ipod": "mov_text", "matroska": "srt", "webm": "webvtt"}
-_COVERS = {"mjpeg": "image/jpeg"}  # kinds of covers that are not called as their codec
-# Said by the file that these are copied from, no longer true of the one they are copied to.
+_COVERS = {"mjpeg": "image/jpeg"}  # codecs of covers, where their MIME type has another name
+# Tags that are true of the source file only.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
-_JUMP = 1  # seconds by which a clock goes back that has begun anew
-_REHEARSED = 100  # packets of sound and the like: enough for all streams but sparse subtitles
+_JUMP = 1  # a clock that goes back by more seconds has started again
+_REHEARSED = 100  # packets of the other streams; sparse subtitles may need more
 _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id", "rotate")
 
 
 class Other:
-    """Open the file whose streams accompany the film: all but its picture."""
+    """Open the file whose streams, all but the picture, go into the film."""
 
     def __init__(self, path: Path) -> None:
         """Open a file. Raise ValueError if it cannot be read."""
@@ -48,10 +48,10 @@ class Other:
         self.picture = picture_of(self.file)
         self.streams = [stream for stream in self.file.streams if stream is not self.picture]
         self.start = start_of(self.file)
-        #: notices about its clocks, collected while it is read
+        #: notices about the clocks, collected while the file is read
         self.jumps: list[str] = []
         first = None if self.picture is None else self.picture.start_time
-        #: when its picture begins, in seconds: so much later than nought begins that of a script with its sound
+        #: start of its picture in seconds; a script's picture starts as late, so that sound stays in step
         self.late = (
             Fraction(0) if first is None else max(Fraction(0), first * fraction(self.picture.time_base) - self.start)
         )
@@ -67,18 +67,18 @@ def join(
     """Write the parts' frames at their times, and the other file's streams, chapters and titles, to a file.
 
     Args:
-        parts: their files, in order.
-        times: of all frames.
-        other: None: there is none.
-        out: its suffix says which container.
+        parts: files of the parts, in order.
+        times: times of all frames.
+        other: the file with the other streams; None: there are none.
+        out: the film; its suffix selects the container.
         progress: called with the number of frames written.
 
     Returns:
-        Notices: what of the other file was left out or changed.
+        Notices: what was left out of the other file or changed.
 
     Raises:
-        ValueError: the container cannot be written; as Refused: it does not hold the picture or a sound track.
-        OSError: the disk.
+        ValueError: the container cannot be written; Refused: it cannot hold the picture or a sound track.
+        OSError: the file cannot be written.
     """
     target, notices = _written(parts, times, other, out, progress, None)
     if other is not None and target.is_passed and other.file.chapters():
@@ -94,7 +94,7 @@ def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[st
         other, out: as for `join`, whose errors it raises.
 
     Returns:
-        Notices, also about what the container does not state of the picture.
+        Notices, among them one on properties of the picture that the container cannot state.
     """
     times = Times(range(1), Fraction(1, 25), None)
     target, notices = _written([part], times, other, out, lambda done: None, _REHEARSED)
@@ -116,7 +116,7 @@ def _written(
     progress: Callable[[int], None],
     packets: int | None,
 ) -> tuple[Target, list[str]]:
-    """Write the file and close it; return notices. packets: at most so many of the other file; None: all."""
+    """Write the file and close it; return notices. packets: of the other file, at most; None: all."""
     done = 0
     try:
         with ExitStack() as stack:
@@ -140,8 +140,8 @@ def _begun(
 ) -> tuple[Target, Any, dict[int, Any], list[str]]:
     """Write the file's header; return the file, the picture's stream, the others by old numbers, and notices.
 
-    Tried in turn: streams as they are; passed on unasked (container.py); sound as PCM; both. The codec's tag, which
-    tells a profile of ProRes or the format of Ut Video, is left out where the container has only one of its own.
+    It tries, in turn: streams as they are; streams passed on unchecked (container.py); sound as PCM; both. The codec's
+    tag, which names a profile of ProRes or the format of Ut Video, is left out where the container sets its own.
     """
     encoded = stack.enter_context(av.open(str(part))).streams.video[0]
     failure: Exception | None = None
@@ -171,10 +171,10 @@ def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None)
     picture.time_base = times.base
     context = picture.codec_context
     if codec_name(picture) == "hevc" and target.name in ("mp4", "mov", "ipod"):
-        context.codec_tag = "hvc1"  # Apple's players refuse the other one
+        context.codec_tag = "hvc1"  # Apple's players refuse hev1
     elif tag is not None:
         context.codec_tag = tag
-    context.sample_aspect_ratio = encoded.sample_aspect_ratio  # not all codecs have a word for it
+    context.sample_aspect_ratio = encoded.sample_aspect_ratio  # not all codecs can state it
     if times.rate is not None:
         context.framerate = times.rate
     return picture
@@ -190,7 +190,7 @@ def _shape(path: Path) -> Fraction:
 def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple[dict[int, Any], list[str]]:
     """Add the other file's streams, chapters and titles; return the new streams by old numbers, and notices.
 
-    converts: lossless sound that the container does not hold becomes PCM.
+    converts: whether lossless sound that the container cannot hold becomes PCM.
     """
     copied: dict[int, Any] = {}
     notices = []
@@ -198,7 +198,7 @@ def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple
         what = f"stream {stream.index} of {other.path.name} ({stream.type}, {codec_name(stream)})"
         if stream.type == "data":
             is_chapters = stream.discard == av.stream.Discard.all
-            if not is_chapters and "timecode" not in stream.metadata:  # which the picture's tags have too
+            if not is_chapters and "timecode" not in stream.metadata:  # the picture's tags state it too
                 notices.append(f"left out: {what}, which is for machines")
             continue
         try:
@@ -278,7 +278,7 @@ def _shifted(chapter: Any, start: Fraction) -> Any:
 def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: Any) -> Iterator[av.Packet[Any]]:
     """Yield the parts' packets, each with its frame's time, in stored order, which is also that of dts.
 
-    A decoder holds back as many frames as one is ever stored later than it is shown: dts is that much earlier.
+    A decoder delays frames by the largest difference between stored and shown order; dts is earlier by as much.
     """
     stamps, first, head = times.stamps, 0, None
     held = max(place - rank for _, part in parts for place, rank in enumerate(part.order))
@@ -336,7 +336,7 @@ def _other_packets(other: Other, copied: dict[int, Any]) -> Iterator[av.Packet[A
 
 
 class Clock:
-    """Let the times of one stream's packets only rise, as muxers require."""
+    """Make the times of one stream's packets rise, as muxers require."""
 
     def __init__(self, other: Other, what: str) -> None:
         self._other, self._what = other, what
@@ -344,7 +344,7 @@ class Clock:
         self._end = self._offset = 0
 
     def set_right(self, packet: av.Packet[Any]) -> None:
-        """Change dts, and pts with it, where dts goes backward: a little, or by a jump of the clock."""
+        """Change dts, and pts with it, where dts goes backward, by a little or by a jump of the clock."""
         base = fraction(packet.time_base)
         if packet.dts is None:
             return

@@ -1,10 +1,10 @@
-"""Choose the frames of a film that are worth colouring, and write them with a page that shows what each stands for.
+"""Choose key frames of a film, which are worth colouring, and write them with a page that shows what each stands for.
 
     ref_000412.png    frame 412, as it is in the film: coloured, it is a reference (references.py)
 
-Each scene is examined every STEP frames, first at a lit frame (source.first_good). A frame that is like one of the
-key frames chosen so far is left to that one; else it becomes a key frame itself. How alike two frames are is what the
-network sees: the mean similarity with which the one finds its matches in the other, as Colorize's ExvcSimilarity.
+Each scene is examined every STEP frames, first at a lit frame (source.first_good). A frame that is similar to a key
+frame is assigned to it; else it becomes a key frame itself. The network measures the similarity: the mean similarity of
+a frame's matches in the key frame, as in Colorize's ExvcSimilarity.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from vsexvc.support.files import settle
 from vsexvc.support.kept import Kept
 from vsexvc.weights.store import DEFAULT, load
 
-LIKE = 0.5  # mean similarity from which one frame stands for another; between scenes it is 0.1 to 0.3
-STEP = 24  # frames of a scene from one that is examined to the next
+LIKE = 0.5  # least mean similarity with which a key frame stands for a frame; scenes have 0.1 to 0.3 to others
+STEP = 24  # frames from one examined frame of a scene to the next
 PAGE = "keyframes.html"
 
-_NEAREST = 4  # key frames that a frame is compared with, after what they show in each part of the picture
-_PARTS = (3, 4)  # rows and columns of them
+_NEAREST = 4  # key frames that the network compares a frame with: those with the nearest `_gist`
+_PARTS = (3, 4)  # rows and columns of the parts of a picture in `_gist`
 _LEAST_CONTRAST = 2.0  # standard deviation of L below which a frame shows nothing
-_KEPT = 64, 1 << 30  # references that are kept, and their bytes
+_KEPT = 64, 1 << 30  # references that are kept in memory, and their bytes
 _SHAPE = "_SARNum", "_SARDen"
 _BOX, _SMALL_BOX = (480, 360), (192, 144)
 
@@ -59,7 +59,7 @@ class Stretch:
     """Describe frames [first, stop) of a scene, and the one of them that was examined.
 
     Attributes:
-        scene: its number, from 1.
+        scene: number of the scene, from 1.
         first, stop: of the stretch.
         frame: the one that was examined.
         seconds: when the stretch begins.
@@ -76,7 +76,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Describe a frame worth colouring, and all that it stands for, itself first."""
+    """Describe a key frame and the stretches that it stands for, its own first."""
 
     frame: int
     stretches: list[Stretch] = field(default_factory=list)
@@ -102,11 +102,12 @@ def write(
     """Choose key frames of a film and write them and the page (PAGE).
 
     Args:
-        film: its file.
-        out: folder of the pictures; made where it is missing.
+        film: the film's file.
+        out: folder for the pictures; made if it is missing.
         cache: see source.open_video.
-        model, size, device, sc_threshold: of Colorize.
-        like: mean similarity, 0..1, from which on a frame is left to another. More makes more key frames.
+        model, size, device, sc_threshold: as for Colorize.
+        like: least mean similarity, 0..1, with which a key frame stands for a frame. A higher one gives more key
+            frames.
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
 
@@ -114,7 +115,7 @@ def write(
         The key frames, in the order of the film.
 
     Raises:
-        FileExistsError: the folder holds numbered references; somebody may have coloured them.
+        FileExistsError: the folder holds numbered references, which may have been coloured.
         OSError, ValueError: the film cannot be read, a file not written, an argument is out of range.
     """
     if not 0 <= like <= 1:
@@ -143,13 +144,13 @@ def write(
 def choose(
     clip: vs.VideoNode, scenes: Sequence[Scene], session: Session, size: int, like: float, stages: Stages = silent
 ) -> list[Keyframe]:
-    """Return the key frames in the order of the film; none for what shows nothing.
+    """Return the key frames in the order of the film. Frames without contrast get none.
 
     Args:
-        clip: the film, as Colorize takes it.
-        scenes: its scenes.
-        session: of the network that compares.
-        size: of Colorize.
+        clip: the film, in a format that Colorize accepts.
+        scenes: the film's scenes.
+        session: of the network that compares frames.
+        size: as for Colorize.
         like: see `write`.
         stages: see source.Stages.
     """
@@ -178,11 +179,11 @@ def page(title: str, facts: str, clip: vs.VideoNode, keys: Sequence[Keyframe], s
     """Return the page's HTML.
 
     Args:
-        title: the film.
+        title: name of the film.
         facts: how the key frames were chosen.
-        clip: the film, of which the pictures are.
-        keys: with the stretches that each stands for.
-        scenes: how many the film has.
+        clip: the film.
+        keys: the key frames.
+        scenes: number of the film's scenes.
     """
     return filled(
         "keyframes.html",
@@ -228,7 +229,7 @@ def lines(keys: Sequence[Keyframe]) -> list[str]:
 
 
 class _Seen:
-    """Hold the key frames so far, and what the network compares a frame with. small: luma at the network's size."""
+    """Hold the key frames so far as references of the network. small: luma at the network's size."""
 
     def __init__(self, session: Session, small: vs.VideoNode) -> None:
         self._session, self._small, self._lightness = session, small, Lightness()
@@ -244,11 +245,11 @@ class _Seen:
             raise ValueError(f"frame {number} of the film cannot be read: {first_line(error)}") from None
 
     def best(self, L: Tensor, like: float) -> tuple[int, float] | None:
-        """Return the key frame that a frame is most similar to, or the first that is enough, and the similarity.
+        """Return the first key frame that is similar enough, else the most similar one, and the similarity.
 
         Args:
             L: of the frame.
-            like: the least similarity.
+            like: the similarity that is enough.
         """
         gist = _gist(self._reference_of(L))
         nearest = sorted(self._gists, key=lambda number: (-float(self._gists[number] @ gist), number))
@@ -263,7 +264,7 @@ class _Seen:
         return found
 
     def add(self, number: int, L: Tensor) -> None:
-        """Take a frame among the key frames. L: of it."""
+        """Add a frame to the key frames. L: of the frame."""
         reference = self._reference_of(L)
         self._references[number] = reference
         self._gists[number] = _gist(reference)
@@ -294,7 +295,7 @@ def _stretches(number: int, scene: Scene, rate: float) -> list[Stretch]:
 
 
 def _write_picture(clip: vs.VideoNode, key: Keyframe, out: Path) -> None:
-    """Write the frame as it is stored, whole or not at all; the file states the shape of its pixels."""
+    """Write the frame as it is stored, atomically; the file states the shape of its pixels."""
     with clip.get_frame(key.frame) as frame:
         shape = [value if isinstance(value := frame.props.get(name), int) and value > 0 else 1 for name in _SHAPE]
     image = picture(clip.std.SetFrameProps(_SARNum=1, _SARDen=1), key.frame, (clip.width, clip.height))

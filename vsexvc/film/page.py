@@ -1,4 +1,4 @@
-"""Make HTML pages that hold all they need: a template of this package, its style, content as JSON, pictures."""
+"""Make self-contained HTML pages from a template of this package, its style, content as JSON, and pictures."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def filled(template: str, content: dict[str, Any]) -> str:
 
     Args:
         template: a file of the package vsexvc; `{STYLE}` in it stands for page.css, `{CONTENT}` for the content.
-        content: what its script shows; anything that JSON holds.
+        content: what the page's script shows; JSON can hold it.
     """
     texts = [files("vsexvc").joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css")]
-    # A name may hold "</script>".
+    # A name may contain "</script>".
     return texts[0].replace("{STYLE}", texts[1]).replace("{CONTENT}", json.dumps(content).replace("<", "\\u003c"))
 
 
 def embedded(image: Image.Image) -> str:
-    """Return an address that holds the picture itself, a JPEG without subsampled colours."""
+    """Return the picture as a data URL: a JPEG without subsampled colours."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def save(out: Path, text: str) -> None:
-    """Write a page, whole or not at all, over one that is there. Raises OSError."""
+    """Write a page atomically; replace an existing one. Raise OSError on failure."""
     partial = out.with_name(out.name + ".new")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Make the parts of a film in this process.
 
-A part is frames [first, stop) of one graph over the whole film. A frame has the same bytes in whatever order frames are
-requested, and so has a part, whichever process makes it. render.py chooses the parts and joins them; cluster.py
+A part is frames [first, stop) of one graph over the whole film. The bytes of a frame do not depend on the order of
+requests, nor those of a part on the process that makes it. render.py chooses the parts and joins them; cluster.py
 distributes them.
 """
 
@@ -39,12 +39,12 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
     """Return the whole film in colour, or the script's output.
 
     Args:
-        job: its parts, encoding and arguments do not matter.
-        device: in place of the job's.
+        job: the job; its parts, encoding and arguments have no effect.
+        device: replaces the job's device.
         states: see vsexvc.handover.
 
     Raises:
-        ValueError, OSError: what cannot be opened, which argument is wrong.
+        ValueError, OSError: a file cannot be opened, or an argument is wrong.
     """
     if job.model is None:
         torch.set_num_threads(job.threads)
@@ -53,7 +53,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
     film = source.open_video(job.source, index, job.interlaced, job.fps)
     clip = source.with_scenes(film, job.firsts)
     colours = job.colours
-    if device is not None:  # which may not have the precision
+    if device is not None:  # this device may not have the job's precision
         colours = dataclasses.replace(colours, device=device, precision=None)
     try:
         result = None
@@ -76,7 +76,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
 
 
 def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.VideoNode:
-    """Return the coloured film, with frames of `film` where the plan gives no colours. None: it gives none at all."""
+    """Return the coloured film, with frames of `film` in stretches without colours. coloured: None: all are such."""
     own = film.format if job.colours.format is None else vs.core.get_video_format(job.colours.format)
     if result is None:
         result = uncoloured(film, own, is_grey=False)
@@ -100,7 +100,7 @@ def _replaced(clip: vs.VideoNode, stretches: Sequence[tuple[int, int, vs.VideoNo
 def script_output(path: Path, text: bytes) -> vs.VideoNode:
     """Return output 0 of a script, run in its folder as vspipe does. What the script prints goes to stderr.
 
-    It is run once in a process: a second std.LoadPlugin of the same file is an error.
+    A process runs it once: a second std.LoadPlugin of the same file is an error.
     """
     vs.clear_outputs()
     try:
@@ -127,7 +127,7 @@ class PartMaker:
     """Make parts of a job in this process."""
 
     def __init__(self, job: Job) -> None:
-        """Prepare. Raise ValueError if versions or weights here differ from those the job was begun with."""
+        """Prepare. Raise ValueError if versions or weights differ from those that the job was started with."""
         torch.set_num_threads(job.threads)
         needed = {**dict(job.versions), "weights": job.weights}
         here = {**versions(), "weights": "" if job.model is None else fingerprint(job.model)}
@@ -143,11 +143,11 @@ class PartMaker:
         """Write a part.
 
         Args:
-            number: of the part.
-            progress: called with the number of its frames that are done.
+            number: number of the part.
+            progress: called with the number of finished frames of the part.
 
         Raises:
-            ValueError, OSError: saying which frames it is about. Nothing is left of it.
+            ValueError, OSError: the part cannot be made; the message names its frames. No file is left.
         """
         first, stop = self._job.parts[number]
         partial = self._folder.path / f"{number:06}.{socket.gethostname()}-{os.getpid()}.part"
@@ -176,8 +176,8 @@ class PartMaker:
 
         Args:
             first, stop: of the part.
-            durations: filled with those of a script's frames; a film's are in its file.
-            tally: of a film's frames.
+            durations: filled with durations of a script's frames; those of a film are in its file.
+            tally: counts how well references suit a film's frames.
             progress: see `make`.
         """
         for done, frame in enumerate(self._clip[first:stop].frames(close=True), 1):

@@ -1,6 +1,6 @@
-"""Read still pictures with Pillow as they are meant to be seen: upright, in sRGB, with their transparency.
+"""Read still pictures with Pillow as they are meant to be shown: upright, in sRGB, with their transparency.
 
-Nothing here depends on VapourSynth; references.py makes clips of the pictures.
+This module does not depend on VapourSynth; references.py makes clips of the pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from vsexvc.support.errors import first_line
 
-# Pillow's names of the formats that it is trusted with. TGA has no signature: only its suffix tells it.
+# Pillow's names of the formats that are accepted. TGA has no signature: only its suffix identifies it.
 _FORMATS = (
     "AVIF",
     "BMP",
@@ -37,16 +37,16 @@ _FORMATS = (
     "TIFF",
     "WEBP",
 )
-# What is taken from a folder.
+# Suffixes of a folder's files that are taken for pictures.
 SUFFIXES = (
     *(".avif", ".bmp", ".dds", ".dpx", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg"),
     *(".jpg", ".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".sgi", ".tga", ".tif", ".tiff"),
     ".webp",
 )
-_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}  # modules, and what registers them
+_PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}  # modules, and the functions that register them
 GREY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16B", "I;16L", "I;16N")
-_LEAST_COLOUR = 6  # difference of R, G and B, 0..255, up to which a surface is grey: lossy files are not exact
-_SURFACES = 64  # on the shorter side of the picture that is searched for colours
+_LEAST_COLOUR = 6  # largest difference of R, G and B, 0..255, of a grey surface: lossy files are not exact
+_SURFACES = 64  # surfaces along the shorter side of a picture, in the search for colours
 _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
 _NAMED = 3  # files that a notice names
@@ -59,7 +59,7 @@ class Still:
 
     Attributes:
         rgb: (H, W, 3), in sRGB where primaries and transfer do not say otherwise.
-        alpha: (H, W), 0 transparent .. 255 opaque; None: all of it is opaque.
+        alpha: (H, W), 0 transparent .. 255 opaque; None: the picture is opaque.
         primaries, transfer: numbers of ITU-T H.273 that the file states in place of a profile.
     """
 
@@ -70,15 +70,15 @@ class Still:
 
 
 def read(path: Path) -> Still | None:
-    """Read a picture; return None for a file that Pillow knows neither by content nor by name, such as a film.
+    """Read a picture; return None for a file that Pillow recognises neither by content nor by name, such as a film.
 
     Args:
         path: of the file. Its EXIF orientation is applied, its colour profile is converted to sRGB.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged or cut off, holds several pictures, or its colour profile cannot be used; the picture
-            is grey, or transparent everywhere.
+        ValueError: the file is damaged or truncated, holds several pictures, or has a colour profile that cannot be
+            used; the picture is grey, or transparent everywhere.
     """
     what = f"reference {str(path)!r}"
     try:
@@ -116,7 +116,7 @@ def _loaded(path: Path) -> tuple[Image.Image, int]:
 
 
 def opened(path: Path) -> Image.Image:
-    """Open a picture of one of the trusted formats, without decoding it. Raise whatever Pillow raises."""
+    """Open a picture of one of the accepted formats, without decoding it. Raise whatever Pillow raises."""
     _register()
     Image.init()
     known = [name for name in _FORMATS if name in Image.OPEN]
@@ -124,7 +124,7 @@ def opened(path: Path) -> Image.Image:
 
 
 def is_picture(file: Path) -> bool:
-    """Return whether a folder's file is taken for a picture: by its name; hidden ones are not."""
+    """Return whether a folder's file is taken for a picture, by its name. Hidden files are not."""
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 

@@ -1,4 +1,4 @@
-"""Write the command line that sends a script's output through vspipe to ffmpeg without losing what its frames say.
+"""Write the command line that sends a script's output through vspipe to ffmpeg and keeps the tags of its frames.
 
 Y4M, which vspipe writes, cannot carry matrix, primaries and transfer; ffmpeg gets them as options.
 """
@@ -16,19 +16,19 @@ from vsexvc.film.encode import Encoding, find_ffmpeg, input_arguments, merged
 from vsexvc.film.parts import script_output
 from vsexvc.support.errors import first_line
 
-_IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # what the stream itself states
+_IN_Y4M = ("-f", "-pixel_format", "-video_size", "-framerate")  # options whose values the stream itself states
 
 
 def line(script: Path, out: Path, encoding: Encoding) -> str:
     """Return the command line, for a shell.
 
     Args:
-        script: its output 0 is encoded. It is run, and its first frame requested.
-        out: the file that ffmpeg is to write.
-        encoding: how.
+        script: the script, whose output 0 is encoded. It is run, and its first frame is requested.
+        out: the file that ffmpeg will write.
+        encoding: the encoder's settings.
 
     Raises:
-        OSError, ValueError: the script cannot be run, or its output not be written as Y4M.
+        OSError, ValueError: the script cannot be run, or its output cannot be written as Y4M.
     """
     if script.suffix.lower() != ".vpy":
         raise ValueError(f"SCRIPT must be a script for VapourSynth, *.vpy, got {str(script)!r}")

@@ -1,6 +1,6 @@
 """Propose which scenes of a film should get no colours: title cards, and scenes that have real colours already.
 
-A tint is no real colour: its hue and strength follow from the lightness alone, as sepia's do.
+A tint, such as sepia, is no real colour: its hue and strength depend on the lightness alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from vsexvc.film.source import Scene, picture
 CARD, COLOURED = "card", "coloured"
 
 _BOX = (640, 480)  # the largest size in which frames are examined
-_COLOUR = 4.5  # ab that lightness does not explain, root mean square: of tinted frames it is below 3.9
-_GROUND, _LETTERS = 25.0, 45.0  # highest lightness of a card's ground, least that its letters are lighter
-_FLAT, _SPREAD = 0.7, 8.0  # share of a card that is ground, and how far its lightness is from the median at most
-_LEAST_LETTERS, _MOST_BETWEEN = 0.003, 2.0  # share of letters; of edges, against letters
-_STROKES = 3.0  # of letters that a row crosses, on average
+_COLOUR = 4.5  # root mean square of ab that lightness does not explain; tinted frames have less than 3.9
+_GROUND, _LETTERS = 25.0, 45.0  # highest lightness of a card's ground; least difference of its letters from it
+_FLAT, _SPREAD = 0.7, 8.0  # least share of ground; largest difference of its lightness from the median
+_LEAST_LETTERS, _MOST_BETWEEN = 0.003, 2.0  # least share of letters; most edges, as a multiple of the letters
+_STROKES = 3.0  # strokes of letters that a row crosses, on average
 
 
 def propose(clip: vs.VideoNode, scene: Scene) -> str:
-    """Return what most of three frames of a scene are: CARD, COLOURED, or "" for pictures to be coloured.
+    """Return the kind of most of three frames of a scene: CARD, COLOURED, or "" for frames to be coloured.
 
     Raises:
         ValueError: a frame cannot be read.
@@ -36,7 +36,7 @@ def propose(clip: vs.VideoNode, scene: Scene) -> str:
 
 
 def kind_of(image: Image.Image) -> str:
-    """Return what one RGB picture is: CARD, COLOURED or ""."""
+    """Return the kind of one RGB picture: CARD, COLOURED or ""."""
     rgb = torch.from_numpy(np.asarray(image, np.float32) / 255.0).permute(2, 0, 1)[None]
     lab = rgb_to_lab(rgb)[0].double().numpy()
     if _unexplained(lab[:, ::4, ::4].reshape(3, -1)) > _COLOUR:

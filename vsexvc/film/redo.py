@@ -1,4 +1,4 @@
-"""Redo a stretch of a film that was rendered before: choose the parts to make anew, and report them."""
+"""Redo a stretch of a film that was rendered before: choose the parts to make again, and report them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check(frames: tuple[int, int], num_frames: int) -> None:
 
 
 def check_begun(is_begun: bool, difference: str, folder: Path) -> None:
-    """Raise ValueError where there is nothing to join with.
+    """Raise ValueError if there is no earlier run to join with.
 
     Args:
         is_begun: whether the folder holds an earlier run.
-        difference: what that had otherwise, of what all of the film depends on; empty: nothing.
+        difference: names what differs from that run and affects the whole film; empty: nothing.
         folder: the working folder.
     """
     if not is_begun:
@@ -55,7 +55,7 @@ def difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
 
 
 def touched(job: Job, frames: tuple[int, int]) -> list[int]:
-    """Return the parts in which the frames [first, stop) lie, and those after them that go on with their state."""
+    """Return the parts that contain the frames [first, stop), and later parts that continue from their state."""
     numbers: list[int] = []
     for number, (first, stop) in enumerate(job.parts):
         goes_on = bool(numbers) and numbers[-1] == number - 1 and follows(job, number)
@@ -65,11 +65,11 @@ def touched(job: Job, frames: tuple[int, int]) -> list[int]:
 
 
 def told(job: Job, frames: tuple[int, int], made: Sequence[int]) -> str:
-    """Say in one line what was made anew.
+    """Report in one line what was made again.
 
     Args:
-        job: with its parts.
-        frames: [first, stop), that were asked for.
+        job: the job with its parts.
+        frames: [first, stop), as requested.
         made: numbers of the parts, ascending.
     """
     if not made:
@@ -85,7 +85,7 @@ def told(job: Job, frames: tuple[int, int], made: Sequence[int]) -> str:
 
 
 def _spans(job: Job, numbers: Sequence[int]) -> str:
-    """Return the frames of parts, as "0 to 49, 110 to 159"."""
+    """Return the frames of parts as a text, such as "0 to 49, 110 to 159"."""
     spans: list[list[int]] = []
     for first, stop in (job.parts[number] for number in numbers):
         if spans and spans[-1][1] == first:

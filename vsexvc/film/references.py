@@ -26,9 +26,9 @@ from vsexvc.film import pictures
 from vsexvc.film.source import default_cache, open_any, picture
 
 _LOOK = (320, 240)  # the largest size in which a frame is searched for colours
-_NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # the name of a picture that says its frame
-_NEARLY = re.compile(r"ref_\d+.*", re.IGNORECASE)  # one that was meant to
-_SAME_SHAPE = 0.02  # share by which the shape of a coloured frame may differ from the film's, as rounding does
+_NUMBERED = re.compile(r"ref_(\d{6,})", re.IGNORECASE)  # a name with the picture's frame
+_NEARLY = re.compile(r"ref_\d+.*", re.IGNORECASE)  # a name that was probably meant to be numbered
+_SAME_SHAPE = 0.02  # share by which the shape of a coloured frame may differ from the film's, because of rounding
 
 
 def references(
@@ -37,13 +37,13 @@ def references(
     """Read references for a script: `ref, frames = references("folder")`, for `Colorize(clip, ref, frames)`.
 
     Args:
-        paths: a picture, a clip, a folder of pictures, or several of them. Pictures come upright and in sRGB; what is
-            transparent in them gives no colours (frame property `_Alpha`).
-        clip: the film; numbers in the names are checked to be frames of it.
+        paths: a picture, a clip, a folder of pictures, or several of them. Pictures are returned upright and in
+            sRGB; their transparent parts give no colours (frame property `_Alpha`).
+        clip: the film; it must have the frames that the names number.
 
     Returns:
-        The reference clip, each frame in its own size, and the frames of the film from which they hold, where the files
-        are named by them (ref_000412.png); else None.
+        The reference clip, each frame in its own size; and the frames of the film from which the references apply, if
+        the names contain them (ref_000412.png), else None.
 
     Raises:
         OSError, ValueError: see open_references and numbers_of.
@@ -57,7 +57,7 @@ def references(
 def listed(paths: Sequence[Path]) -> list[Path]:
     """List the files, those of a folder in its place: by number if their names contain one, else by name.
 
-    Hidden files are skipped, those that macOS puts beside others among them.
+    Hidden files are skipped, among them those that macOS adds.
 
     Raises:
         ValueError: a folder without pictures; no path.
@@ -80,8 +80,8 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
     """Return the frame numbers in names such as ref_000412.png, ascending; None if no name contains one.
 
     Args:
-        files: in the order of `listed`.
-        num_frames: of the film.
+        files: files in the order of `listed`.
+        num_frames: number of the film's frames.
 
     Raises:
         ValueError: one name carries a number and another does not, or it has too few digits; two carry the same; a
@@ -112,7 +112,7 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
 
 
 def skipped(paths: Sequence[Path]) -> list[str]:
-    """Return a notice for each folder that holds files which are not taken for references."""
+    """Return a notice for each folder with files that are not taken for references."""
     return [text for path in paths if path.is_dir() for text in pictures.passed_over(path)]
 
 
@@ -134,8 +134,8 @@ def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
     """Return the frames from which numbered references apply; a scene's first one applies from its first frame.
 
     Args:
-        numbers: of numbers_of.
-        firsts: first frames of the scenes, from 0.
+        numbers: see numbers_of.
+        firsts: first frames of the scenes; the first is 0.
     """
     held: list[int] = []
     for number in numbers:
@@ -152,8 +152,8 @@ def open_references(
     Args:
         paths: pictures, clips, and folders of pictures (see `listed`).
         cache: see source.open_video.
-        stills: of a clip only the first frame.
-        film: the references are coloured frames of it, so they must have its shape. None: any shape.
+        stills: whether only the first frame of each clip is used.
+        film: the references are coloured frames of this film and must have its shape. None: any shape.
 
     Raises:
         OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures; another
@@ -167,7 +167,7 @@ def open_references(
 
 
 def _check_shapes(files: Sequence[Path], clips: Sequence[vs.VideoNode], film: vs.VideoNode) -> None:
-    """Raise ValueError for one that has neither the shape of the film's frames, as stored, nor as they are shown."""
+    """Raise ValueError for a picture whose shape is neither that of the stored frames nor that of the shown ones."""
     with film.get_frame(0) as frame:
         across, down = (frame.props.get(name) for name in ("_SARNum", "_SARDen"))
     stored = film.width / film.height
@@ -194,13 +194,13 @@ def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
         return clip
     if pictures.is_grey(np.asarray(picture(clip, 0, _LOOK))):
         raise ValueError(f"reference {str(path)!r} must have colours, its first frame is grey")
-    # Bestsource holds a file handle and the picture as long as it lives, and a film may have a thousand references.
+    # Bestsource keeps a file handle and the picture open, and a film may have a thousand references.
     blank = clip[:1].std.BlankClip(length=1, keep=True)
     return blank.std.FrameEval(lambda n: open_any("reference", path, cache)[:1])
 
 
 def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
-    """Return a picture as a clip of one frame, which is read when it is requested. still: the picture as it is now."""
+    """Return a picture as a clip of one frame, which is read on request. still: the picture as it is now."""
     height, width, _ = still.rgb.shape
     blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, keep=True)
 

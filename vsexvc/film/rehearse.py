@@ -1,6 +1,6 @@
-"""Pass one frame through encoder and container before the long work, to report now what they refuse or lose.
+"""Pass one frame through encoder and container before the long work, to report at once what they refuse or lose.
 
-The result is decoded again: a container may accept a codec without being able to describe it.
+The result is decoded again: a container may accept a codec that it cannot describe.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from vsexvc.film.job import Job
 from vsexvc.film.join import Other
 from vsexvc.film.join import rehearse as rehearse_joining
 
-_CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # tried in this order for streams that another one cannot hold
+_CONTAINERS = (".mkv", ".mov", ".avi", ".nut")  # proposed in this order where another container cannot hold a stream
 
 
 def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) -> list[str]:
     """Encode one black frame and join it with the beginning of the other streams.
 
     Args:
-        job: its encoding and arguments.
-        clip: in colour.
+        job: the job; its encoding and arguments are used.
+        clip: the coloured clip.
         other: see join.join.
-        joined: a file that is written and removed; its suffix says which container.
+        joined: a file that is written and removed; its suffix selects the container.
 
     Returns:
         Notices: what is left out or changed.
 
     Raises:
-        ValueError, OSError: what encoder or container would say at the end.
+        ValueError, OSError: the errors of encoder or container that the render would end with.
     """
     part = job.folder / "rehearsal.mkv"
     try:
@@ -74,7 +74,7 @@ def readable(path: Path) -> tuple[Any, ...] | None:
 
 
 def _way_out(part: Path, other: Other | None, joined: Path, refused: Refused) -> str:
-    """Return what to do if a container is refused."""
+    """Return advice for a container that is refused."""
     for suffix in _CONTAINERS:
         if suffix == joined.suffix:
             continue

@@ -5,9 +5,8 @@
     2. Make the parts that are missing (parts.py), each by ffmpeg into a file of its own (encode.py).
     3. Join them with the source's other streams (join.py).
 
-A run that was stopped at any moment continues from the working folder; one with other arguments makes those parts anew
-that depend on them.
-__main__.py defines the options and prints, plugin.py makes pixels, join.py writes containers.
+A run that was stopped at any moment continues from the working folder. A run with other arguments makes those parts
+again that depend on them. command_line.py defines the options, plugin.py colours frames, join.py writes containers.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
 
-LEAST = 48  # frames of a part made of whole scenes, where the film has as many
-SCRIPT_PART = 240  # frames of a script's part: nothing is known of its scenes
-MOST_THREADS = 4  # of torch in each worker by default: more gain little with pictures of this size
+LEAST = 48  # least frames of a part made of whole scenes, if the film has as many
+SCRIPT_PART = 240  # frames of a script's part, since a script's scenes are unknown
+MOST_THREADS = 4  # torch's threads in each worker by default: more gain little at this size
 
 _OF_FILM = ("input", "interlaced", "fps")  # arguments that the index depends on
-_OF_SCENES = ("size", "sc", "sc_threshold")  # what else the scenes depend on that are found
-# What changes some parts only.
+_OF_SCENES = ("size", "sc", "sc_threshold")  # further arguments that found scenes depend on
+# These change some parts only.
 _OF_PARTS = {"references", "ref_frames", "left", "around_in_scenes", "scenes", "sc", "sc_threshold"}
 
 Report = Callable[..., None]  # report(event, **facts); "start", "progress", "part", "note" and "end"
@@ -56,21 +55,22 @@ Report = Callable[..., None]  # report(event, **facts); "start", "progress", "pa
 
 @dataclass(frozen=True)
 class Order:
-    """Hold the arguments of a render. source: a film, or a script (*.vpy), which does its own colouring.
+    """Hold the arguments of a render. source: a film, or a script (*.vpy), which colours by itself.
 
     Attributes:
-        references: pictures and clips; each scene takes its best. Either these or a plan.
-        colours: their device None: cuda where there is one. Their format is made of encoding's.
-        interlaced, fps: of source.open_video.
-        sc, sc_threshold: how scenes are found where there is no plan.
-        sound: a file that streams, chapters and titles are taken from, in place of the film.
-        threads: of torch, in each worker. They are part of the result: None goes on with as many as were begun with.
-        workers: processes, through Ray; None: this one alone.
+        references: pictures and clips; each scene takes the best one. Either these or a plan are given.
+        colours: arguments of Colorize. Device None: cuda if there is one. The format follows from the encoding's.
+        interlaced, fps: see source.open_video.
+        sc, sc_threshold: how scenes are found without a plan.
+        sound: a file whose streams, chapters and titles replace the film's.
+        threads: torch's threads in each worker; the result depends on them. None: as many as in an earlier run.
+        workers: number of Ray's processes on this machine; None: this process alone.
         ray: address of a cluster, in place of workers.
         per_gpu: workers that share one GPU.
         work: the working folder; None: beside out.
-        keep: it is not removed at the end.
-        frames: [first, stop): what falls in it is made anew and joined with an earlier render, whose folder stays.
+        keep: whether the working folder stays at the end.
+        frames: [first, stop): parts with these frames are made again and joined with an earlier render, whose folder
+            stays.
     """
 
     source: Path
@@ -111,11 +111,10 @@ def render(order: Order, report: Report) -> None:
         report: called for each event.
 
     Raises:
-        ValueError, OSError: the reason, in one line. Finished parts stay, as they do at
-            KeyboardInterrupt.
+        ValueError, OSError: the reason, in one line. Finished parts stay, also after KeyboardInterrupt.
     """
     _check(order)
-    # ffmpeg takes what stands before a colon for a protocol, unless the path is whole.
+    # In a relative path, ffmpeg takes the text before a colon for a protocol.
     sound = None if order.sound is None else order.sound.absolute()
     order = dataclasses.replace(order, source=order.source.absolute(), out=order.out.absolute(), sound=sound)
     with Folder(order.work or order.out.with_name(order.out.name + ".parts")) as folder:
@@ -222,9 +221,9 @@ def _check(order: Order) -> None:
 
 
 def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fraction | None, Other | None]:
-    """Return the job, found in the folder or begun there; the clip's rate; the file of the other streams.
+    """Return the job, continued or begun in the folder; the clip's rate; the file of the other streams.
 
-    All that can be wrong with the arguments is found here, before the hours that scenes and colours take.
+    This finds all errors of the arguments before scenes and colours are computed, which takes hours.
     """
     scheme = None if order.plan is None else plan.read(order.plan)
     manifest = folder.manifest()
@@ -301,7 +300,7 @@ def _divided(
 
 
 def _of_all(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return those arguments that all parts depend on."""
+    """Return the arguments that all parts depend on."""
     return {key: value for key, value in asked.items() if key not in _OF_PARTS}
 
 
@@ -310,7 +309,7 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
 
 
 def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
-    """Return notices about an open film and its references. Raise ValueError for one that is not whole."""
+    """Return notices about an open film and its references. Raise ValueError for a film that is not complete."""
     said = skipped(order.references)
     if is_sequence(order.source):
         return [*notices(order.source, order.fps), *said]
@@ -320,7 +319,7 @@ def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
 
 
 def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | None) -> tuple[Job, dict[str, Any]]:
-    """Return the job so far, and as JSON what distinguishes this order from others. threads: of the earlier run."""
+    """Return the job without parts, and this order's arguments as JSON. threads: of the earlier run."""
     job = Job(
         order.source,
         folder.path.absolute(),

@@ -1,7 +1,8 @@
 """Read a film that is stored as numbered pictures in a folder.
 
-Its name is the folder's, or a pattern for the pictures' names, as `scan/reel_%06d.png`. The first number is any; a gap
-after it is an error. ffmpeg decodes the pictures, in their own depth; Pillow those that ffmpeg does not know.
+Its name is the folder's, or a pattern for the pictures' names, such as `scan/reel_%06d.png`. Any number may be the
+first; a gap after it is an error. ffmpeg decodes the pictures in their own depth; Pillow decodes those that ffmpeg
+cannot.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from vsexvc.film import pictures
 from vsexvc.support.errors import first_line
 
-FPS = Fraction(24)  # where nothing is said
+FPS = Fraction(24)  # if no rate is given
 _PATTERN = re.compile(r"%(?:0(\d+))?d")
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
 _ORIENTATION = 0x0112  # of EXIF
@@ -38,7 +39,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda plane: plane.T[::-1, ::-1],
     8: lambda plane: plane.T[::-1],
 }
-_FORMATS = {  # ffmpeg's names of the formats that pictures are brought to, by whether they are grey, and bits
+_FORMATS = {  # ffmpeg's names of the formats that pictures are converted to, by (is grey, bits)
     (True, 8): ("gray", vs.GRAY8),
     (True, 16): ("gray16le", vs.GRAY16),
     (False, 8): ("gbrp", vs.RGB24),
@@ -48,7 +49,7 @@ _FORMATS = {  # ffmpeg's names of the formats that pictures are brought to, by w
 
 @dataclass(frozen=True)
 class Head:
-    """Describe a picture: its size upright, EXIF's number for its orientation, its kind."""
+    """Describe a picture: its size when upright, EXIF's number for its orientation, its kind."""
 
     width: int
     height: int
@@ -59,15 +60,15 @@ class Head:
 
 
 def is_sequence(path: Path) -> bool:
-    """Return whether a film's name means numbered pictures: it is a folder, or a pattern."""
+    """Return whether a film's name stands for numbered pictures: a folder, or a pattern."""
     return path.is_dir() or (_PATTERN.search(path.name) is not None and not path.exists())
 
 
 def listing(path: Path) -> tuple[Path, ...]:
-    """List the pictures that a folder or a pattern means, by their numbers.
+    """List the pictures of a folder or a pattern, by their numbers.
 
     Raises:
-        ValueError: there are none, or they are not one run of numbers without gaps.
+        ValueError: there are none, or their numbers have gaps.
         OSError: the folder cannot be read.
     """
     what = f"film {str(path)!r}"
@@ -85,7 +86,7 @@ def listing(path: Path) -> tuple[Path, ...]:
 
 
 def _name(pattern: str) -> re.Pattern[str]:
-    """Return the names that a pattern means."""
+    """Return the names that match a pattern."""
     match = _PATTERN.search(pattern)
     assert match is not None
     width = int(match[1] or 1)
@@ -94,7 +95,7 @@ def _name(pattern: str) -> re.Pattern[str]:
 
 
 def _in_order(what: str, files: Sequence[Path], path: Path) -> list[Path]:
-    """Return the files by their numbers. Raise ValueError if they are not one run."""
+    """Return the files by their numbers. Raise ValueError if the numbers have gaps."""
     pattern = None if path.is_dir() else _PATTERN.search(path.name)
     numbered: list[tuple[int, str, Path]] = []  # number, name without it, file
     for file in files:
@@ -125,8 +126,8 @@ def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
         fps: frames a second; None: FPS.
 
     Raises:
-        ValueError, OSError: see listing; a picture cannot be read, or is of another size than the first. A picture that
-            turns out to be damaged when it is decoded fails its frame.
+        ValueError, OSError: see listing; a picture cannot be read, or differs in size from the first. A picture whose
+            decoding fails raises the error of its frame.
     """
     what, files = f"film {str(path)!r}", listing(path)
     heads = _heads(what, files)
@@ -166,7 +167,7 @@ def open_sequence(path: Path, fps: Fraction | None = None) -> vs.VideoNode:
 
 
 def notices(path: Path, fps: Fraction | None) -> list[str]:
-    """Return what a user should know: how the pictures are taken, which files are not."""
+    """Return notices for the user: how the pictures are read, and which files are skipped."""
     files = listing(path)
     rate = f"{float(FPS if fps is None else fps):g} frames a second{' (--fps names another rate)' * (fps is None)}"
     said = [f"{path.name}: {len(files)} pictures, {files[0].name} to {files[-1].name}, at {rate}"]
@@ -180,7 +181,7 @@ def notices(path: Path, fps: Fraction | None) -> list[str]:
 
 
 def _heads(what: str, files: Sequence[Path]) -> list[Head]:
-    """Describe the pictures; only the first is decoded: those that Pillow does not know are taken to be like it."""
+    """Describe the pictures; only the first is decoded; those that Pillow cannot read are assumed to be like it."""
     found: list[Head] = []
     for file in files:
         one = _head(what, file)
@@ -192,7 +193,7 @@ def _heads(what: str, files: Sequence[Path]) -> list[Head]:
 
 
 def _head(what: str, file: Path) -> Head | None:
-    """Describe a picture; None for a kind that Pillow does not know. what: the film's name in errors."""
+    """Describe a picture; None for a kind that Pillow cannot read. what: the film's name in errors."""
     try:
         image = pictures.opened(file)
     except UnidentifiedImageError as error:
@@ -204,7 +205,7 @@ def _head(what: str, file: Path) -> Head | None:
             raise
         raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
     with image:
-        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode the picture
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile.getexif would decode the picture
         width, height = image.size if orientation < 5 else image.size[::-1]
         tiles: Any = getattr(image, "tile", ())
         mode, stored = image.mode, str(tiles[0].args) if tiles else ""
@@ -214,7 +215,7 @@ def _head(what: str, file: Path) -> Head | None:
 
 
 def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[NDArray[Any]]:
-    """Return its planes in the form of that kind: (H, W), grey or R, G, B."""
+    """Return the picture's planes, (H, W) each, converted to that kind: grey or R, G, B."""
     frame = _decoded(what, file)
     if _bits(frame) > kind[1] or (kind[0] and not _is_grey(frame)):
         raise ValueError(
@@ -243,7 +244,7 @@ def _decoded(what: str, file: Path) -> Any:
     """Decode the picture with ffmpeg, or with Pillow if ffmpeg cannot."""
     data = file.read_bytes()
     try:
-        # From memory: its name may look like a pattern to ffmpeg.
+        # Read from memory: ffmpeg may take the name for a pattern.
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             return next(container.decode(stream))

@@ -14,14 +14,14 @@ from vsexvc.film.container import codec_name
 
 _PCM = {"u8": "pcm_u8", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
 _AT_MOST_24_BITS = ("pcm_dvd", "pcm_bluray", "pcm_s24be", "pcm_s24le", "s302m")
-_JITTER = 0.05  # seconds by which a packet may miss the end of the one before and still follow it
+_JITTER = 0.05  # largest gap in seconds between two packets that follow each other
 
 
 class Converter:
     """Convert one stream of lossless sound to PCM of the same samples."""
 
     def __init__(self, target: Any, stream: Any) -> None:
-        """Add the stream to the target as `added`. Raise ValueError if that is lossy or cannot be held either."""
+        """Add the stream to the target as `added`. Raise ValueError if PCM loses bits or cannot be held."""
         own = stream.codec_context
         if own is None or not own.codec.lossless or own.codec.lossy:
             raise ValueError("only lossless sound can become PCM")
@@ -35,11 +35,11 @@ class Converter:
         self._next: int | None = None
 
     def packets(self, packet: Any, start: Fraction) -> list[Any]:
-        """Return the packets of PCM for one packet of the source, the last of which is empty.
+        """Return the packets of PCM for one packet of the source. The source's last packet is empty.
 
         Args:
-            packet: of the source.
-            start: seconds to take from its time.
+            packet: a packet of the source.
+            start: seconds that are subtracted from its time.
         """
         made = []
         for frame in packet.decode():

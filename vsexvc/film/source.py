@@ -1,7 +1,7 @@
 """Open a film as a VapourSynth clip, find its scenes, and make pictures of its frames.
 
-Bestsource reads everything; its index goes to the folder that is passed, never beside the source. No files are written
-here, and nothing is coloured.
+Bestsource reads films; its index goes to the given folder, never beside the source. sequence.py reads numbered
+pictures.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def silent(what: str) -> Progress:
 
 @dataclass(frozen=True)
 class Scene:
-    """Span from one cut to the next: first frame, the next scene's first frame, and its start in seconds."""
+    """Span the frames from one cut to the next: first frame, the next scene's first frame, start in seconds."""
 
     first: int
     stop: int
@@ -62,16 +62,16 @@ def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Frac
 
     Args:
         path: of the film, or of numbered pictures (sequence.py).
-        cache: folder of bestsource's index; made where it is missing.
-        interlaced: what frames are that are flagged as interlaced, one of INTERLACED: "ignore": progressive all the
-            same; "bwdif": interlaced, the plugin bwdif makes whole frames of them. None: they stay flagged, and
-            Colorize does not take them.
-        fps: of numbered pictures; None: sequence.FPS.
+        cache: folder for bestsource's index; made if it is missing.
+        interlaced: how frames flagged as interlaced are treated, one of INTERLACED. "ignore": they are progressive;
+            the flag is removed. "bwdif": the plugin bwdif deinterlaces them. None: they stay flagged, and Colorize
+            refuses them.
+        fps: rate of numbered pictures; None: sequence.FPS.
 
     Raises:
-        OSError: there is no such file, the cache cannot be made.
-        ValueError: bestsource is missing, or cannot read the file, or takes for a film what is none; the film changes
-            its size or format on the way; fps for a film that has a rate of its own; as sequence.open_sequence.
+        OSError: the file does not exist, or the cache cannot be made.
+        ValueError: bestsource is missing or cannot read the file; the file is no film; the film's size or format
+            changes; fps is given for a film with a rate; see sequence.open_sequence.
     """
     if is_sequence(path):
         return open_sequence(path, fps)
@@ -93,18 +93,17 @@ def find_scenes(
 ) -> list[Scene]:
     """Find the scenes as Colorize finds them with the same arguments; the first begins with frame 0.
 
-    Reads the whole film.
+    This reads the whole film.
 
     Raises:
-        ValueError: a frame cannot be read, or is of a kind that Colorize does not take (interlaced, PQ); a threshold
-            out of range.
+        ValueError: a frame cannot be read, or Colorize refuses its kind (interlaced, PQ); a threshold is out of range.
     """
     if sc_threshold is not None and not 0 <= sc_threshold <= 1:
         raise ValueError(f"sc_threshold must be 0..1, got {sc_threshold}")
     pictures = small_pictures(small_luma(clip, size))
     marks, progress = Marks(clip.num_frames, sc_threshold), stages("finding scenes")
     firsts, times, now = [0], [0.0], Fraction(0)
-    pending: deque[tuple[int, Fraction]] = deque()  # frames not decided on, and their times
+    pending: deque[tuple[int, Fraction]] = deque()  # frames that are not decided yet, and their times
     done = 0
     try:
         for frame in pictures.frames(close=True):
@@ -136,8 +135,8 @@ def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
     """Return the scene's first frames, of which one is chosen to stand for it, small.
 
     Args:
-        small: of small_luma.
-        scene: of find_scenes.
+        small: see small_luma.
+        scene: see find_scenes.
 
     Raises:
         ValueError: a frame cannot be read.
@@ -197,7 +196,7 @@ def with_scenes(clip: vs.VideoNode, firsts: Sequence[int]) -> vs.VideoNode:
 def picture(clip: vs.VideoNode, number: int, box: tuple[int, int]) -> Image.Image:
     """Return a frame as an RGB picture in its display aspect, as large as the box (width, height) allows.
 
-    It is not made larger than it is. Raises ValueError for a frame that cannot be read or shown.
+    It is never enlarged. Raise ValueError for a frame that cannot be read or shown.
     """
     one = clip[number]
     try:
@@ -224,7 +223,7 @@ def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
     if interlaced == "bwdif":
         if not hasattr(vs.core, "bwdif"):
             raise ValueError("--interlaced bwdif needs that plugin of VapourSynth: pip install vsexvc[deinterlace]")
-        made = clip.bwdif.Bwdif(field=1)  # the order of fields is that of each frame's flag
+        made = clip.bwdif.Bwdif(field=1)  # each frame's flag states the order of its fields
         whole = clip.std.FrameEval(
             lambda n, f: made if f.props.get("_FieldBased", 0) else clip, prop_src=clip, clip_src=[made, clip]
         )
@@ -236,7 +235,7 @@ def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
 def _stated_shape(path: Path) -> Fraction | None:
     """Return the shape of pixels (width to height) as players read it: the container's value before the codec's.
 
-    Bestsource rotates a film as its file asks for, so the shape is turned with it. None: nothing is stated.
+    Bestsource rotates a film as its file requires; the shape is turned with it. None: no shape is stated.
     """
     try:
         with av.open(str(path)) as file:
@@ -251,7 +250,7 @@ def _stated_shape(path: Path) -> Fraction | None:
 
 
 def losses(path: Path, clip: vs.VideoNode) -> list[str]:
-    """List the parts of a film's picture that its clip lacks, a line for each: what cannot be subsampled, alpha."""
+    """List what of a film's picture its clip lacks, a line each: a row or column that cannot be subsampled, alpha."""
     try:
         with av.open(str(path)) as file:
             stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
@@ -297,7 +296,7 @@ def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
     except vs.Error as error:
         raise ValueError(f"{what} {str(path)!r} cannot be read: {first_line(error)}") from None
     kinds, flags = (np.atleast_1d(tracks[name]) for name in ("tracktypestr", "dispositionstr"))
-    if "ansi" in tracks["codecstr"]:  # which draws any text
+    if "ansi" in tracks["codecstr"]:  # it draws any text as a picture
         raise ValueError(f"{what} {str(path)!r} must be a film or a picture, this is text")
     if all("attached_pic" in flag for flag in flags[kinds == "video"]):
         raise ValueError(f"{what} {str(path)!r} must be a film or a picture, this is sound with a cover")

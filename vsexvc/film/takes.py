@@ -1,7 +1,7 @@
-"""Split long scenes into parts, and keep the recurrent state at each part's end, so that none is computed twice.
+"""Split long scenes into parts, and keep the recurrent state at each part's end, so that no frame is computed twice.
 
-A part that begins inside a scene takes the state that the part before has left. Where that is missing or damaged, the
-scene is computed again up to there: the bytes are the same.
+A part that begins inside a scene continues from the state at the end of the part before it. If that state is missing or
+damaged, the scene is computed again up to there: the bytes are the same.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from vsexvc.schedule import BLOCK
 from vsexvc.session import State
 from vsexvc.support.files import settle
 
-LONGEST = 480  # frames of a part
-STEP = 240  # of those that a longer one is split into
+LONGEST = 480  # most frames of a part
+STEP = 240  # frames of the parts that a longer one is split into
 
 
 def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
     """Split parts of more than LONGEST frames into several.
 
-    These end where a block does, or, with propagation, where another reference begins the recurrence anew.
+    The new parts end where a block ends or, with propagation, where the next reference restarts the recurrence.
 
     Args:
-        parts: of whole scenes.
-        job: with its scenes and references.
+        parts: parts of whole scenes.
+        job: the job with its scenes and references.
     """
     made = []
     for first, stop in parts:
@@ -40,7 +40,9 @@ def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
             wanted = at + STEP
             scene = job.firsts[bisect_right(job.firsts, wanted) - 1]
             held = max((frame for frame in job.ref_frames or () if frame <= wanted), default=0)
-            end = wanted - (wanted - max(scene, held)) % BLOCK  # blocks are counted from either
+            end = (
+                wanted - (wanted - max(scene, held)) % BLOCK
+            )  # blocks are counted from a scene's or a reference's first frame
             if job.colours.propagate and held > at:
                 end = held
             made.append((at, end))
@@ -50,7 +52,7 @@ def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
 
 
 def follows(job: Job, number: int) -> bool:
-    """Return whether a part begins inside a scene, with the state that the part before leaves."""
+    """Return whether a part begins inside a scene and continues from the previous part's state."""
     first, _ = job.parts[number]
     return first not in job.firsts and not (job.colours.propagate and first in (job.ref_frames or ()))
 
@@ -60,12 +62,12 @@ class Kept:
 
     def __init__(self, job: Job) -> None:
         self._job, self._folder, self.firsts = job, Folder(job.folder), job.firsts
-        # Of the frame before which a state is kept: the part that leaves it.
+        # By the frame before which a state is kept: the part that ends there.
         self._numbers = {job.parts[number][0]: number - 1 for number in range(len(job.parts)) if follows(job, number)}
         self._here: dict[int, State] = {}
 
     def begin(self, number: int) -> None:
-        """Find the state that a part begins with, or the last one before it in its scene."""
+        """Find the state that a part begins with, or else the last earlier one in its scene."""
         self._here = {}
         while follows(self._job, number) and not self._here:
             first, _ = self._job.parts[number]
@@ -74,7 +76,7 @@ class Kept:
                 self._here[first] = state
 
     def _read(self, number: int) -> State | None:
-        """Return the state that a part has left; None if no usable one exists."""
+        """Return the state at the end of a part; None if there is no usable one."""
         try:
             stored = torch.load(self._folder.state(number), map_location="cpu", weights_only=True)
             if stored["key"] != self._job.keys[number]:

@@ -1,4 +1,4 @@
-"""Find when the frames of a film are shown: from its file, or from a script's rate and durations."""
+"""Find the times of a film's frames: from its file, or from a script's rate and durations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import vapoursynth as vs
 
 from vsexvc.film.sequence import FPS, is_sequence, listing
 
-_JUMP = 1.0  # seconds between two frames that are no longer a matter of their rate
+_JUMP = 1.0  # more seconds than this between two frames are a gap
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Times:
     """Hold the times at which a film's frames are shown.
 
     Attributes:
-        stamps: in units of base, rising.
-        rate: of constant ones, else None.
-        last: seconds that the last frame is shown; None: as long as the rate says, or as the first.
+        stamps: times in units of base, rising.
+        rate: frames a second if it is constant, else None.
+        last: duration of the last frame in seconds; None: as the rate states, or as long as the first frame.
     """
 
     stamps: Sequence[int]
@@ -42,7 +42,7 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
         cache, fps: as those of source.open_video, which has read the film before.
 
     Raises:
-        ValueError: it does not say when its frames are shown.
+        ValueError: the file does not state the times of its frames.
     """
     if is_sequence(path):
         told = FPS if fps is None else fps
@@ -62,9 +62,9 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
         base = fraction(picture.time_base)
     try:
         opened(timecodes=str(said))
-        # Milliseconds with two digits behind the point: enough to tell ticks of 1/90000 s apart.
+        # Milliseconds with two digits behind the point: enough to distinguish ticks of 1/90000 s.
         stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
-    except vs.Error:  # there are frames without one, as in AVI
+    except vs.Error:  # there are frames without a time, as in AVI
         stamps = []
     rises = [later - stamp for stamp, later in pairwise(stamps)]
     if rises and (back := min(rises) * base) < -_JUMP:
@@ -98,13 +98,13 @@ def _last_duration(path: Path, stamp: int) -> Fraction | None:
 
 
 def check_whole(path: Path, times: Times) -> str | None:
-    """Check that a film's frames, of these times, are all that its file promises.
+    """Check that a film's picture lasts as long as its file states. times: of the frames.
 
     Returns:
-        A notice where there are none for longer than a second.
+        A notice of the longest gap, if that is more than a second; else None.
 
     Raises:
-        ValueError: the file says that its picture lasts longer: it is damaged or not all there.
+        ValueError: the file states a longer duration: it is damaged or incomplete.
     """
     with av.open(str(path)) as file:
         stream = picture_of(file)
@@ -128,7 +128,7 @@ def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], nu
     """Return the times of a script's frames: at its constant rate, unless durations differ from it.
 
     Raises:
-        ValueError: neither says anything.
+        ValueError: the script states neither.
     """
     if len(durations) == num_frames and all(above > 0 and below > 0 for above, below in durations):
         base = Fraction(1, 1_000_000)
@@ -136,7 +136,7 @@ def script_times(rate: Fraction | None, durations: Sequence[tuple[int, int]], nu
         for numerator, denominator in durations[:-1]:
             total += Fraction(numerator, denominator)
             sums.append(max(sums[-1] + 1, round(total / base)))
-        # Those of a Matroska file are rounded to milliseconds.
+        # Matroska rounds durations to milliseconds.
         if rate is None or not _is_constant(sums, base, rate, Fraction(3, 2000)):
             return Times(sums, base, None, Fraction(*durations[-1]))
     if rate is None:
@@ -175,12 +175,12 @@ def is_cover(stream: Any) -> bool:
 
 
 def start_of(file: Any) -> Fraction:
-    """Return the start of a recording's clock, in seconds. 0 for other files, whose times are meant as they are."""
+    """Return the start of a recording's clock, in seconds. 0 for other files, whose times are used as they are."""
     recorded: Any = av.format.Flags.ts_discont
     is_recording = bool(file.format.flags & recorded.value)
     return Fraction(file.start_time or 0, av.time_base) if is_recording else Fraction(0)
 
 
 def fraction(ratio: Any) -> Fraction:
-    """Convert PyAV's fraction, which is no Rational."""
+    """Convert PyAV's fraction, which is not a numbers.Rational."""
     return Fraction(ratio.numerator, ratio.denominator)

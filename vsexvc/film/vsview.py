@@ -1,6 +1,6 @@
 """Show Colorize's frame properties in words, and plans as scenes, in the previewer vsview.
 
-vsview finds this module by the entry points of pyproject.toml and calls the two hooks. It is imported by nothing else.
+vsview finds this module by the entry points of pyproject.toml and calls the hooks. No other module imports it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class PlanParser(Parser):
 
         Args:
             io: the open file.
-            name: of the row.
+            name: name of the row.
             fps: not used, since plans count frames.
 
         Returns:
             The row; a range ends with the last frame of its scene.
 
         Raises:
-            ValueError: it is no plan.
+            ValueError: the file is not a plan.
         """
-        from vsexvc.film import plan  # takes seconds, and vsview loads its plugins as it starts
+        from vsexvc.film import plan  # imported late: it takes seconds, and vsview loads its plugins when it starts
 
         read = plan.read(Path(io.name), is_draft=True)
         ranges = []
