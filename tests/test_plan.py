@@ -32,7 +32,9 @@ def test_a_template_is_filled_in(tmp_path: Path) -> None:
 
     out, sheet = tmp_path / "plan.toml", tmp_path / "sheet.png"
     stages = []
-    scenes = plan.make(odd, tmp_path / "index", out, sheet, stages=lambda what: lambda n, of: stages.append((what, of)))
+    _, scenes = plan.make(
+        odd, tmp_path / "index", out, sheet, stages=lambda what: lambda n, of: stages.append((what, of))
+    )
     assert [(scene.first, scene.stop) for scene in scenes] == [(0, 20), (20, 29), (29, 60)]
     assert stages == [("finding scenes", 60)] * 60 + [("drawing the sheet", 3)] * 3
     content = tomllib.loads(out.read_text())
@@ -53,7 +55,8 @@ def test_a_template_is_filled_in(tmp_path: Path) -> None:
 
 def test_threshold(tmp_path: Path) -> None:
     film.make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
-    assert len(plan.make(tmp_path / "film.mkv", tmp_path / "index", sc_threshold=1.0)) == 1
+    _, scenes = plan.make(tmp_path / "film.mkv", tmp_path / "index", sc_threshold=1.0)
+    assert len(scenes) == 1
 
 
 def test_no_work_is_overwritten(tmp_path: Path) -> None:
@@ -143,6 +146,7 @@ def test_pictures_named_by_their_frames(tmp_path: Path) -> None:
     assert [reference.name for reference in read.references] == names
     assert read.ref_frames == (0, 12, 20, 40)
     assert read.around == ((0, 20, 2), (40, 50, 1))
+    assert read.folders == (tmp_path / "refs",)
     path.write_text(f"{HEAD}[[scene]]\nfirst = 0\nreference = 'refs'\n[[scene]]\nfirst = 45\nreference = 'refs'\n")
     with pytest.raises(ValueError, match=r"scene 2, .*: reference must be pictures with frames of the scene, 45\.\.49"):
         plan.read(path)

@@ -257,3 +257,18 @@ def test_commands_say_what_they_skip(tmp_path: Path, model: str, capsys: pytest.
     assert main(["scenes", scan, "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"event": "note", "text": about_scan.removeprefix("vsexvc: ")} in events
+
+
+def test_render_says_what_it_skips(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder that two scenes of a plan name, once."""
+    for folder, names in (("scan", ("reel_007.png", "reel_008.png")), ("refs", ("ref_000000.png", "ref_000001.png"))):
+        (tmp_path / folder).mkdir()
+        for seed, name in enumerate(names):
+            film.make_png(tmp_path / folder / name, seed)
+    (tmp_path / "refs" / "notes.txt").write_text("nothing")
+    scenes = "".join(f'[[scene]]\nfirst = {first}\nreference = "refs"\n' for first in range(2))
+    (tmp_path / "plan.toml").write_text(f'source = "scan"\nframes = 2\n{scenes}')
+    network = ["--model", model, "--size", "64", "--device", "cpu", "--preset", "ultrafast"]
+    command = ["render", str(tmp_path / "scan"), "-o", str(tmp_path / "out.mkv"), "--plan", str(tmp_path / "plan.toml")]
+    assert main([*command, *network]) == 0
+    assert capsys.readouterr().err.splitlines().count("vsexvc: skipped in refs: notes.txt") == 1

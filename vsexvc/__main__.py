@@ -129,7 +129,9 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
 
     _tell_of_files(args, report)
     cache, threshold = source.default_cache(), args.sc_threshold
-    scenes = plan.make(args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced, args.fps)
+    clip, scenes = plan.make(
+        args.source, cache, args.out, args.sheet, threshold, report.stage, args.interlaced, args.fps
+    )
     for number, scene in enumerate(scenes, 1):
         if args.json:
             report("scene", scene=number, first=scene.first, frames=scene.stop - scene.first, seconds=scene.seconds)
@@ -137,10 +139,7 @@ def _scenes(args: argparse.Namespace, report: Report) -> int:
             print(f"{number:5} {scene.first:8} {scene.stop - scene.first:8}  {plan.timecode(scene.seconds)}")
     if args.ref:
         options = _given(args, "model", "size", "device")
-        trust.tell(
-            trust.of_files(args.source, scenes, args.ref, cache, report.stage, args.interlaced, args.fps, **options),
-            report,
-        )
+        trust.tell(trust.of_files(clip, scenes, args.ref, cache, report.stage, **options), report)
     return 0
 
 

@@ -36,7 +36,7 @@ from vsexvc.arguments import (
 )
 from vsexvc.graph import build
 from vsexvc.presets import PRESETS
-from vsexvc.schedule import Schedule
+from vsexvc.schedule import MOST_AROUND, Schedule
 from vsexvc.session import Session
 from vsexvc.support.errors import first_line
 from vsexvc.weights import store
@@ -135,7 +135,7 @@ def colorize(
     if shape.size and not (ref.width and ref.height):
         fail("ref", f"of constant size with preset {preset!r}", "a clip of variable size")
     target = check_format(shape.size or (clip.width, clip.height), clip.format, format, output)
-    around = check_range("around", integer("around", around), 1, 64)
+    around = check_range("around", integer("around", around), 1, MOST_AROUND)
     starts = check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
     place = check_device(device, integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):

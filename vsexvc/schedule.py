@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import vapoursynth as vs
 
 BLOCK = 4  # frames whose correspondence is computed at once
+MOST_AROUND = 64  # of `around`, at most
 SEARCH = 32  # frames that are examined in one go for a cut
 LUMA_CLIP, REF_CLIP = 0, 1  # the clips of the PyFilter
 

@@ -33,6 +33,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vsexvc.film.propose import CARD, COLOURED, propose
 from vsexvc.film.references import listed, numbers_of
 from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent, small_luma, typical
+from vsexvc.schedule import MOST_AROUND
 
 _COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
 _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
@@ -78,6 +79,7 @@ class Plan:
         ref_frames: for each of them the frame from which it holds.
         left: stretches that get no colours.
         around: of the scenes that name one.
+        folders: those that scenes name in place of pictures, each once.
     """
 
     source: Path
@@ -87,6 +89,7 @@ class Plan:
     ref_frames: tuple[int, ...]
     left: tuple[Left, ...] = ()
     around: tuple[Around, ...] = ()
+    folders: tuple[Path, ...] = ()
 
 
 def make(
@@ -98,7 +101,7 @@ def make(
     stages: Stages = silent,
     interlaced: str | None = None,
     fps: Fraction | None = None,
-) -> list[Scene]:
+) -> tuple[vs.VideoNode, list[Scene]]:
     """Find the scenes of a film, and write the plan's template and the contact sheet.
 
     Args:
@@ -111,7 +114,7 @@ def make(
         interlaced, fps: see source.open_video.
 
     Returns:
-        The scenes.
+        The film's clip, and its scenes.
 
     Raises:
         FileExistsError: there is such a plan; somebody may have put his work into it.
@@ -129,7 +132,7 @@ def make(
         _write(out, film.absolute(), scenes, [propose(clip, scene) for scene in scenes])
     if sheet is not None:
         write_sheet(sheet, clip, scenes, stages)
-    return scenes
+    return clip, scenes
 
 
 def _write(path: Path, film: Path, scenes: Sequence[Scene], kinds: Sequence[str]) -> None:
@@ -252,14 +255,15 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
             raise ValueError(f"{where} must be a table, [[scene]], got {scene!r}")
         whole = {"reference": "", "grey": False, "around": 1, **scene}
         _only(whole, f"{where}: ", first=int, reference=(str, bool, dict, list), grey=bool, around=int)
-        if not 1 <= whole["around"] <= 64:
-            raise ValueError(f"{where}: around must be 1..64, got {whole['around']}")
+        if not 1 <= whole["around"] <= MOST_AROUND:
+            raise ValueError(f"{where}: around must be 1..{MOST_AROUND}, got {whole['around']}")
     if not scenes:
         raise ValueError("scene must be one [[scene]] or more, got none")
     firsts = tuple(scene["first"] for scene in scenes)
     left: list[Left] = []
     around: list[Around] = []
     held: list[tuple[int, Path]] = []
+    folders: dict[Path, None] = {}
     for number, (scene, stop) in enumerate(zip(scenes, [*firsts[1:], frames], strict=True), 1):
         first = scene["first"]
         where = f"scene {number}, which begins with frame {first}: "
@@ -273,6 +277,7 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
         if pictures is None:
             left.append(Left(first, stop, scene.get("grey", False)))
             continue
+        folders |= dict.fromkeys(_folders(scene, folder))
         if "around" in scene:
             around.append(Around(first, stop, scene["around"]))
         if not pictures and not held and not is_draft:
@@ -283,7 +288,9 @@ def _checked(content: dict[str, Any], folder: Path, is_draft: bool) -> Plan:
             if not held or reference != held[-1][1]:
                 held.append((frame, reference))
     references, ref_frames = tuple(path for _, path in held), tuple(frame for frame, _ in held)
-    return Plan(folder / content["source"], frames, firsts, references, ref_frames, tuple(left), tuple(around))
+    return Plan(
+        folder / content["source"], frames, firsts, references, ref_frames, tuple(left), tuple(around), tuple(folders)
+    )
 
 
 def _pictures(scene: dict[str, Any], where: str, first: int, stop: int, folder: Path) -> list[tuple[int, Path]] | None:
@@ -306,6 +313,13 @@ def _pictures(scene: dict[str, Any], where: str, first: int, stop: int, folder: 
     else:
         found = _numbered(reference, where, first, stop, folder)
     return [(first, path) if n == 0 else (frame, path) for n, (frame, path) in enumerate(found)]
+
+
+def _folders(scene: dict[str, Any], folder: Path) -> list[Path]:
+    """Return the folders that a scene names as its reference."""
+    named = scene.get("reference", "")
+    names = named if isinstance(named, list) else [named]
+    return [folder / name for name in names if isinstance(name, str) and name and (folder / name).is_dir()]
 
 
 def _timed(table: dict[str, Any], where: str, first: int, stop: int, folder: Path) -> Iterator[tuple[int, Path]]:

@@ -245,7 +245,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         first = (clip := coloured(job))[:1]
     else:
         film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
-        for text in _about(order, folder, film):
+        for text in _about(order, scheme, folder, film):
             report("note", text=text)
         first = film[:1]
         if scheme is None:
@@ -308,9 +308,9 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
     return any(began.get(name) != asked.get(name) for name in names)
 
 
-def _about(order: Order, folder: Folder, film: vs.VideoNode) -> list[str]:
+def _about(order: Order, scheme: plan.Plan | None, folder: Folder, film: vs.VideoNode) -> list[str]:
     """Return notices about an open film and its references. Raise ValueError for a film that is not complete."""
-    said = skipped(order.references)
+    said = skipped(order.references if scheme is None else scheme.folders)
     if is_sequence(order.source):
         return [*notices(order.source, order.fps), *said]
     gap = check_whole(order.source, film_times(order.source, folder.index))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import vapoursynth as vs
 
 from vsexvc.film.plan import counted
 from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, open_references
-from vsexvc.film.source import Scene, Stages, open_video, silent, small_luma, typical, with_scenes
+from vsexvc.film.source import Scene, Stages, silent, small_luma, typical, with_scenes
 from vsexvc.plugin import colorize
 from vsexvc.pump import REFERENCES
 from vsexvc.support.errors import first_line
@@ -170,27 +169,25 @@ def measure(
 
 
 def of_files(
-    film: Path,
+    clip: vs.VideoNode,
     scenes: Sequence[Scene],
     paths: Sequence[Path],
     cache: Path,
     stages: Stages = silent,
-    interlaced: str | None = None,
-    fps: Fraction | None = None,
     **options: Any,
 ) -> list[Suited]:
     """Return how well references suit the scenes of a film, worst first.
 
     Args:
-        film, cache, interlaced, fps: see source.open_video.
-        scenes: of the film.
+        clip: the film.
+        scenes: of it.
         paths: of the references, as `render --ref` takes them.
+        cache: see source.open_video.
         stages, options: see `measure`.
 
     Raises:
         OSError, ValueError: something cannot be read, an argument is out of range.
     """
-    clip = open_video(film, cache, interlaced, fps)
     files, firsts = listed(paths), [scene.first for scene in scenes]
     numbers = numbers_of(files, clip.num_frames)
     ref_frames = None if numbers is None else at_scenes(numbers, firsts)
