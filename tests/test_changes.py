@@ -58,6 +58,12 @@ def test_dissolves(length: int) -> None:
     assert 40 <= first <= 40 + length
 
 
+def test_a_long_dissolve_is_one_change() -> None:
+    """Of these two, the picture halfway is as unlike either side as another scene."""
+    (first,) = found(dissolved(shot(0, 88), shot(8, 88), 48))
+    assert 40 <= first <= 88
+
+
 @pytest.mark.parametrize("to", [BLACK, WHITE])
 @pytest.mark.parametrize(("out", "flat", "into"), [(4, 1, 4), (6, 0, 6), (8, 6, 8), (16, 24, 12), (0, 5, 8), (8, 5, 0)])
 def test_fades(out: int, flat: int, into: int, to: float) -> None:

@@ -12,7 +12,8 @@ the last of a scene, and a frame `after`, `gap` frames later, the first of the n
    fade all of it. Pans and zooms lose none.
 
 A pale flash or a few black frames inside a scene are replaced by the frame before them. A flat frame shows nothing, so
-it is never a side, unless both sides are flat and of another level. Where such pairs overlap, the narrowest gap stays.
+it is never a side, unless both sides are flat and of another level. Where such pairs overlap, the narrowest gap stays,
+except that a wider one replaces several inside it that follow each other, the parts of a long dissolve.
 The new scene begins where its picture has the larger weight. The result depends on nothing but the pictures. Their
 products are exact in float32: no order of summation changes a bit.
 
@@ -21,6 +22,7 @@ Axis letters: t frames, h rows, w columns, n pairs of `before` and `after`, m fr
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -87,12 +89,23 @@ def find_changes(pictures: NDArray[np.uint8], threshold: float = DEFAULT_THRESHO
     compared = _compare(pictures)
     votes = [vote for gap in _GAPS if gap < len(pictures) for vote in _votes(compared, gap, threshold)]
     kept: list[_Vote] = []
-    for vote in sorted(votes + _after_black(compared.energy)):
+    votes = sorted(votes + _after_black(compared.energy))
+    for vote in votes:
         if all(vote.first >= other.first + _RUN or other.first >= vote.first + _RUN for other in kept) and all(
             vote.after <= other.before or vote.before >= other.after for other in kept
         ):
             kept.append(vote)
-    return sorted(vote.first for vote in kept)
+    return sorted(vote.first for vote in _whole(kept, votes))
+
+
+def _whole(kept: list[_Vote], votes: list[_Vote]) -> list[_Vote]:
+    """Return the kept pairs, with a wider one in place of several without a scene between them. votes: ascending."""
+    for wide in votes:
+        parts = [vote for vote in kept if 1 < vote.gap < wide.gap and wide.before < vote.first <= wide.after]
+        steady = (later.before - vote.after for vote, later in pairwise(sorted(parts, key=lambda vote: vote.first)))
+        if len(parts) > 1 and max(steady) < _RUN:
+            kept = [*(vote for vote in kept if vote not in parts), wide]
+    return kept
 
 
 def _compare(pictures: NDArray[np.uint8]) -> _Compared:
