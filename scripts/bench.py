@@ -8,6 +8,7 @@
     precision    ab of each backend and precision against fp32, one step and fed back (with --clips, of true frames)
     around       what each step around the network costs for a YUV420P8 frame on one thread
     filter       core.exvc.Colorize through vspipe: frames per second and peak memory
+    busy         the same beside processes that compute: times as long, and times the fair share of the cores
 
 What is compared takes turns within a round (A B A B), so that a machine that slows down slows all of it. What this
 machine cannot run stands in the table with the reason.
@@ -35,10 +36,10 @@ from scripts.bench_network import correlation_rows, gmac_rows, network_rows
 from scripts.bench_precision import precision_rows
 from vsexvc.support.errors import first_line
 
-ALL = ("gmac", "network", "correlation", "precision", "around", "filter")
+ALL = ("gmac", "network", "correlation", "precision", "around", "filter", "busy")
 
 
-# --- around and filter -----------------------------------------------------------------------------------------------
+# --- around, filter and busy ------------------------------------------------------------------------------------------
 
 
 def around_rows(options: argparse.Namespace) -> list[Row]:
@@ -56,15 +57,25 @@ def around_rows(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def filter_arguments(options: argparse.Namespace) -> Row:
+    """Return the arguments of Colorize."""
+    arguments: Row = {"device": str(options.device), "size": max(64, min(options.inside))}
+    return arguments | ({"model": options.model} if options.model else {})
+
+
+def busy_rows(options: argparse.Namespace) -> list[Row]:
+    from scripts import bench_busy
+
+    return bench_busy.busy_rows(*options.sizes[0], options.frames, filter_arguments(options))
+
+
 def filter_rows(options: argparse.Namespace) -> list[Row]:
     from scripts import bench_filter
 
-    arguments: Row = {"device": str(options.device), "size": max(64, min(options.inside))}
-    arguments |= {"model": options.model} if options.model else {}
     usable = [c for c in candidates(options.device) if not c.why]
     others = [{"backend": c.backend, "precision": c.precision} for c in usable] if options.long else []
     return bench_filter.filter_rows(
-        options.sizes, options.frames, arguments, others, options.long or options.plot is not None
+        options.sizes, options.frames, filter_arguments(options), others, options.long or options.plot is not None
     )
 
 
@@ -126,8 +137,10 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="TEXT", help="network: only rows whose net, backend and precision hold it")
     parser.add_argument("--inside", default=(384, 216), type=size, metavar="WxH", help="of network (default: 384x216)")
     sizes = [(848, 480), (1920, 1080), (3840, 2160)]
-    parser.add_argument("--sizes", nargs="+", default=sizes, type=size, metavar="WxH", help="of around and filter")
-    parser.add_argument("--frames", type=int, default=48, help="of filter (default: 48)")
+    parser.add_argument(
+        "--sizes", nargs="+", default=sizes, type=size, metavar="WxH", help="of around, filter and busy"
+    )
+    parser.add_argument("--frames", type=int, default=48, help="of filter and busy (default: 48)")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--clips", type=Path, metavar="FOLDER", help="true clips for precision; two, with --long all")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="filter: time and memory, frames and pixels")
@@ -150,6 +163,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "precision": precision_rows,
     "around": around_rows,
     "filter": filter_rows,
+    "busy": busy_rows,
 }
 
 

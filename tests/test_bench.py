@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts import bench, bench_filter, bench_measure, bench_network, bench_precision, plain
+from scripts import bench, bench_busy, bench_filter, bench_measure, bench_network, bench_precision, plain
 from tests.test_protocol import write_clips
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
@@ -192,6 +195,45 @@ class TestPrecision:
 
     def test_psnr(self) -> None:
         assert bench_precision.psnr(torch.zeros(2, 5), torch.full((2, 5), 2.55)) == pytest.approx(40.0, abs=1e-4)
+
+
+class TestBusy:
+    def test_the_fair_share(self) -> None:
+        """Of 2 cores, beside 3 others: 2 threads get 4/5 of a core, 1 thread half of one; enough cores are for all."""
+        assert bench_busy.fair(2, 3, 2) == pytest.approx(2 / 0.8)
+        assert bench_busy.fair(1, 3, 2) == pytest.approx(2)
+        assert bench_busy.fair(2, 3, 8) == 1
+
+    def test_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Threads that spin are asked for in the second row alone; the others run beside each second call alone."""
+        seen: list[tuple[str | None, int]] = []
+        running: list[int] = []
+
+        @contextmanager
+        def computing(count: int) -> Iterator[None]:
+            running.append(count)
+            yield
+            running.clear()
+
+        def run(*arguments: Any) -> dict[str, Any]:
+            seen.append((os.environ.get("OMP_WAIT_POLICY"), len(running)))
+            return {"seconds": 10.0 if running else 2.0, "fps": 1.0}
+
+        monkeypatch.setattr(bench_busy, "computing", computing)
+        monkeypatch.setattr(bench_filter, "filter_run", run)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+            monkeypatch.delenv(name, raising=False)
+        rows = bench_busy.busy_rows(64, 48, 8, {})
+        assert seen == [(None, 0), (None, 1), ("ACTIVE", 0), ("ACTIVE", 1)]
+        assert [row["threads wait"] for row in rows] == ["as the filter loads torch", "ACTIVE"]
+        assert all(row["times as long"] == 5 and row["times the fair share"] == pytest.approx(2) for row in rows)
+
+    def test_processes_end(self) -> None:
+        """They run inside, and no longer."""
+        with bench_busy.computing(2) as processes:
+            assert [process.poll() for process in processes] == [None, None]
+        assert None not in [process.returncode for process in processes]
 
 
 class TestFilter:
