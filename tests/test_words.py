@@ -15,7 +15,7 @@ TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for nam
 _VERBS = """
 Add Age Align Allow Answer Append Apply Ask Attach Attend Augment Average Bend Blend Blur Bring Build Call Capture
 Centre Change Check Choose Close Collect Colorize Colour Combine Compare Compile Compute Connect Convert Copy Correct
-Correlate Count Create Crop Cut Decide Declare Decode Define Delete Describe Divide Do Download Draw Drop Encode End
+Correlate Count Create Crop Cut Damage Decide Declare Decode Define Delete Describe Divide Do Download Draw Drop Encode End
 Enlarge Estimate Evaluate Examine Extend Fade Fill Find Fit Forget Format Give Group Hand Handle Help Hide Hold
 Implement Invert Join Judge Keep Let Limit List Load Lock Look Look Make Map Mark Match Measure Merge Mix Move Name Note
 Open Order Pad Paint Parse Pass Place Play Plot Predict Prepare Pretrain Print Propose Provide Pull Put Quote Raise

@@ -1,8 +1,8 @@
 """Train a network and measure it.
 
 features: pretrain a feature net. meaning: make the semantic part of a network. fit: train a network from folders of
-clips and pictures. evaluate: measure weights against truth and baselines. ablate: Table 5, the same run without each of
-the losses. images: Table 1, pictures, each coloured by its most similar one.
+clips and pictures. evaluate: measure weights against truth and baselines. ablate: repeat a run without each of the
+losses (Table 5). images: colour pictures, each by its most similar one (Table 1).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Fit:
     """Train a network from folders of clips and pictures.
 
     Attributes:
-        recipe: what the options below are by default.
+        recipe: sets the defaults of the options below.
     """
 
     recipe: RecipeName
@@ -55,7 +55,8 @@ class Ablate(Fit):
 
 
 def parsed(arguments: list[str]) -> Any:
-    """Return what the command line asks for: an instance of the command's class, by default as its recipe has it."""
+    """Parse the command line to an instance of the command's class. The recipe sets the defaults."""
+    # The recipe is read first, because tyro needs the defaults before it parses.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", choices=RECIPES, default="paper")
     name: RecipeName = "paper" if {"-h", "--help"} & {*arguments} else first.parse_known_args(arguments)[0].recipe

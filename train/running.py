@@ -1,6 +1,6 @@
 """Support training runs: a budget, a way to stop, atomic files, a loader.
 
-Nothing here knows networks or losses.
+This module does not depend on networks or losses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 class Budget:
     """Limit a run: minutes of training, or steps; exactly one of them.
 
-    Raises ValueError.
+    Raise ValueError if neither or both are given, or if it is not above 0.
     """
 
     minutes: float | None
@@ -79,7 +79,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 class Meter:
-    """Show how much of a budget is used, and figures beside it; a context."""
+    """Show the used share of a budget, and figures beside it; a context manager."""
 
     def __init__(self, stage: str, *, shown: bool = True) -> None:
         self._stage, self._progress = stage, Progress("%", head="train") if shown else None
@@ -131,7 +131,7 @@ def batches(
 
 
 def _quiet(worker: int) -> None:
-    """Give a worker one thread, and ignore signals: the run itself ends its workers after its last checkpoint."""
+    """Give a worker one thread, and ignore signals: the run ends its workers after its last checkpoint."""
     torch.set_num_threads(1)
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

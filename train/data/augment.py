@@ -1,7 +1,7 @@
 """Augment as section 4 does: geometric distortion, luminance noise, and one change of colour for a whole sequence.
 
-Beyond the paper: the damage of old film. Pure functions of a picture (rows, columns, 3) uint8 RGB, or of L, and a
-generator; nothing here reads files.
+The damage of old film is not in the paper. All functions are pure: they take a picture, (rows, columns, 3) uint8 RGB,
+or L, and a random generator. They read no files.
 
 Axes: S frames of a sample (0 the reference), F those without the reference, H and W rows and columns.
 """
@@ -64,7 +64,7 @@ class Window:
             (*size, 2) float32, pixels of `size`.
         """
         (h, w), (height, width) = flow.shape[:2], self.size
-        # A pixel's centre of the result, in the flow's own grid.
+        # Centres of the result's pixels, in the grid of the flow.
         x_step, y_step = self.columns / width * w / have[1], self.rows / height * h / have[0]
         x, y = self.left * w / have[1] + (x_step - 1) / 2, self.top * h / have[0] + (y_step - 1) / 2
         here = np.array([[x_step, 0, x], [0, y_step, y]])
@@ -118,7 +118,7 @@ def distort(picture: Picture, rng: np.random.Generator, strength: float) -> Pict
 
 
 def covered(picture: Picture, other: Picture, rng: np.random.Generator) -> Picture:
-    """Replace a part of a picture, a third to two thirds across or along, by another's of the same size."""
+    """Replace a third to two thirds of a picture's width or height by the same part of another of that size."""
     h, w = picture.shape[:2]
     out = picture.copy()
     share = rng.uniform(0.33, 0.67)
@@ -170,9 +170,9 @@ def luminance(L: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def damage(L: Tensor, rng: np.random.Generator) -> Tensor:
-    """Age every frame but the reference as decades age film; true colours do not change.
+    """Damage every frame but the reference as old film is damaged; true colours do not change.
 
-    Drawn independently, each for about half of the samples:
+    Each kind is drawn independently, for about half of the samples:
 
     - blur: lens and copying, alike in all frames
     - fading: contrast down, blacks up, and uneven exposure that drifts slowly over the picture
@@ -181,17 +181,17 @@ def damage(L: Tensor, rng: np.random.Generator) -> Tensor:
     - dust and hairs: light or dark, new in each frame
     - flicker: the lamp's and the shutter's, one gain for each frame
 
-    Without any of them, and before all of them, `luminance`, which is the mild part of it.
+    `luminance`, a milder change, is applied first, and alone if no kind is drawn.
 
     Args:
         L: (S, 1, H, W) float32, 0..100.
-        rng: draws what happens.
+        rng: draws the kinds and their parameters.
 
     Returns:
-        As L; [0] is L[0].
+        As L; [0] is unchanged.
     """
     film = luminance(L[1:], rng)[:, 0].numpy().copy()
-    scale = film.shape[1] / 216  # the sizes below are meant for 216 rows
+    scale = film.shape[1] / 216  # the sizes below are those for 216 rows
     wanted = rng.random(6) < 0.5
     if wanted[0]:
         sigma = scale * float(rng.uniform(0.4, 1.6))
@@ -238,7 +238,7 @@ def _scratch(film: Array, scale: float, rng: np.random.Generator) -> None:
         x, slope = rng.uniform(0, width), rng.normal(0, 0.01)
         half = max(0.5, scale * rng.uniform(0.4, 1.2))
         depth = rng.uniform(10, 45) * rng.choice((-1, 1))
-        worn = np.clip(cv2.resize(rng.uniform(0, 1.5, (9, 1)), (1, height))[:, 0], 0.2, 1)  # deeper here than there
+        worn = np.clip(cv2.resize(rng.uniform(0, 1.5, (9, 1)), (1, height))[:, 0], 0.2, 1)  # along it
         for n in range(first, last + 1):
             x += rng.normal(0, 1.5 * scale)
             away = np.abs(np.arange(width) - (x + slope * (y - height / 2))[:, None])

@@ -79,7 +79,7 @@ def appearing(target: Path) -> Iterator[BinaryIO]:
 def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     """Return the array stored in `target`, memory mapped; make it first if the file is missing or damaged.
 
-    The file appears whole or not at all, and several processes may want it at once.
+    The file is written atomically, and several processes may request it at once.
     """
     try:
         return np.load(target, mmap_mode="r")  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""Find optical flow between true frames: where each pixel came from, and whether that can be trusted.
+"""Find optical flow between true frames: where each pixel came from, and whether that is reliable.
 
-Measuring and preparing training data use it; colorizing never does, so OpenCV stays out of vsexvc. Everything works on
-the true luminance alone, so that a measure of colour is never judged by motion found in the colours themselves.
+Measurements and training data use it; the filter does not, so that vsexvc does not need OpenCV. The flow is found on
+the true luminance alone, so that motion found in colours never judges colours.
 
 Axes: H and W rows and columns, C channels, 2 = (x, y) in pixels.
 """
@@ -51,12 +51,12 @@ def consistent(flow: Array, flow_back: Array) -> NDArray[np.bool_]:
     """Check flow forward and backward: a pixel that is not occluded returns (Sundaram et al. 2010).
 
     Args:
-        flow: (H, W, 2) float32, from the frame that is being judged to the other.
+        flow: (H, W, 2) float32, from the frame that is checked to the other.
         flow_back: (H, W, 2) float32, from the other frame to this one.
 
     Returns:
         (H, W) bool `valid`: True where |flow + back|^2 < 0.01 (|flow|^2 + |back|^2) + 0.5, with back = flow_back at the
-        place that flow leads to, and where that place lies in the picture.
+        place that flow leads to, and where that place lies inside the picture.
     """
     height, width = flow.shape[:2]
     back = warp(flow_back, flow)
@@ -85,7 +85,7 @@ def between(previous_L: Array, current_L: Array) -> tuple[Array, NDArray[np.bool
 def both_ways(L: Array, stride: int) -> NDArray[np.float16]:
     """Find the flow between all frames of a clip that lie `stride` apart, small enough to keep.
 
-    Half size is where the search itself ends (finest scale 1 of the medium preset), so halving loses next to nothing.
+    The search itself ends at half size (finest scale 1 of the medium preset), so that halving loses almost nothing.
 
     Args:
         L: (N, H, W) float32, 0..100, N above `stride`.

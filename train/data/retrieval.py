@@ -1,8 +1,8 @@
 """Retrieve references (section 4): for each clip and picture the five that the network finds most similar.
 
-Similar is near in the network's own features, or its semantic ones: the two deepest levels of L, averaged
-over a 2x2 grid, so that where things are counts a little, then whitened; the mean of three frames stands for a clip.
-Nothing stays of the network but a table of indices, which costs the loader's workers nothing.
+Similarity is the cosine of descriptors. A descriptor holds the two deepest levels of the network's own features, or of
+its semantic ones, averaged over a 2x2 grid, so that places count a little, then whitened. A clip has the mean of three
+frames. Only a table of indices is kept, which takes almost no memory of the loader's workers.
 
 Axes: N clips and pictures (clips first), B batch, D numbers of a descriptor.
 """
@@ -29,12 +29,12 @@ from vsexvc.nets.features import feature_input, grey_rgb
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.support.progress import followed
 
-Source = tuple[Literal["clip", "image"], int]  # which list, and which of it
+Source = tuple[Literal["clip", "image"], int]  # which list, and the index in it
 
 SIZE = (112, 192)  # rows, columns that the network sees; multiples of 16
 COUNT = 5
-_ALIKE = 0.85  # cosine from which two are one thing seen twice: another cut of the same film, a copy
-_COMPONENTS = 128  # whitened; without that nearly all pictures look alike to a feature net
+_ALIKE = 0.85  # cosine from which two are duplicates: another cut of the same film, or a copy
+_COMPONENTS = 128  # components after whitening, without which nearly all pictures have similar features
 _BATCH = 16
 _BLOCK = 1024  # rows of the similarity matrix held at once
 
@@ -42,17 +42,17 @@ log = logging.getLogger("train")
 
 
 class Retrieval:
-    """Find which clips and pictures look alike; the same for the same files and weights."""
+    """Find similar clips and pictures; the result depends only on files and weights."""
 
     def __init__(self, network: ColorizationNet, pictures: list[Path], clips: list[Path], cache: Path):
         """Describe files that `cache` does not contain yet; this takes minutes for thousands of pictures.
 
         Args:
-            network: only its feature net, or semantic trunk, is used. A run that is to go on as it was must give the
-                same weights again.
-            pictures: files; unreadable ones are named, and similar to nothing.
+            network: only its feature net, or semantic trunk, is used. To continue a run unchanged, give the same
+                weights again.
+            pictures: files; unreadable ones are logged, and similar to none.
             clips: .npy files of `data.cached_clips`.
-            cache: folder for the descriptors; they are made anew for other weights, and added to for other files.
+            cache: folder for the descriptors; they are made again for other weights and extended for further files.
         """
         if not clips and not pictures:
             raise ValueError("Retrieval: pictures and clips are both empty, one of them must hold files")
@@ -64,8 +64,8 @@ class Retrieval:
         """Return up to five, the most similar first, without the picture itself and near duplicates.
 
         Args:
-            kind: "clip" or "image": which of the lists that this was made of.
-            index: which of it.
+            kind: "clip" or "image", which selects the list.
+            index: index in that list.
         """
         clips = self.counts[0]
         found = self._nearest[index + (clips if kind == "image" else 0)]
@@ -163,7 +163,7 @@ def _nearest(descriptors: NDArray[np.float16]) -> NDArray[np.int32]:
 
 
 def _whitened(x: Tensor, usable: Tensor) -> Tensor:
-    """Whiten: (N, D) -> (N, components), rows of length 1. Common features count nothing, rare ones count more."""
+    """Whiten: (N, D) -> (N, components), rows of length 1. Common features count less, rare ones more."""
     count = int(usable.sum())
     x = x.double()  # in single precision the eigenvectors of fewer pictures than D do not converge
     x = x - x[usable].mean(0)

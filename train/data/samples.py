@@ -1,8 +1,8 @@
 """Make training sequences from folders of clips and pictures: decode, cache, cut and augment; no network, no loss.
 
 A sample is a reference, the frame before the sequence, and the sequence itself.
-Every sample is a pure function of (seed, index), so that a resumed run sees what an uninterrupted one would have seen.
-Files kept on disk depend on no seed or process: the clips' frames, their tone, and the flow between their frames.
+Every sample is a pure function of (seed, index): a resumed run sees the same samples as an uninterrupted one.
+Files on disk do not depend on seed or process: the clips' frames, their tone, and the flow between their frames.
 
 Axes: S frames of a sample (0 reference, 1 the frame before, 2.. the sequence), H and W the crop.
 """
@@ -41,7 +41,7 @@ from vsexvc.colour.lab import rgb_to_lab
 
 _Motion = tuple[optical_flow.Array, NDArray[np.bool_]]  # flow_backward and valid of one frame
 
-_BLOCK = 64  # pairs of frames whose flow is one file: what the first sample of a long clip has to wait for
+_BLOCK = 64  # pairs of frames whose flow is in one file; the first sample of a clip waits for one file
 
 # Of the options below.
 _SHARES = ("image_share", "first", "distorted", "noisy", "foreign", "retrieved", "covered", "returns", "damage")
@@ -55,17 +55,17 @@ class DataOptions:
         size: rows and columns of the crop.
         length: frames of the sequence, the frame before not counted.
         image_share: how often a sample is a picture under synthetic motion and not a clip.
-        strides: distances between a clip's frames; one that stands here twice is drawn twice as often.
+        strides: distances between a clip's frames; one that is listed twice is drawn twice as often.
         first: how often the reference is the frame before the sequence.
         distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
-        noisy: how often it is a frame of the sequence with Gaussian noise. Otherwise it is any frame.
-        noise: deviation of that noise on L and on ab.
-        foreign: how often the reference is then replaced by another picture altogether.
-        retrieved: how many of those are one of the five most similar pictures, where a Retrieval is given.
-        covered: how often a part of a reference that is none of these is another picture's.
-        returns: how often a clip's sequence goes forward and back the same way, toward its reference.
-        flow: whether the motion between the frames is found; without it a sample says that no pixel's is known.
-        damage: how often the frames are an old film's; else they get the mild `augment.luminance`.
+        noisy: how often it is a frame of the sequence with Gaussian noise. Else it is any frame.
+        noise: standard deviations of that noise, of L and of ab.
+        foreign: how often another picture then replaces the reference.
+        retrieved: share of these that are one of the five most similar pictures, where a Retrieval is given.
+        covered: how often a part of any other reference is replaced by another picture's.
+        returns: how often a clip's sequence goes forward and back again, toward its reference.
+        flow: whether the motion between the frames is found; without it no pixel's motion is valid.
+        damage: how often frames are damaged like old film; else they get the milder `augment.luminance`.
         darkest: clips and pictures whose mean L lies below are left out.
         faintest: clips and pictures whose mean chroma lies below are left out.
     """
@@ -142,7 +142,7 @@ def _flow_of(frames: Picture, stride: int) -> NDArray[Any]:
 
 @dataclass
 class _Drawn:
-    """Hold a sample's sources: S pictures, the motion (None: not known yet), and their origin."""
+    """Hold a sample's sources: S pictures, the motion (None: not found yet), and their origin."""
 
     frames: list[Picture]
     motion: list[_Motion] | None
@@ -163,7 +163,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         first: int = 0,
         retrieval: Retrieval | None = None,
     ):
-        """Prepare. clips, images, retrieval: .npy files of `cached_clips`, picture files, and which of them look alike.
+        """Prepare. clips, images, retrieval: .npy files of `cached_clips`, picture files, and which of them are similar.
 
         The samples are first .. first + count - 1. Flow is kept beside the clips' files.
         """
@@ -306,7 +306,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
                 yield still, np.ones(window.size, np.bool_)
                 continue
             first = min(before, now)
-            home = 0 if before < now else 1  # of the two directions, the one from a frame to the one before it
+            home = 0 if before < now else 1  # the direction from a frame to the one before it
             block = first // _BLOCK * _BLOCK
             pairs = cached(
                 path.with_suffix(f".flow-{stride}-{block}.npy"),
@@ -330,5 +330,5 @@ class Sequences(Dataset[dict[str, Tensor]]):
 
 def _luminance(frames: Picture) -> optical_flow.Array:
     """Compute luminance: (N, rows, columns, 3) uint8 -> L, (N, rows, columns) float32."""
-    # One at a time: the Lab of a whole block would be gigabytes where clips are large.
+    # One frame at a time: the Lab of a whole block may take gigabytes.
     return np.stack([rgb_to_lab(torch.tensor(f[None]).permute(0, 3, 1, 2).float() / 255.0)[0, 0] for f in frames])

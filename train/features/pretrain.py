@@ -1,8 +1,8 @@
 """Pretrain a feature net on clips and pictures, for users who have no ImageNet weights.
 
-1. Self-supervision: two views of one picture, or of two frames of one clip, are nearer to each other than to others.
-2. Labels where folders give them.
-3. Nets that see colour (for the losses) also tell how the colours of a view were changed.
+1. Self-supervision: two views of one picture, or of two frames of one clip, become more similar than other pairs.
+2. Classes, where folders give labels.
+3. Nets with colour input (for the losses) also predict how the colours of a view were changed.
 
 Axes: B batch, H and W a view's size, C channels.
 """
@@ -38,7 +38,7 @@ class PretrainOptions:
     """Hold the options of one run of `pretrain`.
 
     Attributes:
-        out: folder of the checkpoint, features.pt; a run that is there goes on.
+        out: folder of the checkpoint, features.pt; a run in it is continued.
         clips: folders of videos.
         images: folders of pictures.
         input: L, for the correspondence, or imagenet, for the losses: colour, scaled as torchvision does.
@@ -47,11 +47,11 @@ class PretrainOptions:
         minutes: budget of training time; either this or steps.
         steps: budget in steps.
         batch: pairs of views of a step.
-        learning_rate: highest; it falls along a cosine.
-        temperature: of the comparison of views.
-        seed: of all that is drawn.
+        learning_rate: the highest; it falls along a cosine.
+        temperature: temperature of the comparison of views.
+        seed: of all random numbers.
         workers: processes that make views.
-        threads: of torch; 0: its own choice.
+        threads: torch's threads; 0: torch's own choice.
         device: cpu or cuda.
         checkpoint_minutes: between checkpoints.
     """
@@ -149,7 +149,7 @@ def _recolour(ab: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 class _Heads(nn.Module):
-    """Hold the heads that only pretraining requires: projection for the comparison, classes, colour change."""
+    """Hold the heads for pretraining alone: projection for the comparison, classes, colour change."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
 def pretrain(options: PretrainOptions) -> Path:
     """Train one feature net, or continue the run in `options.out`; return its checkpoint, which `read` accepts.
 
-    Raises ValueError for arguments that do not go together, OSError for folders that are not there.
+    Raise ValueError for arguments that contradict each other, OSError for folders that do not exist.
     """
     o = options
     budget = running.Budget(o.minutes, o.steps)

@@ -1,7 +1,7 @@
 """Read feature nets from other sources, and freeze those that judge colours (Phi of eq. 8-10).
 
-The paper takes VGG19 trained on ImageNet for everything. Here a net is "imagenet" (torchvision's file, from torch.hub's
-folder or downloaded there by torchvision), or a file: torchvision's, the authors' `vgg19_conv.pth`, or a checkpoint of
+The paper uses one VGG19 trained on ImageNet. Here a net is "imagenet" (torchvision's file in torch.hub's folder, to
+which torchvision downloads it), or a file: torchvision's, the authors' `vgg19_conv.pth`, or a checkpoint of
 pretrain.py.
 
 Axes: B batch, H and W a picture's size.
@@ -22,7 +22,7 @@ from vsexvc.nets.features import FeatureNet, Features, scaled
 from vsexvc.support.errors import first_line
 
 Input = Literal["L", "imagenet", "upstream"]
-_LAYERS = (2, 2, 4, 4, 4)  # of VGG19, as torchvision counts them
+_LAYERS = (2, 2, 4, 4, 4)  # layers of VGG19's blocks, as torchvision counts them
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Source:
     """Hold a feature net's tensors and the form of its input.
 
     Attributes:
-        state: of FeatureNet; with batch norm where `batch_norm`.
+        state: tensors of FeatureNet.
         width: factor on the channel counts.
-        input: as NetworkConfig.features_input.
+        input: see NetworkConfig.features_input.
     """
 
     state: dict[str, Tensor]
@@ -53,8 +53,8 @@ def read(source: str) -> Source:
     """Read the feature net that `source` names: "imagenet" or a file as in the module's docstring.
 
     Raises:
-        OSError: no such file; no ImageNet file and none can be downloaded.
-        ValueError: a file of something else.
+        OSError: the file does not exist, or ImageNet's cannot be downloaded.
+        ValueError: the file holds something else.
     """
     if source == "imagenet":
         return _from_torchvision(_download())
@@ -63,7 +63,7 @@ def read(source: str) -> Source:
         raise FileNotFoundError(f"features must be imagenet, scratch or an existing file, got {source!r}")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
+    except Exception as error:  # torch raises many kinds of errors for foreign files
         raise ValueError(f"features {source!r} must be a file of tensors: {first_line(error)}") from None
     if isinstance(state, dict) and "features" in state and "input" in state:
         return Source(state["features"], state["width"], state["input"])
@@ -111,7 +111,7 @@ class Judge(nn.Module):
         self.net = source.build().eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Judge:
-        """Do nothing: its batch norm keeps its statistics."""
+        """Do nothing, so that batch norm keeps its statistics."""
         return self
 
     def forward(self, lab: Tensor) -> Features:

@@ -1,7 +1,7 @@
 """Make Table 5: train without each of the losses in turn, and compare the figures.
 
-In the folder of an ablation lie one folder for each run (what loop.fit writes, and evaluation/ with its curves and
-contact sheets), ablation.md and ablation.json.
+The folder of an ablation contains ablation.md, ablation.json, and a folder for each run: the files of loop.fit, and
+evaluation/ with curves and contact sheets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("train")
 
 TERMS = ("smoothness", "perceptual", "contextual", "adversarial")
 _COLUMNS = ("dB", "last", "colourfulness", "flicker", "foreign colourfulness", "left grey")
-# Options that may change from call to call: they say where and how fast, not what is trained.
+# Options that may change between calls: they do not affect the result.
 _OF_THE_MACHINE = {"out", "workers", "threads", "device", "validate", "checkpoint_minutes", "validate_minutes"}
 
 
@@ -48,24 +48,24 @@ def run(
 ) -> None:
     """Train with all terms, then without each of TERMS that has a weight; print and write one table.
 
-    Called again it goes on where it was: what is trained or measured is not done twice. Under torchrun all processes
-    train and the first one measures.
+    A later call continues: no run is trained or measured twice. Under torchrun all processes train, and the first one
+    measures.
 
     Args:
-        options: of the full run; the budget is each run's own, `init` is where each starts.
-        config: of all networks.
-        sample: of all runs.
-        folders: of true clips, to measure on.
-        out: the ablation's folder; options.out is not looked at.
+        options: options of the full run; each run has this budget and starts from this `init`.
+        config: configuration of all networks.
+        sample: options of all runs' samples.
+        folders: folders of true clips, which are measured.
+        out: the ablation's folder; options.out is not used.
         frames: of each clip at most.
         limit: only the first clips of each folder.
 
     Raises:
-        ValueError: no term has a weight; `out` holds runs with other options; what loop.fit and evaluate raise.
+        ValueError: no term has a weight; `out` holds runs with other options; see loop.fit and evaluate.
         OSError: a folder or file cannot be read or written.
     """
     for folder in folders:
-        clip_paths(folder)  # rather now than after hours of training
+        clip_paths(folder)  # report errors now, not after hours of training
     runs: dict[str, FitOptions] = {"full": dataclasses.replace(options, out=out / "full")}
     for term in TERMS:
         if getattr(options, term):
@@ -93,7 +93,7 @@ def run(
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the tables: for each folder the truth, then the runs in their order."""
+    """Return the tables: for each folder the truth, then the runs in order."""
     lines = []
     for folder in dict.fromkeys(row["folder"] for row in rows):
         of_folder = [row for row in rows if row["folder"] == folder]
@@ -111,7 +111,7 @@ def _cell(column: str, value: float | None) -> str:
 
 
 def _trained(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions, cache: Path) -> Path:
-    """Train one run, or continue it; return its weights, finished or stopped."""
+    """Train or continue one run; return its weights, also if it was stopped."""
     place = options.out
     place.mkdir(parents=True, exist_ok=True)
     wanted = {k: v for k, v in dataclasses.asdict(options).items() if k not in _OF_THE_MACHINE}
@@ -143,7 +143,7 @@ def _is_finished(path: Path, options: FitOptions) -> bool:
 def _measured(
     path: Path, device: str, folders: Sequence[Path], baselines: Path, frames: int, limit: int | None
 ) -> list[dict[str, Any]]:
-    """Measure one row for each folder; figures are stored beside the weights while weights and clips are the same."""
+    """Measure one row for each folder. Figures are kept for the same weights and clips, beside the weights."""
     key = hashlib.sha256(path.read_bytes())
     key.update(f"{frames}".encode())
     for clip in (clip for folder in folders for clip in clip_paths(folder, limit)):

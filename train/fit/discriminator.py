@@ -1,4 +1,4 @@
-"""Define the video discriminator of Table 4, and spectral norm for it and the generator. No loss, no training step.
+"""Define the video discriminator of Table 4, and spectral norm for it and the generator. losses.py has its losses.
 
 Axes: B batch, H and W the frames' size, C channels.
 """
@@ -34,7 +34,9 @@ class SelfAttention(nn.Module):
         """Attend. x: (B, C, h, w), h and w 2 or more -> the same shape."""
         pooled = (F.max_pool2d(projection(x), 2) for projection in (self.key, self.value))
         query, key, value = (level.flatten(2).transpose(1, 2)[:, None] for level in (self.query(x), *pooled))
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, h w, C); unscaled, as theirs
+        attended = F.scaled_dot_product_attention(
+            query, key, value, scale=1.0
+        )  # (B, 1, h w, C); unscaled, as in their paper
         out: Tensor = x + self.gamma * attended[:, 0].transpose(1, 2).reshape(x.shape)
         return out
 
@@ -42,7 +44,7 @@ class SelfAttention(nn.Module):
 class Discriminator(nn.Module):
     """Judge frames by Table 4, with self-attention after the second conv as in section 4 (the table: after the first).
 
-    No instance norm: it would hide a picture's mean saturation, which is what must be judged.
+    There is no instance norm: it would remove a picture's mean saturation, which must be judged.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -64,7 +66,7 @@ class Discriminator(nn.Module):
             lab: the same, of the frame after it.
 
         Returns:
-            (B,) float32, any range: only differences between scores mean something.
+            (B,) float32, any range: only differences between scores have a meaning.
 
         Raises:
             ValueError: frames below 64x64.
@@ -80,8 +82,8 @@ class Discriminator(nn.Module):
 def add_spectral_norm(module: nn.Module) -> None:
     """Add spectral norm (Miyato et al. 2018) to every Conv2d below a module, in place, unless it has it already.
 
-    Changes the keys of the state dict: `weight` becomes `parametrizations.weight.original`, with two buffers. In train
-    mode every forward pass takes one step of the power iteration.
+    This changes the keys of the state dict: `weight` becomes `parametrizations.weight.original`, with two buffers. In
+    train mode every forward pass takes one step of the power iteration.
     """
     for layer in list(module.modules()):
         if isinstance(layer, nn.Conv2d) and not parametrize.is_parametrized(layer, "weight"):
@@ -93,7 +95,7 @@ def without_spectral_norm[M: nn.Module](module: M) -> M:
     plain = copy.deepcopy(module)
     for layer in list(plain.modules()):
         if isinstance(layer, nn.Conv2d) and parametrize.is_parametrized(layer, "weight"):
-            # torch's remove_parametrizations would take `weight` off the class, which the original still shares.
+            # torch's remove_parametrizations would remove `weight` from the class, which the original shares.
             parametrization = layer.get_submodule("parametrizations.weight").eval()
             original = parametrization.get_parameter("original")
             with torch.no_grad():

@@ -1,12 +1,12 @@
-"""Run the training: samples (data/samples.py) in, checkpoints and weights out; unroll.py has the terms of a step.
+"""Run the training, from samples (data/samples.py) to checkpoints and weights. unroll.py computes the terms of a step.
 
 1. For the first `correspond_share` of the run only the feature net and the correspondence learn: L1 on the warped
    colour, and L1 on the true previous frame's colour moved by the motion search.
 2. Then all nets learn together, unrolled over the sequence on the net's own outputs.
-3. After `adversarial_after` epochs a discriminator learns beside them, and its judgement enters (eq. 12).
+3. After `adversarial_after` epochs a discriminator learns too, and its loss is added (eq. 12).
 
-One process, or as many as torchrun starts: each then takes its share of every step's samples. A run that was killed
-goes on from its last checkpoint to the same numbers (with a budget of steps; minutes are never twice the same).
+There is one process, or torchrun starts several: each then takes its share of every step's samples. A run that was
+killed continues from its last checkpoint to the same numbers (with a budget of steps; minutes do not repeat exactly).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from vsexvc.weights import store
 
 log = logging.getLogger("train")
 
-_RAMP = 200  # steps in which the adversarial term grows to its weight: the discriminator starts knowing nothing
+_RAMP = 200  # steps in which the adversarial term rises to its weight: the discriminator starts untrained
 
 
 def fit(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions) -> Path:
     """Train, or continue the run in `options.out`; return the exported weights file.
 
-    Raises ValueError for arguments that do not go together, OSError for folders that are not there.
+    Raise ValueError for arguments that contradict each other, OSError for folders that do not exist.
     """
     if not options.clips:
         raise ValueError("fit: clips must be one or more folders, got none")
@@ -124,7 +124,7 @@ class _Run:
     def run(self) -> Path:
         o = self.options
         batches = self._batches()
-        # Only the first process has one, and it writes everything else too.
+        # Only the first process has one; it also writes all other files.
         writer = SummaryWriter(str(o.out / "tensorboard")) if self.rank == 0 else None
         meter = running.Meter("training", shown=writer is not None)
         start, begun, waited = self.step, time.monotonic(), 0.0
@@ -152,7 +152,7 @@ class _Run:
                 if o.validate and now - validated > 60 * o.validate_minutes:
                     self._validate(writer, limit=5)
                     validated = time.monotonic()
-                    begun += validated - now  # validation is not on the budget
+                    begun += validated - now  # validation does not count
         if writer is None:
             return o.out / "weights.safetensors"
         self._save(writer)

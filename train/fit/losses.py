@@ -18,8 +18,8 @@ from torch import Tensor
 from vsexvc.nets.features import Features
 from vsexvc.nets.motion import warp
 
-_LEVEL_POOLING = (4, 2, 1, 1)  # of relu2_2 .. relu5_2: none compared above 1/8, whose matrix has (H W / 64)^2 elements
-_SMALLEST_NORM = 1e-4  # of a feature: what is shorter has no direction; bounds the gradient there too
+_LEVEL_POOLING = (4, 2, 1, 1)  # of relu2_2 .. relu5_2: at 1/8 size the largest matrix has (H W / 64)^2 elements
+_SMALLEST_NORM = 1e-4  # of a feature: a shorter one has no direction; this bounds the gradient too
 
 
 def l1(ab: Tensor, target_ab: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -32,10 +32,10 @@ def l1(ab: Tensor, target_ab: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def decibels(ab: Tensor, target_ab: Tensor, weight: Tensor) -> Tensor:
-    """Compute 10 log10 of each sample's mean squared error, mean over the samples that count. Beyond the paper.
+    """Compute 10 log10 of each sample's mean squared error, mean over the samples that count. Not in the paper.
 
-    What PSNR counts: halving a small error in a calm scene is worth as much as halving a large one. 0.05 is added to
-    the squared error: below that 8-bit pictures do not tell.
+    As in PSNR, halving a small error in a calm scene counts as much as halving a large one. 0.05 is added to the
+    squared error: 8-bit pictures do not resolve less.
     ab, target_ab: (B, 2, H, W). weight: (B, 1, 1, 1), 0 leaves a sample out.
     """
     error = (_full(ab) - _full(target_ab)).square().mean((1, 2, 3))
@@ -56,7 +56,7 @@ def smoothness(ab: Tensor, target_lab: Tensor) -> Tensor:
     """Compute eq. 11 with L1 (it names no norm): each pixel against the weighted mean of its eight neighbours.
 
     The weights are those of WLS (Farbman et al. 2008), 1 / (|difference|^1.2 + 1e-4), normalised to a sum of one; the
-    difference is that of the true chroma, ab / 128, mean over the two channels: luma's edges do not count.
+    difference is that of the true chroma, ab / 128, mean over the two channels: edges of luma have no effect.
     ab: (B, 2, H, W); target_lab: (B, 3, H, W); H and W 3 or more, the one-pixel border is left out.
     """
 
@@ -96,7 +96,7 @@ def contextual(
         bandwidth: h of eq. 9, above 0.
     """
     total = _full(features.relu2_2.new_zeros(()))
-    # Not even the products in half precision: the nearest distances are below its resolution.
+    # The products too need float32: the nearest distances are below the resolution of half precision.
     with torch.autocast(features.relu2_2.device.type, enabled=False):
         for weight, pooling, x, y in zip(weights, _LEVEL_POOLING, features, reference, strict=True):
             if weight:
@@ -110,8 +110,8 @@ def _contextual_of_level(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
     x, y = (F.normalize((level - mean).flatten(2), dim=1, eps=_SMALLEST_NORM) for level in (x, y))  # (B, C, N)
     distance = (1.0 - x.transpose(1, 2) @ y).clamp_min(0.0)  # (B, N, N')
     nearest = distance.amin(2, keepdim=True)
-    # The softmax's largest element is at the nearest, and its numerator is the only one that is needed. In logarithms:
-    # eq. 9's 1 in the exponent cancels.
+    # Only the softmax's largest element is needed, which is at the nearest position. In logarithms, eq. 9's 1 in the
+    # exponent cancels.
     scale = -bandwidth * (nearest + 1e-5)
     affinity = (nearest / scale).squeeze(2) - torch.logsumexp(distance / scale, dim=2)  # log max_j A, (B, N)
     return (math.log(affinity.shape[1]) - torch.logsumexp(affinity, dim=1)).mean()

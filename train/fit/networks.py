@@ -15,7 +15,11 @@ from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
-_MAY_GROW = ("semantic", "semantic_weight", "semantic_temperature")  # may differ from what a run starts from
+_MAY_GROW = (
+    "semantic",
+    "semantic_weight",
+    "semantic_temperature",
+)  # may differ from the weights that a run starts from
 
 
 def network(options: FitOptions, config: NetworkConfig) -> tuple[ColorizationNet, list[str]]:
@@ -54,7 +58,7 @@ def network(options: FitOptions, config: NetworkConfig) -> tuple[ColorizationNet
     if options.spectral_norm:
         add_spectral_norm(net.correspondence)
         for name, part in net.color.named_children():
-            if name != "conv10_ab":  # the last layer gives colours, shares or logits in units of its own
+            if name != "conv10_ab":  # the last layer's outputs have units of their own
                 add_spectral_norm(part)
     return net, commits
 
@@ -90,8 +94,8 @@ def _freeze(net: ColorizationNet, options: FitOptions) -> None:
 def check_config(config: NetworkConfig, stored: str, path: str) -> None:
     """Raise ValueError unless weights fit the network that is trained.
 
-    The temperature may differ: the released weights are used with another than they were trained with. Semantic
-    features may be new.
+    The temperature may differ: the released weights are used with another one than in training. Semantic features may
+    be new.
 
     Args:
         config: of the network that is trained.
@@ -105,9 +109,9 @@ def check_config(config: NetworkConfig, stored: str, path: str) -> None:
 
 
 def _grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Extend the tensors of a network without semantic features to one with them: new ones start as in `wanted`.
+    """Extend the tensors of a network without semantic features to one with them: new ones are taken from `wanted`.
 
-    The colour net's first layer has more inputs, which start with weights of zero.
+    The colour net's first layer gets further inputs, whose weights are zero.
     """
     grown = {name: state.get(name, start) for name, start in wanted.items() if name.startswith(("meaning.", "trust."))}
     for name, tensor in state.items():

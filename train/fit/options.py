@@ -1,4 +1,4 @@
-"""Define the options of a run, and recipes that set them; no torch."""
+"""Define the options of a run, and recipes that set them. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ class FitOptions:
     """Hold the options of one run. The defaults are section 4's; RECIPES has others.
 
     Attributes:
-        out: folder of the checkpoint, the log and the weights; a run that is there goes on.
+        out: folder of the checkpoint, the log and the weights; a run in it is continued.
         clips: folders of videos.
         images: folders of pictures.
-        validate: folders of clips to measure on now and then.
-        init: checkpoint of another run, or name or file of weights, to start from; the network must be given alike.
+        validate: folders of clips that are measured at intervals.
+        init: checkpoint of another run, or name or file of weights, to start from; the network's options must match.
         features: feature net to start from: scratch, imagenet or a file (see features/sources.py).
-        freeze_features: they do not learn; always so for ready-made ones from elsewhere.
+        freeze_features: the feature net does not learn; pretrained ones of others never do.
         loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
         minutes: budget of training time; either this or steps.
         steps: budget in steps.
         batch: samples of a step, for each process.
-        learning_rate: of all nets.
-        betas: of Adam.
-        epsilon: of Adam.
+        learning_rate: Adam's, for all nets.
+        betas: Adam's.
+        epsilon: Adam's.
         amsgrad: Adam's variant of section 4.
         weight_decay: decoupled.
-        cosine: the learning rate falls along a cosine over the budget; section 4 has no schedule.
+        cosine: whether the learning rate falls along a cosine over the budget; section 4 has no schedule.
         warm_up: steps in which the learning rate rises.
-        clip_norm: longest gradient.
-        correspond_share: of the budget, in which only features and correspondence learn.
-        seed: of all that is drawn.
+        clip_norm: largest norm of the gradient.
+        correspond_share: share of the budget in which only features and correspondence learn.
+        seed: of all random numbers.
         metadata: JSON file with facts for the weights: licence, data, ...
         workers: processes that make samples.
-        threads: of torch; 0: its own choice.
+        threads: torch's threads; 0: torch's own choice.
         device: cpu or cuda.
-        bf16: bfloat16 autocast.
-        checkpoint_minutes: between checkpoints.
-        validate_minutes: between validations.
+        bf16: whether autocast uses bfloat16.
+        checkpoint_minutes: minutes between checkpoints.
+        validate_minutes: minutes between validations.
         no_previous: share of sequences that start without a previous frame.
         feature_noise: share of samples whose features get noise before the correspondence.
-        adversarial_after: epochs; one is as many samples as there are clips and pictures.
-        spectral_norm: on the generator; the discriminator always has it.
+        adversarial_after: epochs before the adversarial term; an epoch has as many samples as clips and pictures.
+        spectral_norm: whether the generator has it; the discriminator always does.
         retrieve_by: weights whose features find similar pictures as references; self: the network that learns, whose
             semantic trunk stays as it is; empty: none.
         perceptual: weight of eq. 8.
@@ -64,11 +64,11 @@ class FitOptions:
         warped: weight of L1 on the warped colour itself.
         aligned: weight of L1 on the true previous colour, moved by the motion search.
         follow: weight of L1 toward the warped colour, where the reference is another picture.
-        decibels: weight of the error in dB, which asks as much of calm scenes as of others.
-        guess: weight of L1 on the colours that the semantic features alone suggest.
+        decibels: weight of the error in dB, in which calm scenes count as much as others.
+        guess: weight of L1 on the colours that are guessed from semantic features alone.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
-        freeze_trust: keep the weights of vsexvc.nets.trust: trained with the rest, they drift back to the details.
+        freeze_trust: vsexvc.nets.trust does not learn: trained with the rest, it drifts back to the details.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
     """
 
@@ -128,7 +128,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Name a network, its samples and how it is trained; the command line can change every part."""
+    """Name a network, its samples and its training; the command line can change every part."""
 
     options: dict[str, Any]
     network: NetworkConfig
@@ -137,13 +137,13 @@ class Recipe:
 
 RecipeName = Literal["paper", "small", "exvc"]
 RECIPES: dict[RecipeName, Recipe] = {
-    # The paper's: VGG19 as it is, full width, pairs of frames.
+    # The paper's: VGG19 unchanged, full width, pairs of frames.
     "paper": Recipe(
         {},
         NetworkConfig(features_input="imagenet", temperature=0.01),
         samples.DataOptions(size=(216, 384), length=2, strides=(1,)),
     ),
-    # Everything from nothing, in hours on two CPU cores: what models/exvc-small is made with.
+    # Trains all parts from scratch, in hours on two CPU cores: the recipe of models/exvc-small.
     "small": Recipe(
         {
             "features": "scratch", "batch": 2, "learning_rate": 7e-4, "betas": (0.9, 0.99), "epsilon": 1e-8,

@@ -1,6 +1,6 @@
-"""Unroll the network over a sequence on its own outputs, and compute its losses: eq. 15 and terms beside it.
+"""Unroll the network over a sequence on its own outputs, and compute its losses: eq. 15 and further terms.
 
-A module, so that DistributedDataParallel can wrap it; losses are in losses.py, weights and schedule in loop.py.
+It is a module so that DistributedDataParallel can wrap it. losses.py has the losses, loop.py weights and schedule.
 
 Axes: B batch, S frames of a sample (0 the reference, 1 the frame before, 2.. the sequence), H and W the crop.
 """
@@ -22,14 +22,14 @@ from vsexvc.nets.features import Features, feature_input
 from vsexvc.nets.meaning import MEANING_CELL, Meaning
 from vsexvc.nets.network import ColorizationNet, Keys
 
-# Eq. 8's weight of 0.001 is for a VGG19 whose input spans 0..255; torchvision's spans 1/57 of that.
+# Eq. 8's weight of 0.001 is for a VGG19 with input 0..255; the range of torchvision's is 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
-_SURE, _SURE_WIDTH = 0.56, 0.04  # cosine from which what the meaning finds is believed to be the same kind of thing
-_LARGEST_SLIP = 4  # pixels by which spoiled colours lie beside their place
+_SURE, _SURE_WIDTH = 0.56, 0.04  # cosine from which a match by meaning is trusted
+_LARGEST_SLIP = 4  # most pixels by which spoiled colours are shifted
 
 
 class Result(NamedTuple):
-    """Hold terms by name, each a scalar; outputs (B, S-2, 3, H, W), L_centred and ab, none before everything learns."""
+    """Hold terms by name, each a scalar; outputs (B, S-2, 3, H, W), L_centred and ab; None before all nets learn."""
 
     terms: dict[str, Tensor]
     outputs: Tensor | None
@@ -39,13 +39,13 @@ class Unrolled(nn.Module):
     """Compute the terms of one batch.
 
     Args:
-        net: what learns.
+        net: the network that learns.
         judge: Phi of the perceptual and contextual terms; None where both weights are 0.
-        weights: of the terms by name; a term of weight 0 is not computed.
+        weights: weights of the terms by name; a term of weight 0 is not computed.
         no_previous: share of samples whose sequence starts without a previous frame.
-        feature_noise: share of samples whose features are crippled with noise before the correspondence (section 4).
-        bf16: autocast.
-        worn: share of frames whose own colours are spoiled before the next sees them.
+        feature_noise: share of samples whose features get noise before the correspondence (section 4).
+        bf16: whether autocast uses bfloat16.
+        worn: share of frames whose colours are spoiled before they become the previous frame.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Unrolled(nn.Module):
         super().__init__()
         self.net, self.judge, self.weights = net, judge, weights
         self.no_previous, self.feature_noise, self.bf16, self.worn = no_previous, feature_noise, bf16, worn
-        self.strip: Tensor | None = None  # of the last batch, see `picture`
+        self.strip: Tensor | None = None  # a sample of the last batch, see `picture`
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
         """Compute the terms. batch: of data.Sequences. everything: False if only features and correspondence learn."""
@@ -104,7 +104,7 @@ class Unrolled(nn.Module):
             if wanted["smoothness"]:
                 add("smoothness", losses.smoothness(ab, lab[:, t]))
             if wanted["temporal"]:
-                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never toward a frame that was spoiled
+                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never compared with a spoiled frame
                 add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
             if wanted["follow"]:
                 add("follow", losses.l1(ab, match.warped_ab.detach(), 1 - true))
@@ -131,7 +131,7 @@ class Unrolled(nn.Module):
     def _embed(self, lab: Tensor) -> tuple[Embedding, Meaning | None]:
         net = self.net
         x = feature_input(lab.flatten(0, 1), net.config.features_input, False)
-        if net.features.input == "upstream":  # whose references are shown in colour
+        if net.features.input == "upstream":  # here references have colours
             x = x.unflatten(0, lab.shape[:2]).clone()
             x[:, 0] = feature_input(lab[:, 0], net.config.features_input, True)
             x = x.flatten(0, 1)
@@ -145,9 +145,9 @@ class Unrolled(nn.Module):
         return embedding, meaning
 
     def _sought(self, meaning: Meaning | None, keys: Keys, target: Tensor, true: Tensor) -> Tensor:
-        """Return the ab that a frame should get, (B, 2, H, W): the truth, or a foreign reference's where it is sure.
+        """Return the ab that a frame should get, (B, 2, H, W).
 
-        Sure is what its meaning finds: the colour there is the reference's to choose, and the truth's elsewhere.
+        A foreign reference decides it where the match by meaning is trusted; otherwise it is the truth.
         """
         assert meaning is not None and keys.vectors is not None and keys.vectors_lab is not None
         with torch.no_grad():
@@ -160,7 +160,7 @@ class Unrolled(nn.Module):
     def _judged(self, lab: Tensor, outputs: list[Tensor]) -> dict[str, Tensor]:
         """Compute eq. 8-10 on one frame of the sequence, drawn anew each time: the same mean at a fraction of the cost.
 
-        What the judge sees of the truth is under the same L as the output.
+        The judge sees the true colours with the same L as the output.
         """
         assert self.judge is not None
         t = int(torch.randint(len(outputs), ()))
@@ -186,7 +186,7 @@ def _frame(meaning: Meaning | None, b: int, t: int) -> Meaning | None:
 
 
 def spoiled(lab: Tensor, share: float = 0.3) -> Tensor:
-    """Spoil a previous frame as the net may meet it: a share of the samples with faded or shifted colours."""
+    """Spoil a previous frame: a share of the samples gets faded or shifted colours, as in use."""
     b, ab = len(lab), lab[:, 1:]
     kind = torch.rand(b, 1, 1, 1, device=lab.device)
     coarse = F.interpolate(torch.randn(b, 2, 4, 7, device=lab.device), size=ab.shape[2:], mode="bilinear")

@@ -22,7 +22,7 @@ def stretched(path: Path) -> tuple[Clip, tuple[int, int]]:
     """Read a picture as a clip of one frame, stretched to 384x216 by area as clips are.
 
     Returns:
-        The clip; rows and columns of the file.
+        The clip, and the rows and columns of the file.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,9 +1,9 @@
-"""Play a clip forward, then backward, again and again. Frame 0 is the reference: it must return as it was.
+"""Play a clip forward and backward several times. Frame 0 is the reference, and should return unchanged.
 
 Propagation: the first true frame is the reference and the frame before the second. A round of N frames is frames
-1..N-1, then N-2..0: 78 frames of 40. What a frame loses is seen when it comes again with the same reference.
-With a reference of another scene, the next clip's first frame, nothing is true: there the change of the colours from
-the first round to the last one is measured.
+1..N-1, then N-2..0: 78 frames for a clip of 40. Later passes of a frame show what it loses.
+A reference of another scene, the next clip's first frame, has no truth. There the measure is the change of the colours
+from the first round to the last one.
 
 Axes: N frames of a clip, H = 216, W = 384.
 """
@@ -30,7 +30,7 @@ _FIGURES = ("psnr", "delta_e", "delta_e_90")
 
 
 def course(count: int) -> list[int]:
-    """Return the frames of one round in order; frame 0 precedes them, and is the last."""
+    """Return the frames of one round in order. Frame 0 precedes them and is also the last."""
     return [*range(1, count), *range(count - 2, -1, -1)]
 
 
@@ -41,9 +41,10 @@ def play(network: ColorizationNet, clip: Clip, reference: Clip, *, rounds: int, 
     Args:
         network: in evaluation mode.
         clip: the true frames.
-        reference: its first frame is the reference.
-        rounds: how often.
-        propagate: the reference is the frame before; else frame 0 is coloured first, and nothing came before it.
+        reference: clip whose first frame is the reference.
+        rounds: number of rounds.
+        propagate: whether the reference is the previous frame of frame 1. Else frame 0 is coloured first, without a
+            previous frame.
 
     Yields:
         ab (1, 2, H, W) float32 on the CPU of each frame of `course`, round by round.
@@ -68,7 +69,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
         clips: the video files.
         name: of their folder, for the title.
         frames: of each clip at most.
-        rounds: with 2 or more the change of the colours is measured too.
+        rounds: number of rounds; with 2 or more the change of the colours is measured too.
 
     Raises:
         OSError: a clip cannot be read.

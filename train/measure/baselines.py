@@ -1,7 +1,7 @@
-"""Read true clips, and colour them by methods that learn nothing: the baselines of every measurement.
+"""Read true clips, and colour them by methods without training: the baselines of every measurement.
 
-A baseline is a function of a clip that gives ab of every frame from the second on; it sees the colours of the first
-frame and the L of every frame. Nothing here knows the network.
+A baseline is a function of a clip that returns ab of every frame from the second on. It uses the colours of the first
+frame and the L of every frame. This module does not use the network.
 
 Axes: N frames of a clip, H = 216, W = 384, 3 = (R, G, B) or (L, a, b). Each baseline returns (N - 1, 2, H, W) float32.
 """
@@ -46,10 +46,10 @@ class Clip:
 
 
 def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[Path]:
-    """List the video files below a folder by name: every such one, of these the first `limit`.
+    """List the video files below a folder by name: every `every`-th one, of these the first `limit`.
 
     Raises:
-        OSError: no such folder. ValueError: no clip in it.
+        OSError: the folder does not exist. ValueError: it contains no clip.
     """
     paths = files.find([folder], files.VIDEO_SUFFIXES)
     if not paths:
@@ -78,9 +78,9 @@ def mean_colour(clip: Clip) -> Tensor:
 def luminance_matching(clip: Clip) -> Tensor:
     """Colour as Welsh et al. 2002, global: each pixel takes the ab of the nearest sample of the reference.
 
-    Samples are every 8th pixel both ways; near is near in L and in L's deviation over 5x5. (Their first step, which
-    fits the luminance of one picture to another's, would blur the match between frames of one clip.) The nearest is
-    looked up in a table of half-unit cells.
+    Samples are every 8th pixel in both directions. The distance is that of L and of L's deviation over 5x5. (Their
+    first step fits the luminance of one picture to another's; it would blur the match between frames of one clip.) A
+    table of half-unit cells gives the nearest sample.
     """
     cells = 2.0
     L = clip.lab[:, 0].numpy()
@@ -114,7 +114,7 @@ def optical_flow(clip: Clip) -> Tensor:
 
 
 def truth(clip: Clip) -> Tensor:
-    """Return the true ab: the ceiling, and the row that shows how colourful and how restless true clips are."""
+    """Return the true ab: the upper limit, with the colourfulness and flicker of true clips."""
     return clip.lab[1:, 1:].contiguous()
 
 

@@ -1,7 +1,7 @@
-"""Colour by two references: the first and the last true frame of a clip, and colours from both sides between them.
+"""Colour by two references: the first and the last true frame of a clip.
 
-Beside it one reference alone, and two that contradict each other: at the last frame all colours are turned by a third
-of the circle, so that every pixel has to follow one of them, and a mixture is grey.
+The same is done with one reference alone, and with two that contradict each other: the colours of the last frame are
+turned by a third of the circle, so that every pixel must follow one of them, and a mixture is grey.
 
 Axes: N frames of a clip, H = 216, W = 384.
 """
@@ -25,7 +25,7 @@ from vsexvc.session import Session
 from vsexvc.stretch import Stretch, joined
 from vsexvc.support.progress import followed
 
-_COLOURED = 10.0  # chroma from which a pixel can tell what it follows
+_COLOURED = 10.0  # least chroma of pixels that are examined
 _TURN = 2.0 * np.pi / 3.0
 
 
@@ -36,7 +36,7 @@ def between(network: ColorizationNet, clip: Clip, last: Tensor | None) -> Tensor
     Args:
         network: in evaluation mode.
         clip: the true frames; the first one is a reference.
-        last: (1, 3, H, W), the reference at the last frame; None: there is none.
+        last: (1, 3, H, W), the reference at the last frame; None: one reference alone.
 
     Returns:
         ab (N - 2, 2, H, W) float32 on the CPU.
@@ -117,7 +117,7 @@ def _figures(clip: Clip, ab: Tensor) -> tuple[float, float, float]:
 
 
 def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:
-    """Return chroma over that of what each pixel follows; share of the pixels that follow the nearer reference."""
+    """Return the chroma over that of the followed colour, and the share of pixels that follow the nearer reference."""
     truth, other = clip.lab[1:-1, 1:], turned(clip.lab[1:-1])[:, 1:]
     coloured = truth.norm(dim=1) > _COLOURED
     follows_first = (ab - truth).norm(dim=1) <= (ab - other).norm(dim=1)

@@ -1,4 +1,4 @@
-"""Evaluate by `python -m train evaluate`: which measures run on which folders, and where their figures go."""
+"""Run the measures of `python -m train evaluate` on folders, and write their figures."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Figures(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """Say what to measure, and on what.
+    """Describe what is measured, and on which folders.
 
     Attributes:
-        network: in evaluation mode; None: only what learns nothing.
+        network: in evaluation mode; None: baselines only.
         clips, faces, things: folders of clips, of photographs with boxes.csv, of pictures with keypoints.csv.
         legacy: folders of black-and-white clips, each with a folder of references.
         frames: of each clip at most.
-        rounds: how often clips are played there and back.
-        every: only every such clip of a folder, pair of faces, picture of a class.
-        limit: of these only the first.
+        rounds: how often clips are played forward and backward.
+        every: step through the clips of a folder, the pairs of faces, the pictures of a class.
+        limit: only so many of these, the first.
         out: folder for plots, contact sheets and the baselines' figures.
     """
 
@@ -59,7 +59,7 @@ class Request:
     out: Path | None
 
     def paths(self, folder: Path) -> list[Path]:
-        """List the clips of a folder that take part."""
+        """List the clips of a folder that are measured."""
         return clip_paths(folder, self.limit, self.every)
 
 
@@ -113,14 +113,14 @@ def _legacy(r: Request) -> Iterator[Figures]:
 
 @dataclass(frozen=True)
 class Measure:
-    """Describe one of --what: its function, the field of Request that it requires, whether it requires a network."""
+    """Describe a measure of --what: its function, the required field of Request, whether it requires a network."""
 
     run: Callable[[Request], Iterator[Figures]]
     on: str
     needs_network: bool
 
     def why_not(self, r: Request) -> str | None:
-        """Return what the measure lacks; None if it can run."""
+        """Return what is missing for the measure; None if it can run."""
         if not getattr(r, self.on):
             return f"a folder of {self.on}"
         return "a network" if self.needs_network and r.network is None else None
@@ -146,15 +146,15 @@ class EvaluateOptions:
     """Measure weights against truth and baselines.
 
     Attributes:
-        folders: of true colour clips; of faces with boxes.csv; of things with keypoints.csv; of old clips, each with a
-            folder NAME_refs of references. Default: those of `data` that are known.
+        folders: folders of true colour clips, of faces with boxes.csv, of things with keypoints.csv, or of old clips,
+            each with a folder NAME_refs of references. Default: the known ones in `data`.
         what: measures to run. Default: all that the folders allow.
-        data: where folders are taken from if none is named.
-        model: name or path of the weights. Default: those that are shipped.
-        baselines_only: no network, only what learns nothing.
+        data: folder that contains the known folders.
+        model: name or path of the weights. Default: the shipped ones.
+        baselines_only: only baselines, without a network.
         device: cpu, or one that torch sees.
-        frames: of each clip.
-        rounds: how often clips are played there and back.
+        frames: most frames of each clip.
+        rounds: how often clips are played forward and backward.
         every: only every Nth clip of a folder, pair of faces, picture of a class.
         limit: of these only the first N.
         out: folder for tables, plots, contact sheets and the baselines' figures.
@@ -181,7 +181,7 @@ def main(options: EvaluateOptions) -> None:
     """Run the measures, print their tables and write into options.out.
 
     Raises:
-        ValueError, OSError: one line on what cannot be read, used or written.
+        ValueError, OSError: one line on a file or option that cannot be read, used or written.
     """
     folders = options.folders or [options.data / name for name in _KNOWN if (options.data / name).is_dir()]
     if not folders:
@@ -204,7 +204,7 @@ def main(options: EvaluateOptions) -> None:
 
 
 def _request(options: EvaluateOptions, folders: Sequence[Path]) -> Request:
-    """Sort the folders by their content; a folder of no other kind is one of clips."""
+    """Sort the folders by their content; a folder of no other kind contains clips."""
     of_faces = tuple(folder for folder in folders if (folder / faces.BOXES).exists())
     things = tuple(folder for folder in folders if (folder / keypoints.KEYPOINTS).exists())
     old = tuple(folder for folder in folders if legacy.holds_legacy(folder))

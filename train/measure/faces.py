@@ -1,11 +1,11 @@
-"""Colour faces by another person's photograph: does skin get the reference's skin colour, and skin alone?
+"""Colour faces by another person's photograph; measure whether skin, and only skin, gets the reference's skin colour.
 
 Every photograph is stretched to 384x216. Pairs are (i, i + 7) and (i, i + 13) modulo their number, by name; the second
 is the reference. The median ab in the box of the result is compared with the median ab in the box of the reference.
 
-The median alone would pass a face of scattered colours and a picture that is skin all over. Three more figures catch
-these: the spread within the box, the hue, and the rest of the picture that is taken for skin. The rows of what learns
-nothing show what each figure is worth: "own colours" is the truth, "skin all over" the reference's median everywhere.
+The median alone would accept a face of scattered colours, and a picture with the colour of skin everywhere. Three more
+figures detect these: the spread within the box, the hue, and the share of the rest that is taken for skin. Rows without
+a network give the scale: "own colours" is the truth, "skin all over" the reference's median everywhere.
 
 Axes: H = 216, W = 384; ab = (a, b) of CIE Lab, -128..127.
 """
@@ -31,17 +31,17 @@ from vsexvc.support.progress import followed
 
 BOXES = "boxes.csv"
 SHIFTS = (7, 13)
-NEAR = 10.0  # ab: a colour so near to that of the skin is the skin's
-_FAR = 20.0  # ab: a true colour so far from that of the skin belongs to something else
-_SKINLESS = 0.2  # a reference with less of its rest near its skin's colour can tell where a result's skin comes from
-_GREY = 1 / 3  # of the reference's chroma: below, the face was left grey
+NEAR = 10.0  # distance in ab up to which a colour counts as the skin's
+_FAR = 20.0  # distance in ab from which a true colour belongs to something else
+_SKINLESS = 0.2  # most of a reference's rest that may have its skin's colour, for `rest_as_skin`
+_GREY = 1 / 3  # share of the reference's chroma below which a face was left grey
 
 Plane = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Face:
-    """Hold a photograph and its part that is skin: rows and columns of the stretched picture."""
+    """Hold a photograph and its box of skin: rows and columns of the stretched picture."""
 
     clip: Clip
     box: tuple[slice, slice]
@@ -69,12 +69,12 @@ class Skin:
     """Compare one result with its reference.
 
     Attributes:
-        distance: of the two medians, in ab.
+        distance: distance of the two medians, in ab.
         spread: 90th percentile of the distance of the box's pixels from the reference's median, in ab.
-        hue: between the two medians, 0..180 degrees; None: the result was left grey.
-        grey: the chroma of the result's median is below a third of the reference's.
-        rest_as_skin: share of the pixels outside the box, of a true colour far from the skin's, that got a colour near
-            the reference's median; None: too much of the reference outside its box has that colour itself.
+        hue: angle between the two medians, 0..180 degrees; None: the result was left grey.
+        grey: whether the chroma of the result's median is below a third of the reference's.
+        rest_as_skin: share of the pixels outside the box, with a true colour far from the skin's, that got a colour
+            near the reference's median; None: too much of the reference outside its box has that colour.
     """
 
     distance: float
@@ -88,8 +88,8 @@ def read_faces(folder: Path) -> list[Face]:
     """Read the photographs that boxes.csv names (file, x0, y0, x1, y1 in pixels of the file), by name.
 
     Raises:
-        OSError: no boxes.csv, a photograph that cannot be read.
-        ValueError: columns are missing, a box is not inside its photograph.
+        OSError: boxes.csv is missing, or a photograph cannot be read.
+        ValueError: columns are missing, or a box is not inside its photograph.
     """
     with (folder / BOXES).open(newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row.get("file") or "")
@@ -147,7 +147,7 @@ def _distance(ab: Plane, colour: Plane) -> Plane:
 
 
 def summarise(found: Sequence[Skin]) -> dict[str, float]:
-    """Average over the pairs; `hue`, `rest as skin` over those that have one; `grey` and `worst hue` are no means."""
+    """Average over the pairs that have a value; `grey` is a count and `worst hue` a maximum."""
 
     def mean(values: Sequence[float | None]) -> float:
         known = [value for value in values if value is not None]
@@ -169,13 +169,13 @@ def measure(network: ColorizationNet | None, folder: Path, *, every: int = 1, li
     """Colour every pair of the folder's photographs.
 
     Args:
-        network: in evaluation mode; None: only what learns nothing.
+        network: in evaluation mode; None: rows without a network only.
         folder: holds the photographs and boxes.csv.
-        every: only every such pair.
-        limit: of these only the first.
+        every: step through the pairs.
+        limit: only so many pairs, the first.
 
     Raises:
-        OSError, ValueError: as read_faces; fewer than two photographs.
+        OSError, ValueError: see read_faces; there are fewer than two photographs.
     """
     faces = read_faces(folder)
     chosen = pairs(len(faces))[::every][:limit]

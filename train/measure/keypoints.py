@@ -1,8 +1,8 @@
-"""Measure keypoints: does the correspondence find the same part of another thing of the same class?
+"""Measure how well the correspondence finds the same keypoint in another picture of the same class.
 
-For all ordered pairs of a class, each keypoint's best match; PCK at alpha is the share that lies within alpha times the
-larger side of the box around the target's keypoints. Every picture goes in at the network's size with its own aspect,
-as in the filter, and answers are the centres of its cells.
+Each keypoint's best match is found for all ordered pairs of a class. PCK at alpha is the share of matches within alpha
+times the larger side of the box around the target's keypoints. Every picture has the network's size and its own aspect,
+as in the filter; answers are the centres of its cells.
 
 Axes: h and w the network's grid, N = h * w positions by rows, K keypoints.
 """
@@ -61,10 +61,10 @@ class Described(NamedTuple):
 
 
 class NetworkMatcher:
-    """Match by the network's own correspondence: the position whose colour counts most in the warped colour.
+    """Match by the network's own correspondence: the position with the largest weight in the warped colour.
 
-    Where the network has semantic features, that is the best match of details and meaning together, or of the meaning
-    alone, whichever the network trusts more at the position.
+    With semantic features, that is the best match by details and meaning together, or by meaning alone, whichever the
+    network trusts more at the position.
     """
 
     def __init__(self, network: ColorizationNet) -> None:
@@ -74,7 +74,7 @@ class NetworkMatcher:
     def describe(self, lab: Tensor) -> Described:
         network, lab = self.network, centred(lab.to(next(self.network.parameters()).device))
         theta, phi = network.embed(lab)
-        if network.config.features_input == "upstream":  # whose references are seen in colour
+        if network.config.features_input == "upstream":  # here references have colours
             phi = network.embed(lab, is_reference=True).phi
         meaning = network.understand(lab[:, :1])
         return Described(lab, Embedding(theta, phi), meaning, network.keys(lab, phi, meaning))
@@ -105,8 +105,8 @@ class Marked:
     """Hold a picture and its keypoints.
 
     Attributes:
-        path: of the picture.
-        places: the point's name -> x, y in pixels of the file.
+        path: the picture.
+        places: name of the point -> x, y in pixels of the file.
     """
 
     path: Path
@@ -122,7 +122,7 @@ def read_keypoints(folder: Path) -> dict[str, list[Marked]]:
     """Read keypoints.csv (file, class, point, x, y in pixels of the file): the pictures of each class, by name.
 
     Raises:
-        OSError: no keypoints.csv. ValueError: columns are missing.
+        OSError: keypoints.csv is missing. ValueError: columns are missing.
     """
     classes: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     with (folder / KEYPOINTS).open(newline="") as file:
@@ -211,8 +211,8 @@ def measure[D](matcher: Matcher[D], folder: Path, *, every: int = 1, limit: int 
     Args:
         matcher: NetworkMatcher(network), or another correspondence.
         folder: holds the pictures and keypoints.csv.
-        every: only every such picture of a class.
-        limit: of these only the first.
+        every: step through the pictures of a class.
+        limit: only so many pictures of a class, the first.
 
     Raises:
         OSError: a picture cannot be read. ValueError: no class has two pictures.

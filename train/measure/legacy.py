@@ -1,7 +1,7 @@
-"""Colour real black-and-white clips by all their references: no truth exists, so this draws contact sheets.
+"""Colour real black-and-white clips by all their references, and draw contact sheets, since no truth exists.
 
-A clip NAME.mp4 has its references in the folder NAME_refs. Each of its scenes is coloured from its first frame by each
-reference: with its own, and with those of another scene. A sheet has one row for each reference: the reference, then
+A clip NAME.mp4 has its references in the folder NAME_refs. Each of its scenes is coloured by each reference:
+by its own, and by those of other scenes. A sheet has one row for each reference: the reference, then
 frames of the scene.
 
 Axes: H and W the network's size of the clip.
@@ -28,9 +28,9 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
 from vsexvc.support.progress import followed
 
-REFERENCES = "_refs"  # after the clip's name: the folder of its references
+REFERENCES = "_refs"  # follows the clip's name in the name of its folder of references
 SHOWN = (0, 10, 20)  # frames of a scene, counted from its first one
-# Frames at which a scene begins, and its own reference; of other clips the whole is one scene.
+# First frame of each scene, and the scene's own reference. Any other clip is one scene.
 _SCENES = {
     "sample_bw": {0: "ref_000000", 34: "ref_000034"},
     "abomb_blast": {0: "0000874_out", 44: "0000968_out"},
@@ -49,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Coloured:
-    """Hold one scene by one reference. similarity: its mean, -1..1; colourfulness: mean over the shown frames."""
+    """Hold one scene by one reference. similarity: the mean, -1..1; colourfulness: mean over the shown frames."""
 
     scene: str
     reference: str
@@ -60,12 +60,12 @@ class Coloured:
 
 
 def holds_legacy(folder: Path) -> bool:
-    """Return whether a folder has clips with a folder of references each."""
+    """Return whether a folder contains clips with folders of references."""
     return folder.is_dir() and any(path.is_dir() for path in folder.glob(f"*{REFERENCES}"))
 
 
 def read_scenes(folder: Path) -> Iterator[Scene]:
-    """Read every scene of every clip that has references, as far as it is shown.
+    """Read every scene of every clip with references, up to the last shown frame.
 
     Raises:
         OSError: a clip cannot be read.
@@ -93,11 +93,11 @@ def _size(path: Path) -> tuple[int, int]:
 
 @torch.inference_mode()
 def colour(network: ColorizationNet, scene: Scene, reference: Picture) -> tuple[NDArray[np.uint8], float]:
-    """Colour a scene, without a previous frame before its first.
+    """Colour a scene; its first frame has no previous frame.
 
     Args:
         network: in evaluation mode.
-        scene: of N frames.
+        scene: the scene, of N frames.
         reference: (rows, columns, 3) uint8, of any size.
 
     Returns:
@@ -121,7 +121,7 @@ def measure(network: ColorizationNet, folder: Path, *, limit: int | None = None,
     Args:
         network: in evaluation mode.
         folder: holds the clips and their references.
-        limit: only the first scenes.
+        limit: only so many scenes, the first.
         out: folder for the sheets; None: none is written.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Measure what black borders around the frames cost; the reference has none.
+"""Measure the loss from black borders around the frames; the reference has none.
 
-The first true frame is the reference, nothing came before the second frame, and the frames from the second on are
-coloured three times: plain, with black rows above and below, with black columns on both sides. Only the picture within
+The first true frame is the reference. The frames from the second on, which has no previous frame, are coloured three
+times: plain, with black rows above and below, with black columns on both sides. Only the picture within
 the borders is compared with the truth.
 
 Axes: N frames of a clip, H = 216, W = 384.
@@ -27,7 +27,7 @@ from vsexvc.session import Session
 from vsexvc.support.progress import followed
 
 BORDER = 32  # rows or columns on each side
-FRAMES = 12  # of each clip: borders cost as much in few frames as in many
+FRAMES = 12  # frames of each clip: the loss does not depend on their number
 _MARGINS = {"plain": (0, 0), "letterbox": (BORDER, 0), "pillarbox": (0, BORDER)}  # rows, columns
 
 
@@ -38,8 +38,8 @@ def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int)
     Args:
         network: in evaluation mode.
         clip: the true frames; the first one is the reference, without borders.
-        rows: black ones above, and as many below.
-        columns: black ones on the left, and as many on the right.
+        rows: black rows above, and as many below.
+        columns: black columns on the left, and as many on the right.
 
     Returns:
         ab (N - 1, 2, H, W) float32 on the CPU, of the picture alone.

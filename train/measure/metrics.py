@@ -1,4 +1,4 @@
-"""Compute the figures of a coloured clip: numbers in, numbers out; no files, no network, no drawing.
+"""Compute the figures of a coloured clip from arrays; this module needs no files and no network.
 
 Axes: N frames, H and W rows and columns, 3 = (R, G, B), ab = (a, b) of CIE Lab.
 """
@@ -18,7 +18,7 @@ from train.data import flow
 from vsexvc.colour.lab import rgb_to_lab
 
 Picture = NDArray[np.uint8]
-PSNR_CEILING = 100.0  # dB; stands in for infinity so that means over frames stay finite. One wrong bit is 102 dB.
+PSNR_CEILING = 100.0  # dB; replaces infinity, so that means over frames stay finite. One wrong bit gives 102 dB.
 
 
 def psnr(result: Picture, truth: Picture) -> float:
@@ -63,9 +63,9 @@ def ciede2000(lab: Tensor, other: Tensor) -> Tensor:
     a1, a2 = a1 * share, a2 * share
     C1, C2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
     h1, h2 = torch.atan2(b1, a1).remainder(2 * torch.pi), torch.atan2(b2, a2).remainder(2 * torch.pi)
-    coloured = C1 * C2 > 0  # grey has no hue: the other's counts
+    coloured = C1 * C2 > 0  # grey has no hue: the other colour's is used
     turn = h2 - h1
-    turn = turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))  # the short way round
+    turn = turn - 2 * torch.pi * torch.round(turn / (2 * torch.pi))  # the shorter way around the circle
     turn = torch.where(coloured, turn, 0.0)
     h = torch.where(coloured, h1 + turn / 2, torch.where(C1 > 0, h1, h2)).remainder(2 * torch.pi)
     L, C = (L1 + L2) / 2 - 50.0, (C1 + C2) / 2

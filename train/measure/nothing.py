@@ -1,7 +1,7 @@
-"""Colour by references that show none of the frame's things. Natural colours must still be better than grey.
+"""Colour by references without a match for the frame. The result must still be nearer to the truth than grey.
 
-The second frame of every clip, without a previous frame, by a plain grey picture (L 50, ab 0) and by an unrelated
-photograph of low colour; beside them the same frame left grey.
+The second frame of every clip is coloured, without a previous frame, by a plain grey picture (L 50, ab 0) and by an
+unrelated photograph of low colour. The same frame left grey is measured too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
 from vsexvc.support.progress import followed
 
-PHOTOGRAPHS = 5  # of low colour, taken in turn, so that no single one decides
+PHOTOGRAPHS = 5  # photographs of low colour, used in turn, so that no single one decides
 PLAIN, PHOTOGRAPH, GREY = "by plain grey", "by a photograph of low colour", "grey"
 
 
@@ -38,7 +38,7 @@ def least_colourful(folder: Path, count: int = PHOTOGRAPHS) -> list[Path]:
     """List the `count` pictures of the folder with the lowest colourfulness, the lowest first; ties by name.
 
     Raises:
-        OSError: a picture cannot be read. ValueError: no pictures.
+        OSError: a picture cannot be read. ValueError: there are no pictures.
     """
     paths = find([folder], IMAGE_SUFFIXES)
     if not paths:
@@ -53,7 +53,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, photogra
         network: in evaluation mode.
         clips: the video files.
         name: of their folder, for the title.
-        photographs: taken in turn; none: only the plain grey picture.
+        photographs: used in turn; none: only the plain grey picture is used.
 
     Raises:
         OSError: a clip or photograph cannot be read.

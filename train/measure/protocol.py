@@ -1,10 +1,10 @@
-"""Measure propagation on true clips: how far the first frame's colours carry, beside baselines that learn nothing.
+"""Measure propagation of the first frame's colours on true clips, and compare it with baselines.
 
-The protocol, fixed so that figures compare: every clip stretched to 384x216 by area, at most its first 40 frames, the
-first true frame as the reference and as the previous frame of the second, L from the truth, 8-bit RGB PSNR of each
-frame from the second on, mean over frames, then over clips; "last" is the last evaluated frame. What a measure means
-stands in metrics.py, how figures are summed up in scores.py, the yardsticks in baselines.py, drawing in tables.py and
-sheets.py; the network is used as anybody uses it, through vsexvc.session.
+The protocol is fixed, so that figures can be compared. Every clip is stretched to 384x216 by area; at most its first 40
+frames are used. The first true frame is the reference, and the previous frame of the second. L is the truth's. PSNR is
+that of 8-bit RGB, from the second frame on, averaged over frames, then over clips; "last" is the last evaluated frame.
+metrics.py defines the figures, scores.py averages them, baselines.py has the baselines, tables.py and sheets.py draw.
+The network is used through vsexvc.session, as in the filter.
 
 Axes: N frames of a clip, H = 216, W = 384, 3 = (R, G, B) or (L, a, b).
 """
@@ -34,11 +34,11 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Correspondence, Reference, Session
 from vsexvc.support.progress import followed
 
-_BLOCK = 8  # frames whose correspondence is found at once
+_BLOCK = 8  # frames whose correspondence is computed at once
 _ROWS = 512  # positions whose nearest neighbours are found at once
 RAW = "nearest neighbour, raw features"
 ZEROED = "model, previous zeroed"
-_BASELINES_VERSION = 2  # raise it when a baseline or a measure changes: cached figures are then made anew
+_BASELINES_VERSION = 2  # raise it when a baseline or a measure changes, so that cached figures are made again
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -119,8 +119,9 @@ class Foreign:
     """Hold the figures of one clip coloured by another clip's first frame, without a previous frame.
 
     Attributes:
-        to_warped, to_truth: distance of the output's mean ab from that of the warped colours and of the truth.
-        colourfulness, reference_colourfulness: mean over the output's frames; the foreign frame.
+        to_warped, to_truth: distances of the output's mean ab from that of the warped colours and from that of the
+            truth.
+        colourfulness, reference_colourfulness: mean of the output's frames; that of the foreign frame.
         flicker, true_flicker: mean over adjacent frames, of the output and of the truth.
         left_grey: share with chroma below 5 among pixels of similarity >= 0.8 and warped chroma >= 15; None: there
             are no such pixels.
@@ -170,7 +171,7 @@ def colour_foreign(network: ColorizationNet, clip: Clip, other: Clip) -> tuple[F
 
 
 def summarise_foreign(results: list[Foreign]) -> dict[str, float]:
-    """Summarise; nearer: share of clips on which the exemplar decides; ratios are quotients of means over clips."""
+    """Summarise. nearer: share of clips that follow the reference and not the truth; ratios are of means over clips."""
     grey_shares = [r.left_grey for r in results if r.left_grey is not None]
     return {
         "nearer": float(np.mean([r.to_warped < r.to_truth for r in results])),
@@ -261,21 +262,20 @@ def evaluate_folder(
     cache: Path | None = None,
     brief: bool = False,
 ) -> Evaluation:
-    """Measure everything about one folder of clips.
+    """Measure one folder of clips.
 
     Args:
-        network: in evaluation mode; None: only what learns nothing.
+        network: in evaluation mode; None: baselines only.
         folder: holds the clips.
         frames: of each clip at most.
-        limit: only the first clips by name.
-        every: only every such clip by name.
+        limit: only so many clips, the first.
+        every: step through the clips, by name.
         out: folder for the plot and the contact sheets; None: none is written.
-        cache: folder of the baselines' figures, which are taken from there when they were made before from the same
-            clips; None: "baselines" in `out`.
-        brief: without RAW and ZEROED.
+        cache: folder of the baselines' figures, which are used again for the same clips; None: "baselines" in `out`.
+        brief: leave out RAW and ZEROED.
 
     Raises:
-        ValueError: no clips. OSError: a clip cannot be read, a file not written.
+        ValueError: there are no clips. OSError: a clip cannot be read, or a file cannot be written.
     """
     paths = clip_paths(folder, limit, every)
     cache = out / "baselines" if cache is None and out is not None else cache

@@ -24,8 +24,8 @@ class Score:
     Attributes:
         psnr, ssim, colourfulness: one value per frame.
         delta_e, delta_e_90: CIEDE2000, mean and 90th percentile over the pixels, one value per frame.
-        flicker: one per pair of adjacent frames (none for a clip of two frames, none where all is occluded).
-        cdc: one for the clip.
+        flicker: one value per pair of adjacent frames, except where all pixels are occluded.
+        cdc: one value for the clip.
     """
 
     psnr: list[float]

@@ -1,4 +1,4 @@
-"""Draw contact sheets of one folder: one of each clip, one of its foreign reference, an overview, and the curves."""
+"""Draw contact sheets of a folder: two for each clip (own and foreign reference), an overview, and the curves."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sheets:
         self._overview[clip.path.name] = {name: tables.thumbnail(picture) for name, picture in row.items()}
 
     def add_foreign(self, clip: Clip, shown: list[int], other: Clip, output: Tensor, warped: Tensor) -> None:
-        """Write the sheet of a clip, coloured after another clip's first frame; `add` comes before.
+        """Write the sheet of a clip coloured by another clip's first frame. Call `add` first.
 
         Args:
             clip: the true clip.

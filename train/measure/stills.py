@@ -1,8 +1,8 @@
-"""Make Table 1: colour each picture after the one most like it, and judge it by nets trained on true colours.
+"""Make Table 1: colour each picture by the most similar one, and judge it by nets trained on true colours.
 
 A picture and its reference are stretched to the network's size, the shorter side 216; truth and results are compared at
-that size. VGG19 names what it sees (Top-1, Top-5) and Inception's features give FID: both are torchvision's, read from
-files that are at hand and never downloaded. (Published FIDs use another Inception: compare figures of this command.)
+that size. VGG19 classifies the results (Top-1, Top-5), and Inception's features give FID. Both are torchvision's; their
+files are never downloaded. (Published FIDs use another Inception: compare only figures of this command.)
 
 Axes: B pictures of one size, H and W rows and columns, D features, 3 = (R, G, B).
 """
@@ -37,7 +37,7 @@ from vsexvc.support.progress import followed
 
 log = logging.getLogger("train")
 
-_SHOWN = 60  # pictures on the contact sheets, spread over all
+_SHOWN = 60  # pictures on the contact sheets, spread over the folder
 _VGG19, _INCEPTION = (
     torchvision.models.VGG19_Weights.IMAGENET1K_V1,
     torchvision.models.Inception_V3_Weights.IMAGENET1K_V1,
@@ -52,7 +52,7 @@ class Judges:
     """Hold the nets that judge colours; None: not available.
 
     Attributes:
-        classifier: (B, 3, H, W) uint8 -> (B, classes), the higher the likelier.
+        classifier: (B, 3, H, W) uint8 -> (B, classes), higher for likelier classes.
         features: (B, 3, H, W) uint8 -> (B, D).
         missing: one line on each that is None.
     """
@@ -65,7 +65,7 @@ class Judges:
 def read_judges(classifier: Path | None, inception: Path | None, device: str | torch.device = "cpu") -> Judges:
     """Read torchvision's VGG19 and Inception v3 from the given files, else from torch.hub's folder of checkpoints.
 
-    Raises OSError for a given file that is not there, ValueError for one that holds something else.
+    Raise OSError for a given file that does not exist, ValueError for one that holds something else.
     """
     missing = []
     nets: list[nn.Module | None] = []
@@ -100,22 +100,22 @@ def _inception(path: Path) -> nn.Module:
 def _loaded(net: nn.Module, path: Path) -> nn.Module:
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds; all mean that this is not the file
+    except Exception as error:  # torch raises many kinds of errors for other files
         kind, line = type(net).__name__, first_line(error)
         raise ValueError(f"images: {path} must hold torchvision's weights of {kind}: {line}") from None
     return net
 
 
 def class_of(name: str, categories: Sequence[str], synsets: Sequence[str] = ()) -> int | None:
-    """Return the class that a folder's name means: an index, a synset's id, or a category in any case; None: none.
+    """Return the class that a folder's name states: an index, a synset's id, or a category in any case; None: none.
 
     Args:
-        name: of the folder; _ stands for a blank as well.
+        name: of the folder; _ is read as a blank.
         categories: names of the classes by index.
         synsets: ids of the classes by index, where they are known.
 
     Raises:
-        ValueError: the name of more than one class.
+        ValueError: more than one class has this name.
     """
     if name.isdecimal():
         return int(name) if int(name) < len(categories) else None
@@ -149,7 +149,7 @@ def most_similar(
     for i, picture in enumerate(pictures):
         five = [files[n] for _, n in among_all.five("image", i)]
         best = next((path for path in five if path in allowed), None)
-        if best is None and not allowed.issuperset(five):  # all five are pictures that may not be taken
+        if best is None and not allowed.issuperset(five):  # none of the five is allowed
             others = [picture, *(path for path in references if path != picture)]
             best = next((others[n] for _, n in Retrieval(network, others, [], cache).five("image", 0)), None)
         chosen.append(best)
@@ -164,12 +164,12 @@ class Measured:
     """Collect the figures of one folder, picture by picture.
 
     Attributes:
-        pictures: name of the picture and of its reference.
+        pictures: names of the pictures and of their references.
         skipped: one line for each picture that was left out.
-        unlabelled: pictures that have no say in Top-1 and Top-5.
-        missing: one line for each measure that could not be taken.
-        colourfulness, ranks, features: by method, one entry for each picture; the rank of the true class counts from 0
-            and is there for labelled pictures only.
+        unlabelled: number of pictures without a class, which do not count in Top-1 and Top-5.
+        missing: one line for each figure that could not be computed.
+        colourfulness, ranks, features: by method, one entry for each picture. Ranks of the true class count from 0
+            and exist for labelled pictures only.
     """
 
     folder: str
@@ -246,19 +246,19 @@ def measure(
     synsets: Sequence[str] = (),
     out: Path | None = None,
 ) -> Measured:
-    """Colour pictures after their references and judge them.
+    """Colour pictures by their references and judge them.
 
     Args:
         network: in evaluation mode.
-        folder: of the pictures; the folder next above a picture names its class (see `class_of`).
-        pairs: each picture, below `folder`, and its reference; None: it has none, and is left out.
-        judges: of the same device as the network.
+        folder: of the pictures; a picture's parent folder names its class (see `class_of`).
+        pairs: pictures below `folder` and their references; None: there is none, and the picture is left out.
+        judges: on the same device as the network.
         categories: names of the classifier's classes.
-        synsets: their ids, where known.
+        synsets: ids of the classes, if known.
         out: folder for contact sheets; None: none is written.
 
     Raises:
-        ValueError: no picture has a reference and can be read; a folder's name stands for two classes.
+        ValueError: no picture has a reference and can be read; two classes have a folder's name.
     """
     result = Measured(folder.name, list(judges.missing))
     shown = {round(k) for k in np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs)))}
@@ -319,17 +319,17 @@ class ImagesOptions:
     """Colour pictures, each by its most similar one (Table 1).
 
     Attributes:
-        folder: of true colour pictures; subfolders may name classes.
-        references: where references are taken from. Default: `folder`.
-        by: the most similar picture, or the one of the same name.
-        retrieve_by: weights that judge similarity. Default: those that are shipped.
-        model: name or path of the weights. Default: those that are shipped.
+        folder: folder of true colour pictures; subfolders may name classes.
+        references: folder of the references. Default: `folder`.
+        by: whether the reference is the most similar picture or the one of the same name.
+        retrieve_by: weights that find similar pictures. Default: the shipped ones.
+        model: name or path of the weights. Default: the shipped ones.
         classifier: torchvision's VGG19, for Top-1 and Top-5.
         inception: torchvision's Inception v3, for FID.
         synsets: file with the ids of the classes (n01440764 ...) by index, each the first word of a line.
         device: cpu, or one that torch sees.
         limit: only N pictures, spread over the folder.
-        out: folder for table, contact sheets and what was found out about similarity.
+        out: folder for the table, contact sheets and descriptors.
     """
 
     folder: Positional[Path]
@@ -352,7 +352,7 @@ def main(options: ImagesOptions) -> None:
     """Measure options.folder, print the table and write into options.out.
 
     Raises:
-        ValueError, OSError: one line on what cannot be read, used or written.
+        ValueError, OSError: one line on a file or option that cannot be read, used or written.
     """
     network = arguments.load_network(options.model, options.device)
     judges = read_judges(options.classifier, options.inception, options.device)

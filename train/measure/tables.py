@@ -1,4 +1,4 @@
-"""Draw the tables, curves and contact sheets of an evaluation; nothing is measured here.
+"""Draw the tables, curves and contact sheets of an evaluation.
 
 Pictures are (H, W, 3) uint8, RGB; PNG files are written by OpenCV.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 _COLOURS = (
     (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
     (204, 121, 167), (240, 228, 66), (0, 114, 178), (213, 94, 0),
@@ -32,13 +32,13 @@ _ROWS_OF_A_PAGE = 12
 
 @dataclass(frozen=True)
 class Table:
-    """Hold one measure's figures, for people and for evaluation.json.
+    """Hold one measure's figures, for the report and for evaluation.json.
 
     Attributes:
-        title: what was measured, and on what.
-        header, rows: as `table` takes them.
-        document: the same figures and their parts, to be written as JSON.
-        notes: sentences that go below.
+        title: the measure and its data.
+        header, rows: arguments of `table`.
+        document: the same figures with details, for JSON.
+        notes: sentences below the table.
     """
 
     title: str
@@ -74,7 +74,7 @@ def write_png(path: Path, picture: Picture) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Write JSON, with null for nan, which JSON does not have."""
+    """Write JSON, with null for nan, which JSON cannot hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_without_nan(document), indent=1) + "\n")
 
@@ -124,8 +124,8 @@ def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> P
 
     Args:
         series: name -> values at first_x, first_x + 1, ...; lengths may differ.
-        title: drawn above, with the meaning of both axes.
-        first_x: what the first value stands at.
+        title: text above the plot, which names both axes.
+        first_x: x of the first value.
     """
     figure = Figure(figsize=(9.6, 5.4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -141,7 +141,7 @@ def curves(series: Mapping[str, Sequence[float]], title: str, first_x: int) -> P
 
 
 def _label(picture: Picture, text: str) -> Picture:
-    """Write text in the corner; if it does not fit, its end, where names differ and the column stands."""
+    """Write text in the corner; if it does not fit, only its end, where names differ."""
     labelled, cut = picture.copy(), 0
     whole = text
     while cut < len(whole) and cv2.getTextSize(text, _FONT, 0.45, 1)[0][0] + 10 > picture.shape[1]:
