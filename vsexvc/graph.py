@@ -6,7 +6,8 @@ clip (in the output's format) --------------------------------------------------
 mask (where there is one) -------------------------------------------------------------------------------+
                                                                    exvc.PyFilter(Merge): clip's frames, new U, V
 
-The last filter is there several times, each for every second, third ... frame: PyFilter makes one frame at a time.
+The last filter exists several times, each for every second, third ... frame, because PyFilter makes one frame at a
+time.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from vsexvc.stretch import LONGEST
 from vsexvc.support.threads import interrupt
 from vsexvc.typical import LOOK
 
-_BACKWARD_BYTES = 256 << 20  # of the colours that go backward through one stretch
-_LOOKED_AT = LOOK + REQUESTED_AHEAD + BLOCK + 32  # frames ahead that are requested at a scene's start
-_MOST_MERGES = 8  # full-size frames in work at a time: at 27 ms for 1080p that is 300 frames a second
-_HELD_SHARE = 4  # frames read ahead take at most one in so many bytes of the core's memory
+_BACKWARD_BYTES = 256 << 20  # bytes of the backward colours of one stretch
+_LOOKED_AT = LOOK + REQUESTED_AHEAD + BLOCK + 32  # frames that are requested ahead at a scene's start
+_MOST_MERGES = 8  # full-size frames that are made at a time: at 27 ms for 1080p these give 300 frames a second
+_HELD_SHARE = 4  # frames read ahead take at most one in four bytes of the core's cache
 _SRGB = {"format": vs.RGBS, "transfer": vs.TRANSFER_IEC_61966_2_1, "primaries": vs.PRIMARIES_BT709}
 
 
@@ -103,8 +104,8 @@ def build(
 def merges_at_once(device: torch.device) -> int:
     """Return how many full-size frames are made at a time: one for every two threads of VapourSynth.
 
-    On two cores a second one gains nothing, and takes a core from the network. On a GPU it is one, unless CUDA_EXTRAS
-    are asked for.
+    On two cores a second one would only take a core from the network. On a GPU it is one, unless CUDA_EXTRAS are
+    requested.
     """
     if device.type == "cuda" and "merge" not in cuda_extras():
         return 1
@@ -115,8 +116,8 @@ def merges_at_once(device: torch.device) -> int:
 def _held(clip: vs.VideoNode, schedule: Schedule) -> vs.VideoNode:
     """Return the same frames through a cache that holds those read ahead, in a share of the core's memory.
 
-    So each is requested from the clip once in a run from start to end, for its scene and later for its colours; twice
-    where frames are so large that the share does not hold them.
+    In a run from start to end each frame is then requested from the clip once, for its scene and later for its colours.
+    Frames that are too large for the share are requested twice.
     """
     count = _LOOKED_AT if schedule.sc else 0
     if schedule.around > 1 and len(schedule.ref_frames or ()) > 1:
@@ -158,7 +159,7 @@ def _merged(
     if format.color_family == vs.RGB and clip.format.color_family != vs.RGB:
         made = core.query_video_format(vs.YUV, format.sample_type, format.bits_per_sample, 0, 0)
     source = clip if clip.format.id == made.id else _converted(clip, stated, made, keeps_colours=mask is not None)
-    # PyFilter requests clips[0] by itself, and drops it if it requires more: it has to cost nothing.
+    # PyFilter always requests clips[0], and drops it if it requires more: this clip must be cheap.
     pacer = clip.std.BlankClip(width=16, height=16, format=vs.GRAY8, keep=True)
     inputs = [pacer, source, *colours]
     inputs += [] if mask is None else [_weight(mask, clip.num_frames)]
@@ -169,7 +170,7 @@ def _merged(
     result = _in_turn(made_by)
     if made.id == format.id:
         return result
-    plain = result.std.RemoveFrameProps("_Field")  # zimg refuses some, and it means nothing here
+    plain = result.std.RemoveFrameProps("_Field")  # zimg refuses some values, and they have no effect here
     return plain.resize.Bicubic(format=format.id).std.CopyFrameProps(clip, props=["_Field"])
 
 

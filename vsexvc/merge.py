@@ -1,11 +1,11 @@
 """Write the full-size output: a frame of the source with new U and V (RGB: R, G and B).
 
-A step callable of exvc.PyFilter. It takes the colours at the network's size and does not depend on references, order or
-networks. Y and the frame properties are the source's own.
+It is a step callable of exvc.PyFilter. It takes the colours at the network's size and does not depend on references,
+order or networks. Y and the frame properties are the source's own.
 
-Where chroma is subsampled but still finer than the network's picture, luma is brought to the samples of chroma first,
-and all work is done there: in 4:2:0 that is a quarter of the work, and as accurate. Where chroma is no finer (small
-pictures), U and V are made at full size first: otherwise colours would be sampled without smoothing.
+If chroma is subsampled but still finer than the network's picture, luma is resized to the samples of chroma first, and
+all work is done there: in 4:2:0 that is a quarter of the work, with the same accuracy. If chroma is not finer (small
+pictures), U and V are made at full size first, because colours would otherwise be sampled without smoothing.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.threads import TorchThread
 
 _SOURCE, _SMALL, _COLOURED, _MASK = 1, 2, 3, 4  # the clips of the PyFilter
-_FINER = 1.25  # least samples of chroma for one of the network's picture, on both axes, to work at their size
+_FINER = 1.25  # least ratio of chroma's samples to the network's, on both axes, to work at their size
 _SPACES = 4  # colour spaces whose tables are kept
 
 
 class Merge:
     """Write the output: a copy of the source's frame with new U and V (RGB: R, G and B).
 
-    Y and the frame properties are the source's own. Stateless: any order, any thread. clips: 1 the source in the
-    output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4 the mask.
+    Y and the frame properties are the source's own. It has no state: frames come in any order, in any thread. clips: 1
+    the source in the output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4
+    the mask.
     """
 
     def __init__(
@@ -47,22 +48,22 @@ class Merge:
         masked: bool = False,
         guided: bool = True,
     ) -> None:
-        """Prepare. Frames are made as these arguments say.
+        """Prepare the making of frames.
 
         Args:
-            grey: the clip was GRAY: it has no tags of colour to keep.
-            device: where tensors live.
+            grey: whether the clip was GRAY, which has no tags of colour to keep.
+            device: device of the tensors.
             saturation: factor of ab, 0 or above.
-            masked: there is a mask, GRAY16 of full range and the source's size: 65535 keeps the source's own colours
-                (GRAY has none: neutral), 0 takes the new ones, between the numbers of the format are blended.
-            guided: colours go up along the edges of luma; False: bilinearly, to the source's full size (its GRAY16
-                luma, clip 2, is of that size then).
+            masked: whether there is a mask, GRAY16 of full range and the source's size: 65535 keeps the source's own
+                colours (neutral for GRAY), 0 takes the new ones, values between blend the samples.
+            guided: whether colours are enlarged along the edges of luma; False: bilinearly, to the source's full size
+                (clip 2, its GRAY16 luma, then has that size).
         """
         self._grey, self._device, self._saturation, self._masked = grey, device, saturation, masked
         self._guided = guided
-        # One thread: a second gains nothing here, and takes a core from the network.
+        # One thread: a second one would only take a core from the network.
         self._lightness, self._worker = Lightness(device), TorchThread(1)
-        # A stream of its own on a GPU, beside the network's: all that it reads comes from the host.
+        # On a GPU it has a stream of its own: all its input comes from the host.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._space = lru_cache(_SPACES)(ColorSpace)
 
@@ -80,7 +81,7 @@ class Merge:
             for plane, values in planes.items():
                 np.copyto(np.asarray(frame[plane]), values)
             for name in REPORTED:
-                frame.props.pop(name, None)  # of an earlier filter
+                frame.props.pop(name, None)  # set by an earlier filter
                 if name in coloured.props:
                     frame.props[name] = coloured.props[name]
             return {"frame": frame}

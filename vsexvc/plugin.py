@@ -1,7 +1,7 @@
 """Define the filter as VapourSynth calls it: `core.exvc.Colorize` and `vsexvc.colorize` are `colorize`.
 
-arguments.py checks the arguments, graph.py builds the graph. Nothing is printed, no global flag is set, and no frame is
-requested while the script loads.
+arguments.py checks the arguments, graph.py builds the graph. They print nothing, set no global flag, and request no
+frame while the script loads.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ def colorize(
         saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.colour.spaces.ColorSpace.chroma).
         mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
             that is shorter than the clip continues with its last frame.
-        output: "color"; "similarity": how well each pixel of the clip found a match in the reference, as a mask (GRAY
+        output: "color"; "similarity": the similarity of each pixel's match in the reference, as a mask (GRAY
             of the clip's depth, full range, 0..1), independent of mask and saturation; "warped": the clip in the
             colours of the aligned reference alone, without the colour net.
         format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
             coloured frames of the clip. Between two of them colours come from both sides, if they are in one scene and
             at most 128 frames apart (fewer where `size` is above 380): these frames are read ahead.
-        sc: start anew at scene cuts.
-        sc_threshold: how unlike the pictures before and after a change must be to begin a scene, 0 (any) to 1 (none); a
-            gradual one 0.05 more. None: trust `_SceneChangePrev` where frames carry it, elsewhere 0.3.
+        sc: restart at scene cuts.
+        sc_threshold: least difference between the pictures on both sides of a change that begins a scene, 0 (any) to 1
+            (none); 0.05 more for gradual changes. None: use `_SceneChangePrev` where frames have it, elsewhere 0.3.
         preset: "upstream": pre- and post-processing of the authors' script, for comparison with it, except its final
             smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
             halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along
@@ -106,17 +106,17 @@ def colorize(
             the first frame of each size and kept in the user's cache folder.
         threads: of the network on a CPU. None: torch's own number, one for each core. The bytes of frames depend on
             this number.
-        around: how many of `ref_frames` take part at each frame, 1..64: the one that holds, the next one, the one
-            before and so on, of the same scene and within those 128 frames. Each part of the picture takes its colours
-            from the most similar, the nearer in time where all are alike; they never mix. 1: the one that holds. With
-            preset "upstream" always 1.
+        around: how many `ref_frames` each frame uses, 1..64: the current one, the next one, the one before and so on,
+            of the same scene and within those 128 frames. Each part of the picture takes its colours from the most
+            similar one, or, of equal ones, from the nearest in time; they never mix. 1: the current one. With preset
+            "upstream" always 1.
 
     Returns:
         The coloured clip, with the frame properties of `clip`, and ExvcReference (frame of `ref`), ExvcSimilarity (mean
         over the frame, -1..1) and ExvcSceneStart (the frame with which the recurrence began).
 
     Raises:
-        vapoursynth.Error: an argument is out of range, a model cannot be loaded, a device is not there.
+        vapoursynth.Error: an argument is out of range, a model cannot be loaded, or a device does not exist.
     """
     _load_plugin()
     check_clip("clip", clip)
@@ -181,7 +181,7 @@ def _load_plugin() -> None:
     """Load the native plugin if VapourSynth has not: it looks beside itself, which may be another site-packages.
 
     Raises:
-        vapoursynth.Error: there is no such plugin beside this package either.
+        vapoursynth.Error: this package's site-packages has no such plugin either.
     """
     if hasattr(vs.core, "exvc"):
         return

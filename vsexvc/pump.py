@@ -4,21 +4,21 @@ This module depends on VapourSynth frames and the session, not on formats, argum
 
     scene      from one cut to the next. Cuts are a pure function of the frame number.
     segment    from one start of the recurrent state to the next: a scene; with propagate, `ref_frames` cut it too.
-    block      `BLOCK` frames, the unit of all work: counted from the segment's start, and anew at each of `ref_frames`.
+    block      `BLOCK` frames, the unit of all work: counted from the segment's start, and from each of `ref_frames`.
                Correspondence always runs on a whole block (its last frame repeated where the scene ends inside it), so
                that the size of a batch never changes a byte.
 
-1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the state it has reached. So a
-   replay goes block by block, other requests get their turn between two blocks, and it always makes progress. A frame
-   that cannot be read or used fails those that need it: its block, and what follows it in its segment; all of the
-   segment where it is one of the first, in which the black borders are found. And the frames around it, whose scene
-   depends on it.
-2. A block computes all of its frames. Outputs wait in a window until they are requested, and are handed over once.
+1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the recurrent state. So a
+replay
+   goes block by block, and other requests get their turn between two blocks. A frame that cannot be read or used fails
+   the frames that depend on it: its block and all later ones of its segment; the whole segment, if it is one of the
+   first frames, in which the black borders are found; and the frames around it, whose scene depends on it.
+2. A block computes all of its frames. Outputs wait in a window until they are requested, and are returned once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
-   references. All stores are bounded in number and in bytes; nothing is as long as the clip.
+   references. All stores are bounded in number and in bytes; none grows with the clip.
 
-Nothing here outlives its pump, except a thread that other pumps share. No VideoFrame is kept after the call that
+Only a thread that other pumps share outlives its pump. No VideoFrame is kept after the call that
 brought it.
 """
 
@@ -48,15 +48,15 @@ from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
 from vsexvc.typical import find_typical
 
-REFERENCES = 64  # how many are kept, and how many a scene may choose among
+REFERENCES = 64  # references that are kept, and that a scene chooses from, at most
 _CHECKPOINT = 16  # frames between the states that are kept longer
-_RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # how many are kept
-# What each store may take, in bytes of tensors: with the default size all fits several times over.
+_RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # most that are kept
+# Most bytes of tensors in each store: several times the need at the default size.
 _REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
 _MANY_REFERENCES = 8  # more of them make a scene's choice so slow that the user is notified
-# Frames of a segment, counted from its start, that its area is found in; the later ones where the others are dark.
+# Frames of a segment, from its start, in which its area is found; later ones are used if earlier ones are dark.
 _SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
-_AREAS = 64  # how many are kept
+_AREAS = 64  # areas that are kept
 _LEAST_COLOUR = 3.0  # ab up to which a reference has no colours
 _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of a replay, and of a search for a cut, from which the user is notified
 
@@ -74,7 +74,7 @@ class SessionLike(Protocol):
 class Output:
     """Hold one coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
 
-    They are there once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
+    They are valid once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
     that each reference gave their colour to, by its index.
     """
 
@@ -97,7 +97,7 @@ class _Replay:
 
 @dataclass(frozen=True)
 class _Work:
-    """Hold what a block is computed with; `references`: those of `stretch.indices`."""
+    """Hold the input of a block; `references`: those of `stretch.indices`."""
 
     stretch: Stretch
     references: list[Any]
@@ -120,8 +120,8 @@ class Pump:
     """Compute the network's frames, as the step callable of exvc.PyFilter.
 
     clips[0]: GRAY16 at the network's size (`halve`: twice that), full range, with the properties of
-    vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer. Answers YUV444PS frames (similarity,
-    a, b) of the network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
+    vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer. It returns YUV444PS frames
+    (similarity, a, b) of the network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
     """
 
     def __init__(
@@ -143,15 +143,15 @@ class Pump:
         """Prepare the pump of one filter.
 
         Args:
-            session: what computes.
-            schedule: which frame takes what.
-            window: outputs kept beside requested ones.
-            log: called with notices, as about long replays.
-            size: shorter side that references are brought to; None: they come in the size that they are needed in.
-            recurrent: False: the colours are the aligned reference's, without the colour net; no frame needs another.
-            halve: frames and references come in twice the network's size and are halved in Lab, bilinearly.
-            borders: black borders are kept from the network; False: they are picture.
-            longest: frames of a stretch, see stretch.py.
+            session: computes the frames.
+            schedule: which frame takes which reference.
+            window: outputs that are kept besides requested ones.
+            log: called with notices, such as of long replays.
+            size: shorter side that references are resized to; None: they already have the required size.
+            recurrent: False: the colours are those of the aligned reference; no frame depends on another.
+            halve: whether frames and references have twice the network's size and are halved in Lab, bilinearly.
+            borders: whether black borders are cut off; False: they are picture.
+            longest: see stretch.py.
             states: see handover.py.
             threads, device: see TorchThread.
         """
@@ -159,7 +159,7 @@ class Pump:
         self._reader = Reader(size, halve)
         self._recurrent = recurrent
         self._borders, self._longest = borders, longest
-        self._worker = TorchThread(threads, device)  # so nothing below is ever run by two threads at once
+        self._worker = TorchThread(threads, device)  # so two threads never run the code below at once
         self._handed = () if states is None else (states,)
         self._cuts = Cuts()
         for number in range(schedule.num_frames if states is not None and schedule.sc else 0):
@@ -174,7 +174,7 @@ class Pump:
         self._areas: Kept[Area] = Kept(_AREAS, 0)  # by the segment's start
         self._stretches: Kept[Stretch] = Kept(_AREAS, 0)  # by their first frame
         self._backward = Backward(session.step)
-        self._notices: list[str] = []  # for log: the worker's thread has no VapourSynth environment under VSScript
+        self._notices: list[str] = []  # for log: under VSScript the worker's thread has no VapourSynth environment
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
         self._typical: dict[int, int] = {}  # by scene: the frame that stands for it
 
@@ -199,7 +199,7 @@ class Pump:
         here = dict(zip(came, frames, strict=True))
         request = self._requests.pop(n)
         try:
-            if request is None or not here.keys() >= set(request.asked):  # new, or one that failed upstream, forgotten
+            if request is None or not here.keys() >= set(request.asked):  # new, or forgotten, or failed upstream
                 replay = _Replay(n)
                 request = _Request(self._serve(replay), replay)
                 request.asked = next(request.steps)
@@ -319,7 +319,7 @@ class Pump:
             reference = yield from self._load(index)
             L = self._reader.luma((yield [(self._typical[scene], LUMA_CLIP)]))
             area = yield from self._find_area(scene)
-            if len(scores) == index:  # no other request has done it meanwhile
+            if len(scores) == index:  # no other request has computed it meanwhile
                 found = self._session.correspond(L, reference, area)[0].similarity
                 scores.append(float(found[:, :, *(area or picture_area(L))].mean()))
         return max(range(len(scores)), key=scores.__getitem__)
@@ -334,7 +334,7 @@ class Pump:
         return self._references[index]
 
     def _starts(self, block: range) -> list[int]:
-        """Return the frames within a block from which another reference holds."""
+        """Return the frames within a block from which another reference applies."""
         return [number for number in self._schedule.ref_frames or () if number in block[1:]]
 
     def _aligned(self, work: _Work, block: range, L: Tensor) -> Sequence[Any]:
@@ -345,7 +345,7 @@ class Pump:
         return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block))
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
-        """Compute a block up to the next cut, unless another request has meanwhile done so."""
+        """Compute a block up to the next cut, unless another request has done so meanwhile."""
         self._jump(replay)
         if replay.n in self._outputs or replay.position != block.start:
             return

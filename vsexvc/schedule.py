@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import vapoursynth as vs
 
 BLOCK = 4  # frames whose correspondence is computed at once
-MOST_AROUND = 64  # of `around`, at most
-SEARCH = 32  # frames that are examined in one go for a cut
+MOST_AROUND = 64  # highest value of `around`
+SEARCH = 32  # frames that are examined for a cut at once
 LUMA_CLIP, REF_CLIP = 0, 1  # the clips of the PyFilter
 
 Need = tuple[int, int]  # frame number, index of the clip
@@ -19,17 +19,17 @@ Frames = Sequence[vs.VideoFrame]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Define which frame takes which reference, and where the state starts anew.
+    """Define which frame takes which reference, and where the recurrence restarts.
 
     Attributes:
-        num_frames: of the clip.
+        num_frames: frames of the clip.
         num_references: frames of the reference clip.
         ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
             each scene takes the reference that its typical frame is most similar to: typical.py.
-        propagate: a segment starts from its reference as if that were the frame before; `ref_frames` start segments.
-        sc: the state starts anew at cuts.
-        sc_threshold: of vsexvc.scenes.measure_cuts.
-        around: how many of `ref_frames` around a frame take part, see stretch.py.
+        propagate: whether a segment starts from its reference as the previous frame; `ref_frames` then start segments.
+        sc: whether the recurrence restarts at cuts.
+        sc_threshold: see vsexvc.scenes.measure_cuts.
+        around: how many `ref_frames` each frame uses, see stretch.py.
     """
 
     num_frames: int

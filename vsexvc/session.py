@@ -1,4 +1,4 @@
-"""Colour a clip recurrently: what eq. 1 requires from frame to frame is passed in and out. No VapourSynth.
+"""Colour a clip recurrently (eq. 1). The caller keeps the state between frames. This module does not need VapourSynth.
 
     session = Session(weights.load())
     reference = session.reference(reference_lab)               once per reference
@@ -6,10 +6,10 @@
     state = session.start(None)                                 or session.start(reference): propagation
     state, ab = session.step(state, aligned[i])                 frame by frame, in order
 
-A State is never changed, and holds copies: a replay from a kept one has the same bytes.
+A State holds copies and is never changed: a replay from a kept one has the same bytes.
 
-The network sees pictures without their black borders: a reference without its own, and all frames of a scene without
-those of the scene (`Session.area`), so that the states have one size.
+The network sees pictures without their black borders: a reference without its own borders, and all frames of a scene
+without those of the scene (`Session.area`), so that all its states have one size.
 
 Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4; A and Z the area within its borders.
 """
@@ -36,12 +36,12 @@ class Reference:
     """Hold a picture that gives colours.
 
     Attributes:
-        picture: (1, 3, H', W') with centred L, all of it.
+        picture: (1, 3, H', W') with centred L, the whole reference.
         area: rows and columns within its black borders.
         lab: (1, 3, A, Z), the area, padded.
         phi: of lab.
-        keys: what frames are matched with, nothing that is transparent.
-        is_partial: parts of it are transparent.
+        keys: positions that frames are matched with, without transparent ones.
+        is_partial: whether parts are transparent.
     """
 
     picture: Tensor
@@ -71,7 +71,7 @@ class Correspondence:
 
 @dataclass(frozen=True)
 class State:
-    """Hold the previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None if there was none."""
+    """Hold the previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None if there is none."""
 
     prev_lab: Tensor | None
     prev_phi: Tensor | None
@@ -88,14 +88,14 @@ def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]
 
 
 class Session:
-    """Call the parts of a network in order. Holds no state of any clip.
+    """Call the parts of a network in order. It holds no state of a clip.
 
-    Where the device's memory does not suffice, frames go one at a time and the correlation in smaller parts from then
-    on; where that fails too, every method raises MemoryError.
+    If the device's memory does not suffice, it computes frames one at a time and the correlation in smaller parts from
+    then on. If that fails too, every method raises MemoryError.
     """
 
     def __init__(self, network: ColorizationNet, borders: bool = True) -> None:
-        """Prepare. borders: black ones are ignored, in frames and references; False: they are picture, as released."""
+        """Prepare. borders: whether black borders of frames and references are ignored; False: they are picture."""
         self.network = network.eval()
         self._borders = borders
         self.device = next(network.parameters()).device
@@ -111,7 +111,7 @@ class Session:
 
         Args:
             lab: (1, 3, H', W') float32, L 0..100; any size from 16 x 16.
-            alpha: (1, 1, H', W'), 0..1: what is less than half opaque gives none. None: all of it is opaque.
+            alpha: (1, 1, H', W'), 0..1: pixels that are less than half opaque give no colours. None: all are opaque.
 
         Raises:
             ValueError: nothing within its borders is opaque.
@@ -145,9 +145,9 @@ class Session:
 
         Args:
             L: (B, 1, H, W) float32, 0..100.
-            references: what gives the colours; of several, each position takes those of one (nets/choice.py).
-            area: of the scene's picture within its borders; None: as found in these frames.
-            handicaps: (B, R), of each reference at each frame; None: all are alike.
+            references: one or several; each position takes the colours of one of them (nets/choice.py).
+            area: the scene's picture within its borders; None: that of these frames.
+            handicaps: (B, R), of each reference at each frame, see nets/choice.py; None: zeros.
         """
         area = self.area(L) if area is None else area
         references = (references,) if isinstance(references, Reference) else references
@@ -187,10 +187,10 @@ class Session:
 
         Args:
             reference: for propagation.
-            area: of the scene. The reference is brought to it: by the same cut where its own area lies within, else in
-                size. None: it must have the frames' size; `step` raises ValueError where it has not.
+            area: of the scene. The reference is cropped to it if its own area lies inside, else resized. None: the
+                reference must have the frames' size, or `step` raises ValueError.
 
-        One that is transparent in parts is no whole frame: nothing came before.
+        A reference that is transparent in parts gives no previous frame.
         """
         if reference is None or reference.is_partial:
             return State(None, None)

@@ -1,13 +1,13 @@
 """Find the references around a frame, and join the colours that come from both ends of a stretch.
 
-    stretch    frames from one of `ref_frames` to the next. Its references are the one that holds, the one at its end
-               and others near by: those of the same scene, at most `Schedule.around`, at most `LONGEST` frames from
-               its start. Which these are is a pure function of the frames up to `LONGEST` after and before the start.
+    stretch    frames from one of `ref_frames` to the next. Its references are that of its start, that of its end, and
+               the nearest others: of the same scene, at most `Schedule.around`, at most `LONGEST` frames from its
+               start. They are a pure function of the frames up to `LONGEST` after and before the start.
     backward   with propagate, colours also go from the reference at the end back to the start, frame by frame. They are
                computed for the whole stretch when its first frame is requested, and kept.
 
-Each position takes its colour from one reference (nets/choice.py), the nearer in time where all are alike; so does each
-pixel of the two directions where these disagree, and is a blend of both where they agree.
+Each position takes its colour from one reference (nets/choice.py); of equal ones, from the nearest in time. Each pixel
+blends the two directions where they agree, and takes the nearer one where they disagree.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vsexvc.cuts import CUT, UNKNOWN, Cuts
 from vsexvc.schedule import BLOCK, LUMA_CLIP, SEARCH, Frames, Need, Schedule
 from vsexvc.support.kept import Kept
 
-LONGEST = 128  # frames
-_HANDICAP = 0.03  # cosine by which a far reference must be ahead of the nearest one
-_DISAGREEMENT = 8.0  # ab between the two directions from which one of them decides
-_AROUND = 9  # pixels on each side of the square in which they are compared
+LONGEST = 128  # frames from a stretch's start to its references, at most
+_HANDICAP = 0.03  # cosine by which a far reference must exceed the nearest one
+_DISAGREEMENT = 8.0  # difference in ab of the two directions about which the nearer one decides
+_AROUND = 9  # side in pixels of the square in which they are compared
 _CHAINS = 2  # stretches whose backward colours are kept
 
 
@@ -38,10 +38,10 @@ class Stretch:
 
     Attributes:
         start: its first frame.
-        indices: of its references, ascending.
-        places: their frames.
-        holding: that of `indices` which holds by `ref_frames`.
-        end: that of `indices` whose frame ends the stretch; None: there is none near enough in the scene.
+        indices: indices of its references, ascending.
+        places: frames of these references.
+        holding: the one of `indices` that applies by `ref_frames`.
+        end: the one of `indices` whose frame ends the stretch; None: there is none near enough in the scene.
     """
 
     start: int
@@ -77,10 +77,10 @@ def find_stretch(
 
     Args:
         schedule: with `ref_frames`.
-        cuts: filled in while frames are examined.
-        segment: where the recurrence begins that the frame is in.
+        cuts: filled while frames are examined.
+        segment: first frame of the frame's segment.
         position: the frame.
-        longest: frames from the stretch's start that a reference may be away.
+        longest: frames from the stretch's start to a reference, at most.
     """
     frames = schedule.ref_frames or (0,)
     holding = max(0, bisect_right(frames, position) - 1)
@@ -90,7 +90,7 @@ def find_stretch(
     is_before = schedule.around > 1 and frames[holding] > position
     if is_before and (yield from _is_near(schedule, cuts, start, frames[holding], longest)):
         end = holding
-    if frames[holding] < start:  # of an earlier scene, as are those before it
+    if frames[holding] < start:  # it belongs to an earlier scene, as do those before it
         earlier = -1
     while len(chosen) < schedule.around and (later < len(frames) or earlier >= 0):
         if later < len(frames):
@@ -138,7 +138,7 @@ class Backward:
     """Compute colours from the end of a stretch to its start."""
 
     def __init__(self, step: Callable[[Any, Any], tuple[Any, Tensor]]) -> None:
-        """Prepare. `step`: of the session."""
+        """Prepare. `step`: the session's."""
         self._step = step
         self._chains: Kept[_Chain] = Kept(_CHAINS, 1 << 62)  # `longest` bounds their bytes
 
@@ -152,10 +152,10 @@ class Backward:
         """Return ab (1, 2, h, w) of at least the frames of a block, by number.
 
         Args:
-            stretch: that has an end.
-            block: of it.
-            start: gives the state that the reference at the end is.
-            aligned: gives the correspondences of a block and its frames.
+            stretch: a stretch with an end.
+            block: a block of the stretch.
+            start: returns the state that the reference at the end gives.
+            aligned: returns the correspondences of a block and its frames.
         """
         if stretch.start not in self._chains:
             self._chains[stretch.start] = _Chain(stretch.stop, start())
@@ -164,7 +164,7 @@ class Backward:
             last = chain.position
             work = range(last - 1 - (last - 1 - stretch.start) % BLOCK, last)
             frames = yield [(number, LUMA_CLIP) for number in work]
-            if chain.position != last:  # another request has done it meanwhile
+            if chain.position != last:  # another request has computed it meanwhile
                 continue
             state, each = chain.state, aligned(work, frames)
             for number in reversed(work):
