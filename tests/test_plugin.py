@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -490,6 +491,35 @@ class TestWhole:
     def test_import_is_light(self) -> None:
         text = "import sys, vsexvc; assert not {'torch', 'vapoursynth', 'numpy'} & {*sys.modules}"
         assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_vapoursynth_of_another_place(is_installed: bool, model: str, tmp_path: Path) -> None:
+    """One without our plugin beside it: the package's own is loaded, or the error names both places."""
+    folder = Path(vs.__file__).parent
+    shutil.copytree(folder, tmp_path / "vapoursynth", ignore=shutil.ignore_patterns("plugins", "include"))
+    script = (
+        "import importlib.metadata as metadata, vapoursynth as vs, vsexvc\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        f"if not {is_installed}: metadata.distribution = missing\n"
+        "clip, ref = (vs.core.std.BlankClip(width=64, height=64, length=1, format=f) for f in (vs.GRAY8, vs.RGB24))\n"
+        "assert not hasattr(vs.core, 'exvc')\n"
+        "try:\n"
+        f"    vsexvc.colorize(clip, ref, size=64, model={model!r}, device='cpu').get_frame(0)\n"
+        "except vs.Error as error:\n"
+        "    print(error)\n"
+    )
+    given = [str(tmp_path), str(Path(vsexvc.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, given))}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    if is_installed:
+        assert done.stdout == ""
+    else:
+        other = str(tmp_path / "vapoursynth" / "plugins")
+        assert done.stdout.startswith(f"Colorize: the plugin core.exvc must be in {other} or ")
+        assert done.stdout.count("\n") == 1 and "it is in neither" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
