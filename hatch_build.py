@@ -1,8 +1,8 @@
-"""Build hook: compiles vsexvc/native/*.c and puts the library where VapourSynth looks for plugins.
+"""Compile vsexvc/native/*.c in a build hook, and put the library into VapourSynth's folder of plugins.
 
 The wheel (and an editable install) carries it in `vapoursynth/plugins/exvc/`, in the folder of the installed
-vapoursynth package, so that `core.exvc` is there at once. A wheel also carries the weights of models/ as package data;
-an editable install reads them where they lie. Nothing of the checkout is written to.
+vapoursynth package, so that `core.exvc` exists after the installation. A wheel also contains the weights of models/
+as package data; an editable install reads them from there. The checkout is not written to.
 
 The library is for this machine, made by its C compiler, unless $VSEXVC_TARGET names one of TARGETS: then zig
 (`pip install ziglang`) makes it, wherever the build runs.
@@ -39,26 +39,26 @@ MANIFEST = "[VapourSynth Manifest V1]\nexvc\n"  # the names of a folder's librar
 
 
 def suffix_of(tag: str) -> str:
-    """Of the library for a platform tag: VapourSynth loads no other."""
+    """Return the library's suffix for a platform tag: VapourSynth loads no other."""
     return ".dll" if tag.startswith("win") else ".dylib" if tag.startswith("macosx") else ".so"
 
 
 def this_machine() -> str:
-    """The platform tag of a library that this machine's own compiler makes."""
+    """Return the platform tag of a library that this machine's own compiler makes."""
     if sys.platform == "darwin":  # a universal Python names no machine
         return "macosx_11_0_arm64" if platform.machine() == "arm64" else "macosx_10_15_x86_64"
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
 def find_zig() -> list[str]:
-    """The command of zig's C compiler, empty where there is none."""
+    """Return the command of zig's C compiler, empty if there is none."""
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
     return ["zig", "cc"] if shutil.which("zig") else []
 
 
 def find_compiler() -> list[str]:
-    """The command of the C compiler: `$CC`, else the first of COMPILERS on PATH, else zig.
+    """Return the command of the C compiler: `$CC`, else the first of COMPILERS on PATH, else zig.
 
     Raises:
         RuntimeError: there is none.
@@ -77,7 +77,7 @@ def find_compiler() -> list[str]:
 
 
 def find_headers() -> Path:
-    """The folder with VapourSynth4.h of the vapoursynth package that the build runs with.
+    """Return the folder with VapourSynth4.h of the vapoursynth package that the build runs with.
 
     Raises:
         RuntimeError: the package is missing or carries no headers.
@@ -90,7 +90,7 @@ def find_headers() -> Path:
 
 
 def command_for(tag: str, target: Path, sources: list[Path]) -> list[str]:
-    """The command that compiles `sources` to the library `target` for a platform tag.
+    """Return the command that compiles `sources` to the library `target` for a platform tag.
 
     Raises:
         RuntimeError: no compiler, no headers.
@@ -118,7 +118,7 @@ def command_for(tag: str, target: Path, sources: list[Path]) -> list[str]:
 
 
 def compile_plugin(sources: list[Path], target: Path, tag: str) -> None:
-    """Compiles C files to the shared library `target` for a platform tag.
+    """Compile C files to the shared library `target` for a platform tag.
 
     Raises:
         RuntimeError: no compiler, no headers, or the compiler failed (its messages are in the text).
@@ -132,7 +132,7 @@ def compile_plugin(sources: list[Path], target: Path, tag: str) -> None:
 
 
 def chosen_tag() -> str:
-    """The platform tag of this build.
+    """Return the platform tag of this build.
 
     Raises:
         RuntimeError: $VSEXVC_TARGET is none of TARGETS.
@@ -144,7 +144,7 @@ def chosen_tag() -> str:
 
 
 class NativePluginHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
-    """Adds the compiled plugin, and to wheels the weights, to what hatchling packs."""
+    """Add the compiled plugin, and to wheels the weights, to the files that hatchling packs."""
 
     _work: str | None = None
 

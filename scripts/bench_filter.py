@@ -1,6 +1,6 @@
-"""Measure, for scripts/bench.py, what requires VapourSynth: the steps around the network, and vspipe with the filter.
+"""Measure, for scripts/bench.py, the steps around the network, and vspipe with the filter.
 
-Also the processes that are watched from outside, for their peak memory, and the plot of time and memory.
+This module also measures peak memory of processes, and plots time and memory.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def steps_of(width: int, height: int) -> dict[str, tuple[Callable[[], Any], int]
 def watched(command: Sequence[str]) -> tuple[str, float | None]:
     """Run a process; return its output and its peak resident memory in MiB, None if the system has no /proc.
 
-    By the process's own high-water mark: what getrusage says of a child begins with the memory of its parent.
+    The system's high-water mark of the process is read, because getrusage of a child includes its parent's memory.
 
     Raises:
         RuntimeError: it failed; its last line.

@@ -1,4 +1,4 @@
-"""Provide what scripts/bench.py measures with and on: time in turns and by stage, ways to compute, made pictures."""
+"""Provide timing in turns and by stage, ways to compute, and generated pictures for scripts/bench.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def measure(
     works: dict[str, tuple[Callable[[], Any], int]], rounds: int, device: torch.device, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Return milliseconds for a frame in each round. works: by name what to time, and how many frames a call makes."""
+    """Return milliseconds for a frame in each round. works: by name a function, and the frames that a call makes."""
     times: dict[str, list[float]] = {name: [] for name in works}
     with torch.inference_mode():
         for number in range(warm_up + rounds):
@@ -131,7 +131,7 @@ def candidates(device: torch.device) -> Iterator[Candidate]:
 
 
 def load(net: str, model: str | None) -> ColorizationNet:
-    """Load the model. FULL: as released in every size, with random weights."""
+    """Load the model. FULL: the released layout at full width, with random weights."""
     if net != FULL:
         return store.load(model)
     with torch.random.fork_rng():
@@ -140,7 +140,7 @@ def load(net: str, model: str | None) -> ColorizationNet:
 
 
 def plain_loop(network: ColorizationNet, rgb: Tensor, lab: Tensor) -> plain.Loop:
-    """Return the plain implementation with a network's weights, and random ones for what only the authors compute."""
+    """Return the plain implementation with a network's weights, and copies for layers that only the authors compute."""
     parts: dict[str, plain.Weights] = {}
     for name in ("features", "correspondence", "color"):
         state = network.state_dict()

@@ -137,7 +137,7 @@ def work_of(net: str, one: Candidate, options: argparse.Namespace) -> tuple[tupl
         reference = session.reference(lab[:1])
         clock = Clock(fast, device)
     L = lab[1:, :1].cpu()
-    blocks = 16 if device.type == "cuda" else 1  # what starts and ends a round is none of a long render's time
+    blocks = 16 if device.type == "cuda" else 1  # a long render hardly has the start and end of a round
 
     def work() -> None:
         state = session.start(reference)

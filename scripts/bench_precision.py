@@ -26,7 +26,7 @@ def precision_rows(options: argparse.Namespace) -> list[Row]:
     """Compare the model, prepared in each way, with itself in fp32.
 
     One step: both see the same previous frame, the one of fp32. Fed back: each sees its own, over FED_BACK frames of
-    each clip, played forth and back; what PSNR to the truth is lost, mean over frames and clips (8-bit RGB).
+    each clip, played forth and back; the loss of PSNR to the truth, mean over frames and clips (8-bit RGB).
     """
     network = store.load(options.model, options.device)
     exact = Session(network)

@@ -6,8 +6,8 @@ matplotlib's. Those of the others are another view of their picture (mirrored, t
 other eye).
 
 It writes, into the output folder: demo.vpy (the script that was run), out.mp4, and sheet.png (source, reference and
-result of several frames side by side). What may not enter: anything that an encoder could not do from outside; this
-file uses the filter only through the script it writes.
+result of several frames side by side). This file uses the filter only through the script
+that it writes, as an encoder would.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Print the import graph of vsexvc/ and train/ by room, lowest first: each module with what it imports."""
+"""Print the import graph of vsexvc/ and train/ by group, lowest first: each module with what it imports."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def graph(top: str, root: Path = ROOT) -> dict[str, set[str]]:
     return {name: (imported(path) & known.keys()) - {name} for name, path in known.items()}
 
 
-def rooms(of: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return for each room (a folder; a module at the top is a room of its own) the rooms that it imports."""
+def groups(of: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return for each group (a folder, or a module at the top) the groups that it imports."""
     result: dict[str, set[str]] = {}
     for name, others in of.items():
-        here = _room(name)
-        result.setdefault(here, set()).update({_room(other) for other in others} - {here})
+        here = _group(name)
+        result.setdefault(here, set()).update({_group(other) for other in others} - {here})
     return result
 
 
-def _room(name: str) -> str:
+def _group(name: str) -> str:
     top, *rest = name.split(".")
     return ".".join((top, *rest[:1]))
 
@@ -54,14 +54,14 @@ def in_order(of: dict[str, set[str]]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print rooms and modules."""
+    """Print groups and modules."""
     for top in ("vsexvc", "train"):
         modules_of = graph(top)
-        rooms_of = rooms(modules_of)
-        for room in in_order(rooms_of):
-            print(f"{room}  <-  {', '.join(sorted(rooms_of[room])) or '-'}")
+        groups_of = groups(modules_of)
+        for group in in_order(groups_of):
+            print(f"{group}  <-  {', '.join(sorted(groups_of[group])) or '-'}")
             for name in in_order(modules_of):
-                if _room(name) == room and name != room:
+                if _group(name) == group and name != group:
                     print(f"    {name}  <-  {', '.join(sorted(modules_of[name])) or '-'}")
     return 0
 

@@ -3,7 +3,7 @@
 The tests hold the network against it in float64, position by position (`match`). scripts/bench.py holds the network's
 speed against it in float32, as the authors run it (`Loop`). Every function computes in its input's type, for one
 picture at a time; weights come as state dicts with the released keys, of the same type. Norms, PReLU and nearest
-upsampling are torch's own, which the authors call as well: a slower form would flatter whatever is compared with it.
+upsampling are torch's own, which the authors call as well: a slower form would make the comparison unfair.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may import whom: rooms and modules in the ORDER below, each only what stands before it; train imports vsexvc."""
+"""Who may import whom: groups and modules in the ORDER below, each only what stands before it; train imports vsexvc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.imports import graph, in_order, rooms
+from scripts.imports import graph, groups, in_order
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = {
@@ -179,7 +179,7 @@ def test_arrows(name: str) -> None:
 def test_neither_rooms_nor_modules_make_a_circle(top: str) -> None:
     modules_of = graph(top)
     assert len(list(in_order(modules_of))) == len(modules_of) == len(ORDER[top])
-    assert {*in_order(rooms(modules_of))} == {*rooms(modules_of)}
+    assert {*in_order(groups(modules_of))} == {*groups(modules_of)}
 
 
 def test_a_circle_is_seen(tmp_path: Path) -> None:
@@ -190,4 +190,4 @@ def test_a_circle_is_seen(tmp_path: Path) -> None:
     found = graph("p", tmp_path)
     assert [*in_order(found)] == ["p.b.one", "p.a.one", "p.b.two"]
     with pytest.raises(CycleError):
-        list(in_order(rooms(found)))
+        list(in_order(groups(found)))

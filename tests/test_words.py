@@ -17,11 +17,11 @@ Add Age Align Allow Answer Append Apply Ask Attach Attend Augment Average Bend B
 Centre Change Check Choose Close Collect Colorize Colour Combine Compare Compile Compute Connect Convert Copy Correct
 Correlate Count Create Crop Cut Damage Decide Declare Decode Define Delete Describe Divide Do Download Draw Drop Encode
 End Enlarge Estimate Evaluate Examine Extend Fade Fill Find Fit Forget Format Give Group Hand Handle Help Hide Hold
-Implement Invert Join Judge Keep Let Limit List Load Lock Look Make Map Mark Match Measure Merge Mix Move Name Note Open
-Order Pad Paint Parse Pass Place Play Plot Predict Prepare Pretrain Print Propose Provide Pull Put Quote Raise Read
-Record Redo Reflect Register Remember Remove Rename Render Repeat Replace Report Reset Resize Retrieve Return Rewrite
-Round Run Sample Save Say Scale Score Search Set Share Show Silence Smooth Soil Sort Span Split Spoil Start State Store
-Sum Summarise Support Take Tell Time Train Transfer Turn Unroll Use Wait Warp Weigh Whiten Wrap Write Yield
+Identify Implement Invert Join Judge Keep Let Limit List Load Lock Look Make Map Mark Match Measure Merge Mix Move Name
+Note Open Order Pad Paint Parse Pass Place Play Plot Predict Prepare Pretrain Print Propose Provide Pull Put Quote Raise
+Read Record Redo Reflect Register Remember Remove Rename Render Repeat Replace Report Reset Resize Retrieve Return
+Rewrite Round Run Sample Save Say Scale Score Search Set Share Show Silence Smooth Soil Sort Span Split Spoil Start
+State Store Sum Summarise Support Take Tell Time Train Transfer Turn Unroll Use Wait Warp Weigh Whiten Wrap Write Yield
 """
 VERBS = frozenset(_VERBS.split())
 TURNS = (

@@ -1,8 +1,7 @@
 """Colorize video by example, as a filter for VapourSynth.
 
 `from vsexvc import colorize` is `core.exvc.Colorize`, typed; `references` reads its references from files. Importing
-this package loads nothing else: no torch, no VapourSynth, no side effects; both are fetched when they are first asked
-for.
+this package loads neither torch nor VapourSynth and has no side effects; both names are loaded at their first use.
 """
 
 from typing import TYPE_CHECKING, Any

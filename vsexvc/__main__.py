@@ -1,6 +1,6 @@
-"""Run a command: whole films, models, checks; see `python -m vsexvc --help`. Its arguments: command_line.py.
+"""Run a command: whole films, models, checks; see `python -m vsexvc --help`. command_line.py defines its arguments.
 
-render.py, plan.py and compare.py of film/, and weights/, do the work. They are imported when they are needed, since
+render.py, plan.py and compare.py of film/, and weights/, do the work. They are imported when they are needed, because
 torch takes seconds to import.
 """
 
@@ -116,7 +116,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _tell_of_files(args: argparse.Namespace, report: Report) -> None:
-    """Say how numbered pictures are taken for a film, and which files of folders are not taken."""
+    """Report how numbered pictures are read as a film, and which files of folders are skipped."""
     from vsexvc.film import references, sequence
 
     said = sequence.notices(args.source, args.fps) if sequence.is_sequence(args.source) else []

@@ -102,7 +102,7 @@ def one_of(name: str, value: Any, accepted: Collection[str], words: str) -> str:
 def flag(name: str, value: Any) -> bool:
     try:
         return bool(value)
-    except (TypeError, ValueError):  # of an array
+    except (TypeError, ValueError):  # value is an array
         fail(name, "True or False", repr(value))
 
 
@@ -115,7 +115,7 @@ def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_fra
     given: tuple[Any, ...]
     try:
         given = tuple(ref_frames) if isinstance(ref_frames, Iterable) else (ref_frames,)
-    except TypeError:  # an array of no dimension
+    except TypeError:  # value is an array without dimensions
         given = (ref_frames,)
     starts = tuple(integer("ref_frames", frame) for frame in given)
     if len(starts) != count:
@@ -150,7 +150,7 @@ def check_computation(backend: str, precision: str | None, trt: bool, threads: i
         fail("trt", "False with another backend than 'torch'", trt)
     if precision is not None:
         one_of("precision", precision, PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-    # Resolved here: torch's own number may change before the next filter is built.
+    # Read now, because torch's own number may change before the next filter is built.
     if threads is None:
         threads = torch.get_num_threads()
     else:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 Area = tuple[slice, slice]  # rows and columns
 
-_BLACK = 3.0  # L up to which a pixel counts as black: 8-bit Y of about 24
-_DARK = 0.01  # share of lit pixels below which there is no picture to be seen
-_NOISE = 1 / 64  # share of a line's pixels that may be lit in a border
-_SHARP = 1 / 4  # share of a line's pixels that are lit where a picture begins at once
-_BLENDED = 2  # lines between border and picture that resizing made of both
-_LOGO = 1 / 4  # share of a line that a logo may be wide
-_STEADY = 6.0  # L by which a logo may change
-_ONE_SIDE = 1 / 8  # share of the frame that a border may take whose opposite has less
-_SHORTEST = 16  # lines that must be left
+_BLACK = 3.0  # highest L of a black pixel: 8-bit Y of about 24
+_DARK = 0.01  # share of lit pixels below which frames are dark
+_NOISE = 1 / 64  # largest share of lit pixels in a line of a border
+_SHARP = 1 / 4  # least share of lit pixels in a line where the picture begins sharply
+_BLENDED = 2  # lines between border and picture that resizing has mixed
+_LOGO = 1 / 4  # largest width of a logo, as a share of a line
+_STEADY = 6.0  # largest change of a logo in L
+_ONE_SIDE = 1 / 8  # largest share of the frame of a border whose opposite is narrower
+_SHORTEST = 16  # least lines of the picture
 
 
 def whole(L: Tensor) -> Area:
@@ -31,12 +31,12 @@ def is_dark(L: Tensor) -> bool:
 
 
 def picture_area(L: Tensor) -> Area:
-    """Find the area within black borders that all frames of a scene have. L: (B, 1, H, W), 0..100.
+    """Find the area within the black borders that all frames of a scene share. L: (B, 1, H, W), 0..100.
 
-    A line belongs to a border if it is black in every frame. Noise, and a logo that stands in one of two equal borders,
-    are overlooked. A border ends where the picture begins at once along the line, or as deep as the opposite one: else
-    it is a dark part of the picture, and so is most of a border that the opposite side does not have. All of the frame
-    where less than a quarter would remain, or where the frames are dark.
+    A line belongs to a border if it is black in every frame, except for noise, or for a logo in one of two equal
+    borders. A border ends where the picture begins sharply along the line, or at the depth of the opposite border.
+    Other black lines are a dark part of the picture, and so is most of a border without an opposite one. The area is
+    the whole frame if less than a quarter would remain, or if the frames are dark.
     """
     if is_dark(L):
         return whole(L)
@@ -55,7 +55,7 @@ def _within(lit: Tensor, steady: Tensor) -> slice:
 
     Args:
         lit: (lines, pixels), in any frame.
-        steady: (lines, pixels), in all frames alike.
+        steady: (lines, pixels), the same in all frames.
     """
     count = len(lit)
     ends = [_Border(lit, steady), _Border(lit.flip(0), steady.flip(0))]
@@ -72,9 +72,9 @@ class _Border:
 
     Attributes:
         black: lines without light.
-        is_sharp: the picture begins there at once.
+        is_sharp: whether the picture begins sharply at the border.
         edge: lines before the first one that is lit along much of its length.
-        has_logo: all light before the edge is that of a logo.
+        has_logo: whether all light before the edge belongs to a logo.
     """
 
     def __init__(self, lit: Tensor, steady: Tensor) -> None:

@@ -5,17 +5,17 @@ similarity, depends on what they show; exposure, flicker and the level of a fade
 the last of a scene, and a frame `after`, `gap` frames later, the first of the next, where
 
 1. no frame of the few up to `before` is similar to any of the few from `after`. Flashes and black frames inside a scene
-   fail here: the scene goes on behind them.
+   fail here: the scene continues after them.
 2. the frames on both sides are similar to each other. Fast motion fails here: its frames differ everywhere.
 3. each frame between is a weighted sum of both pictures; the weight passes from the first to the second and does not
    turn back; and where it passes, the picture loses contrast. A dissolve of unlike pictures loses half of its energy, a
    fade all of it. Pans and zooms lose none.
 
-A pale flash or a few black frames inside a scene are replaced by the frame before them. A flat frame shows nothing, so
-it is never a side, unless both sides are flat and of another level. Where such pairs overlap, the narrowest gap stays,
-except that a wider one replaces several inside it that follow each other, the parts of a long dissolve.
-The new scene begins where its picture has the larger weight. The result depends on nothing but the pictures. Their
-products are exact in float32: no order of summation changes a bit.
+A pale flash or a few black frames inside a scene are replaced by the frame before them. A flat frame has no content, so
+it is a side only if both sides are flat and differ in level. Where such pairs overlap, the narrowest gap stays, except
+that a wider one replaces several successive ones inside it, which are the parts of a long dissolve.
+The new scene begins where its picture has the larger weight. The result depends only on the pictures. Their products
+are exact in float32: the order of summation does not change a bit.
 
 Axis letters: t frames, h rows, w columns, n pairs of `before` and `after`, m frames between them.
 """
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-DEFAULT_THRESHOLD = 0.3  # how unlike both sides must be
+DEFAULT_THRESHOLD = 0.3  # least difference of both sides
 SIZE = (32, 18)  # width and height of the pictures: more would no longer be exact in float32
 BACK, AHEAD = 64, 28  # frames before and after a frame that decide on it
 
@@ -36,16 +36,16 @@ _Floats = NDArray[np.float64]
 _Ints = NDArray[np.intp]
 
 _GAPS = (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 41, 49)  # frames from `before` to `after`; 1 is a cut
-_RUN = 4  # frames looked at on either side: a flash is shorter
+_RUN = 4  # frames that are compared on either side: a flash is shorter
 _LONG = 8  # frames over which motion is measured, at most
-_NOISE = 12.0  # energy (variance) of the grain: a flat frame has no more
-_LEVEL = 20.0  # difference of the means of flat frames that makes them unlike
-_SAME = 0.5  # similarity of the frames around a flash inside a scene, at least
-_BORDER = 24  # a pixel that is never lighter is a black border
+_NOISE = 12.0  # highest energy (variance) of a flat frame: that of grain
+_LEVEL = 20.0  # difference of the means from which flat frames are unlike
+_SAME = 0.5  # least similarity of the frames around a flash inside a scene
+_BORDER = 24  # highest level of a pixel in a black border
 _LONG_BLACK = 24  # flat frames after which a scene begins in any case
 # Fitted on three generated films (tests/scene_film.py): of a pair against its sides, of the frames between.
 _STEADY, _STEADY_LONG = 2.5, 1.5  # least ratios of the differences across and within
-_GRADUAL = 0.05  # how much more unlike the sides of a gradual change must be: motion comes closer to one than to a cut
+_GRADUAL = 0.05  # further difference for gradual changes: motion resembles these more than cuts
 _MOST_REST, _LEAST_LOSS, _MOST_TURNS = 0.3, 0.3, 0.01  # the first two of pictures with nothing in common
 
 
@@ -80,11 +80,11 @@ class _Vote(NamedTuple):
 def find_changes(pictures: NDArray[np.uint8], threshold: float = DEFAULT_THRESHOLD) -> list[int]:
     """Return the frames that begin a new scene, ascending; never frame 0.
 
-    Those less than BACK frames from a start, or AHEAD frames from an end, that is not the film's own are not certain.
+    Results within BACK frames of the start, or AHEAD frames of the end, are uncertain unless these are the film's own.
 
     Args:
         pictures: (t, h, w) consecutive frames, 8-bit luma of full range, h * w at most 576.
-        threshold: how unlike both sides must be, 0 (any) to 1 (none).
+        threshold: least difference of both sides, 0 (any) to 1 (none).
     """
     compared = _compare(pictures)
     votes = [vote for gap in _GAPS if gap < len(pictures) for vote in _votes(compared, gap, threshold)]
@@ -99,7 +99,7 @@ def find_changes(pictures: NDArray[np.uint8], threshold: float = DEFAULT_THRESHO
 
 
 def _whole(kept: list[_Vote], votes: list[_Vote]) -> list[_Vote]:
-    """Return the kept pairs, with a wider one in place of several without a scene between them. votes: ascending."""
+    """Return the kept pairs; a wider one replaces several without a scene between them. votes: ascending."""
     for wide in votes:
         parts = [vote for vote in kept if 1 < vote.gap < wide.gap and wide.before < vote.first <= wide.after]
         steady = (later.before - vote.after for vote, later in pairwise(sorted(parts, key=lambda vote: vote.first)))
@@ -120,7 +120,7 @@ def _compare(pictures: NDArray[np.uint8]) -> _Compared:
     mean = sums / values.shape[1]
     products = (raw - np.multiply.outer(sums, mean)) / values.shape[1]
     energy = np.diagonal(products).copy()
-    alike = _NOISE * np.exp(-(((mean[:, None] - mean) / _LEVEL) ** 2))  # all that flat frames have in common
+    alike = _NOISE * np.exp(-(((mean[:, None] - mean) / _LEVEL) ** 2))  # similarity of flat frames
     scale = np.sqrt(energy + _NOISE)
     similarity = (products + alike) / (scale[:, None] * scale)
     frames = _without_flashes(energy, similarity)
@@ -155,7 +155,7 @@ def _without_flashes(energy: _Floats, similarity: _Floats) -> _Ints:
 
 
 def _votes(compared: _Compared, gap: int, threshold: float) -> list[_Vote]:
-    """Return the pairs so far apart that they are both sides of a change."""
+    """Return the pairs with this gap that are both sides of a change."""
     _, energy, similarity, all_across, steps = compared
     last = len(energy) - 1
     unlike = 1.0 - np.diagonal(all_across, gap)

@@ -1,8 +1,7 @@
 """Examine this environment step by step, for `python -m vsexvc check`.
 
-VapourSynth skips a plugin that does not load, and reports nothing. Therefore each part is loaded here separately, and
-for each failure the remedy is printed. Nothing is imported before its step; a step is skipped where one that it
-requires has failed.
+VapourSynth skips a plugin that does not load, without a message. Therefore each part is loaded separately here, and for
+each failure the remedy is printed. A step imports what it checks; it is skipped if a step that it requires has failed.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class _Fault(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """Hold the result of one step. ok: None if it was left out. help: what to do, empty if all is well."""
+    """Hold the result of one step. ok: None if it was skipped. help: the remedy, empty if there is no fault."""
 
     name: str
     ok: bool | None
@@ -81,7 +80,7 @@ def lines(steps: list[Step]) -> list[str]:
     return out
 
 
-# --- the steps: each returns what it found --------------------------------------------------------------------------
+# --- the steps: each returns its finding --------------------------------------------------------------------------
 
 
 def _python() -> str:
@@ -105,7 +104,7 @@ def _foreign_library(folder: Path) -> str:
 
 
 def _crashes(code: str, *arguments: str) -> bool:
-    """Return whether the system ends a separate Python that runs this."""
+    """Return whether a separate Python crashes when it runs this code."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
     return done.returncode < 0 or done.returncode > 0x80000000  # a signal; on Windows an exception's number
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from vsexvc.colour.spaces import L_from_luma, check_space, is_srgb_transfer
 from vsexvc.support.errors import first_line
 
-UNSPECIFIED = 2  # of _Matrix, _Transfer and _Primaries
+UNSPECIFIED = 2  # value of _Matrix, _Transfer and _Primaries
 RGB_LUMA = 1  # the luma of RGB pictures is BT.709's
 _SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
-ERROR = "ExvcError"  # on a frame of `tagged`: why it cannot be used
+ERROR = "ExvcError"  # on a frame of `tagged`: the reason that it cannot be used
 HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
-# Properties of coloured frames; the last two only where several references take part.
+# Properties of coloured frames; the last two only if several references are used.
 REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart", "ExvcReferences", "ExvcShares")
 _UNFIELDED = (
     "std.SetFieldBased(0) or --interlaced ignore where only the flag is wrong, else deinterlace it, as bwdif and "
@@ -32,14 +32,14 @@ _NOT_FOR_RESIZE = ("_Field", "_FieldBased")
 
 
 def is_handled(format: vs.VideoFormat) -> bool:
-    """Return whether zimg and this package can read such samples: HANDLED."""
+    """Return whether zimg and this package can read these samples: HANDLED."""
     fits: bool = format.sample_type == vs.FLOAT or format.bits_per_sample <= 16
     coarsest: int = max(format.subsampling_w, format.subsampling_h)
     return fits and coarsest <= 2
 
 
 class Tags(NamedTuple):
-    """Hold all tags, each stated. matrix: of the luma that the picture has (for RGB the one that it is given)."""
+    """Hold all tags, each stated. matrix: that of the picture's luma (of RGB: of the luma that is computed)."""
 
     matrix: int
     transfer: int
@@ -55,7 +55,7 @@ def read_tags(frame: vs.VideoFrame) -> Tags:
     limited, for RGB full. (VapourSynth itself turns `_ColorRange` into `_Range`.)
 
     Raises:
-        ValueError: a property that is no number, or one that is not handled.
+        ValueError: a property is no number, or its value is not supported.
     """
     rgb = frame.format.color_family == vs.RGB
     matrix = _number(frame, "_Matrix", UNSPECIFIED)
@@ -79,14 +79,14 @@ def _number(frame: vs.VideoFrame, name: str, default: int, highest: int | None =
 
 
 def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
-    """State all tags of a clip, so that zimg converts it without guesses or errors of its own.
+    """State all tags of a clip, so that zimg converts it without guesses or errors.
 
-    A frame with tags that are not handled gets ones that are, and says so in the property ERROR. The BT.709 family of
-    transfers is stated as sRGB, which is how colour/spaces.py takes it.
+    A frame with unsupported tags gets supported ones and the property ERROR. The BT.709 family of transfers is stated
+    as sRGB, as in colour/spaces.py.
 
     Args:
         clip: of constant or variable format and size.
-        progressive: frames must be; else `_FieldBased` is overlooked.
+        progressive: whether frames must be progressive; else `_FieldBased` is ignored.
     """
 
     def tag(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -101,7 +101,7 @@ def tagged(clip: vs.VideoNode, progressive: bool) -> vs.VideoNode:
             tags, error = read_tags(f), None
         except ValueError as reason:
             tags, error = Tags(RGB_LUMA, UNSPECIFIED, UNSPECIFIED, False, 0), first_line(reason)
-        # A frame that zimg cannot read is replaced by one that only carries the error.
+        # A frame that zimg cannot read is replaced by one with the error.
         frame = f.copy() if is_handled(f.format) else vs.core.create_video_frame(vs.RGB24, f.width, f.height)
         for name in (*_NOT_FOR_RESIZE, ERROR):
             if name in frame.props:

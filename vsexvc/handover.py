@@ -1,7 +1,7 @@
-"""Hand recurrent states over from one run to the next, so that a long scene need not be computed again up to there.
+"""Pass recurrent states from one run to the next, so that the beginning of a long scene is not computed again.
 
-A filter that is built within `handed` reads kept states, and offers those that it reaches. They change no byte of any
-frame.
+A filter that is built within `handed` reads kept states and offers those that it reaches. They do not change a byte of
+any frame.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 
 class States(Protocol):
-    """Keep states by the frame that follows them, and what is known of the scenes.
+    """Keep states by the frame that follows them, and the scenes.
 
     Attributes:
         firsts: first frames of all scenes, ascending from 0.

@@ -10,12 +10,12 @@ class Preset:
     """Describe how pictures reach the network, and how its colours reach the picture.
 
     Attributes:
-        size: width and height to which clip, references and mask are brought, cut to that shape; the result has it
-            too, and Lab is halved for the network. None: each picture keeps its own size and shape.
-        gain: factor on a and b, beside `saturation`.
-        precision: of the network where the caller names none; None: the device's first.
-        borders: black borders take no part; False: they are picture.
-        guided: colours are enlarged along the edges of luma; False: bilinearly.
+        size: width and height to which clip, references and mask are cropped and resized; the result has this size too,
+            and Lab is halved for the network. None: each picture keeps its own size and shape.
+        gain: factor on a and b, in addition to `saturation`.
+        precision: of the network if the caller names none; None: the device's default.
+        borders: whether black borders are ignored; False: they are picture.
+        guided: whether colours are enlarged along the edges of luma; False: bilinearly.
     """
 
     size: tuple[int, int] | None = None

@@ -31,7 +31,7 @@ class Reader:
     def picture(self, frames: Frames) -> tuple[Tensor, ...]:
         """Return Lab (1, 3, h, w) of one RGBS frame, and alpha (1, 1, h, w) if it has one that is not all opaque.
 
-        Raises ValueError for a frame that is marked as unusable, has numbers that are not finite, or is transparent
+        Raise ValueError for a frame that is marked as unusable, has numbers that are not finite, or is transparent
         where it must not be.
         """
         (frame,) = frames
@@ -45,7 +45,7 @@ class Reader:
         if alpha is not None:
             if self._halve:
                 raise ValueError("ref: must be opaque with preset 'upstream', it has transparent parts")
-            if size is None:  # the frame was resized: what is near to transparent parts is mixed with them
+            if size is None:  # the frame was resized: pixels near transparent parts are mixed with them
                 alpha = -F.max_pool2d(-alpha, 5, stride=1, padding=2)
             rgb, alpha = continued(rgb.clamp(0.0, 1.0), alpha, size or (frame.height, frame.width))
             return rgb_to_lab(rgb), alpha

@@ -2,7 +2,7 @@
 
 changes.py finds a change in a few small pictures; this module makes the pictures from VapourSynth frames. Frames are
 decided in blocks, each from a window of pictures around it: the result for a frame is a pure function of its
-number, independent of earlier requests. The pictures are kept, so that in a run from start to end each is made once.
+number and does not depend on earlier requests. The pictures are kept, so that a run from start to end makes each once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vsexvc.support.threads import interrupt
 
 MARK = "ExvcCut"  # frame property: 1 where a scene begins
 
-_BLOCK = 16  # frames decided at once
+_BLOCK = 16  # frames that are decided at once
 _PAGE = 256  # frames whose pictures lie in one array: thousands of small ones would fragment the memory
-_PAGES, _BLOCKS = 64, 4096  # how many are kept
-REQUESTED_AHEAD = _BLOCK - 1 + AHEAD  # frames after one, at most, that its mark needs
+_PAGES, _BLOCKS = 64, 4096  # pages and blocks that are kept
+REQUESTED_AHEAD = _BLOCK - 1 + AHEAD  # most frames after one that its mark depends on
 
 Picture = NDArray[np.uint8]
 
 
 def small_pictures(clip: vs.VideoNode) -> vs.VideoNode:
-    """Return the pictures that scenes are found by, with the frame properties. clip: GRAY of full range."""
+    """Return the pictures in which scenes are found, with the frame properties. clip: GRAY of full range."""
     return clip.resize.Bilinear(*SIZE, format=vs.GRAY8)
 
 
@@ -66,9 +66,9 @@ class Marks:
         """Prepare the marks of one clip.
 
         Args:
-            num_frames: of the clip.
-            threshold: of vsexvc.changes.find_changes. None: `_SceneChangePrev` is trusted on the frames that carry it,
-                and the default holds for the others.
+            num_frames: frames of the clip.
+            threshold: see vsexvc.changes.find_changes. None: `_SceneChangePrev` is used on frames that have it, and
+                the default on the others.
         """
         self._num_frames, self._trusts = num_frames, threshold is None
         self._threshold = DEFAULT_THRESHOLD if threshold is None else threshold
@@ -76,7 +76,7 @@ class Marks:
         self._blocks: OrderedDict[int, frozenset[int]] = OrderedDict()  # the first frames of scenes in each block
 
     def add(self, n: int, frame: vs.VideoFrame) -> None:
-        """Keep what is needed of a frame."""
+        """Keep the picture and the mark of a frame."""
         page = self._pages.get(n // _PAGE)
         if page is None:
             page = self._pages[n // _PAGE] = _Page()
@@ -103,7 +103,7 @@ class Marks:
         return [number for number in self.window(n) if not self._has(number)]
 
     def begins(self, n: int) -> bool:
-        """Return whether a scene begins with frame n, of which nothing is missing; False for an unmarked frame 0."""
+        """Return whether a scene begins with frame n, whose window is complete; False for an unmarked frame 0."""
         given = self._given(n)
         if given is not None:
             return given
@@ -122,18 +122,18 @@ class Marks:
         return page is not None and bool(page.added[n % _PAGE])
 
     def _given(self, n: int) -> bool | None:
-        """Return the mark that the frame carried."""
+        """Return the mark that the frame has."""
         page = self._pages.get(n // _PAGE)
         return None if page is None else page.given.get(n % _PAGE)
 
 
 class _Page:
-    """Hold what is known of _PAGE consecutive frames.
+    """Hold _PAGE consecutive frames.
 
     Attributes:
-        pictures: (_PAGE, h, w), of those that were added.
-        added: (_PAGE,) whether it was.
-        given: the marks that they carried, by number in the page.
+        pictures: (_PAGE, h, w), of the added frames.
+        added: (_PAGE,) whether a frame was added.
+        given: marks of the frames, by number in the page.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class _Page:
 
 
 class _Marker:
-    """Mark frames, as the step callable of exvc.PyFilter. clips[0]: costs nothing; clips[1]: small_pictures."""
+    """Mark frames, as the step callable of exvc.PyFilter. clips[0]: a cheap one; clips[1]: small_pictures."""
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
@@ -160,7 +160,7 @@ class _Marker:
                 self._marks.add(number, frame)
             missing = self._marks.missing(n)
             if missing:
-                # Others may have displaced some meanwhile: a request that brings its whole window lacks none.
+                # Other requests may have displaced some meanwhile; a request with its whole window lacks none.
                 needs = self._marks.window(n) if len(came) > 1 else missing
                 return {"need": list(needs), "need_clip": [1] * len(needs)}
             marked = vs.core.create_video_frame(vs.GRAY8, *SIZE)

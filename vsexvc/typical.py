@@ -13,13 +13,13 @@ from vsexvc.cuts import CUT, Cuts
 from vsexvc.scenes import Picture
 from vsexvc.schedule import LUMA_CLIP, Frames, Need, Schedule
 
-LOOK = 24  # frames of a scene among which its typical one is found
+LOOK = 24  # frames of a scene, from its start, that are examined
 
-_AT_ONCE = 8  # frames examined in one go
+_AT_ONCE = 8  # frames that are examined at once
 
 
 def find_typical(schedule: Schedule, cuts: Cuts, scene: int) -> Generator[list[Need], Frames, int]:
-    """Find the frame that stands for the scene that begins there, among its first ones."""
+    """Find the frame that stands for a scene, among its first ones."""
     pictures: list[Picture] = []
     stop = min(scene + LOOK, schedule.num_frames)
     for start in range(scene, stop, _AT_ONCE):
@@ -46,13 +46,13 @@ def lit_frames(pictures: Sequence[Picture]) -> NDArray[np.intp]:
 
 
 def typical_frame(pictures: Sequence[Picture]) -> int:
-    """Return the index of the picture that stands for a scene: well lit, and most like the others.
+    """Return the index of the picture that stands for a scene: well lit, and most similar to the others.
 
-    Only those that are lit are considered. Of these it is the one with the least sum of absolute differences to the
-    others; of equals the first.
+    Only lit pictures are considered. The result has the least sum of absolute differences from the others; of equal
+    ones it is the first.
 
     Args:
-        pictures: of the scene's first frames, all of one size.
+        pictures: the scene's first frames, all of one size.
     """
     stack = np.stack(pictures).astype(np.int32).reshape(len(pictures), -1)
     lit = lit_frames(pictures)

@@ -1,8 +1,8 @@
 """Convert between a clip's luma and chroma and Lab, by its matrix, transfer and primaries.
 
-Pure functions and constants on tensors; no VapourSynth, no network, no frames. Numbers for matrix, transfer and
-primaries are VapourSynth's (ITU-T H.273). `luma` is Y', the stored brightness, full range, 0..1; L is the Lab lightness
-that a grey pixel of that luma has.
+All functions are pure and work on tensors; this module does not need VapourSynth or a network. Numbers for matrix,
+transfer and primaries are VapourSynth's (ITU-T H.273). `luma` is Y', the stored brightness, full range, 0..1; L is the
+Lab lightness that a grey pixel of that luma has.
 
 Axes: B batch, H and W rows and columns.
 """
@@ -91,8 +91,8 @@ def luma_weights(matrix: int, primaries: int = 2) -> tuple[float, float]:
     """Return Kr and Kb of `_Matrix`; those of 12 (derived from chromaticities) depend on `_Primaries`.
 
     Raises:
-        ValueError: a matrix whose luma is no weighted sum of R'G'B', or not stated (0, 2): the caller chooses a
-            default; unknown primaries.
+        ValueError: the matrix's luma is no weighted sum of R'G'B', or the matrix is not stated (0, 2); primaries are
+            unknown.
     """
     if matrix == _DERIVED:
         kr, _, kb = _to_xyz(primaries)[1].tolist()
@@ -143,7 +143,7 @@ def L_from_luma(luma: Tensor, transfer: int = 2) -> Tensor:
         The same shape, L 0..100 (of ST 428, whose white is not the highest code, 0..103.4).
 
     Raises:
-        ValueError: a transfer that is not handled (PQ and HLG).
+        ValueError: the transfer is not supported (PQ and HLG).
     """
     return 116.0 * cube_root(_decode(luma.clamp(0.0, 1.0), transfer)) - 16.0
 
@@ -173,7 +173,7 @@ def _from_xyz(primaries: int) -> Tensor:
 
 
 class ColorSpace:
-    """Convert between a clip's `_Matrix`, `_Transfer` and `_Primaries` and Lab, by tables of powers. Never changes."""
+    """Convert between a clip's `_Matrix`, `_Transfer` and `_Primaries` and Lab, by tables. It is immutable."""
 
     def __init__(
         self, matrix: int = 1, transfer: int = 2, primaries: int = 2, device: torch.device | str = "cpu"
@@ -181,7 +181,7 @@ class ColorSpace:
         """Build the tables. matrix: stated (not 0 or 2). transfer, primaries: 2 (not stated) are sRGB's.
 
         Raises:
-            ValueError: one that is not handled.
+            ValueError: one of them is not supported.
         """
         kr, kb = luma_weights(matrix, primaries)
         self._weights = kr, 1.0 - kr - kb, kb
@@ -193,7 +193,7 @@ class ColorSpace:
         self._from_xyz = (_from_xyz(primaries) * (_STEPS**2 / _BRIGHTEST)).to(torch.float32).to(device)
         steps = torch.arange(_STEPS + 1, dtype=torch.float64) / _STEPS
         self._L = L_from_luma(steps, transfer).to(torch.float32).to(device)
-        # Over the root of the light, so that the dark end has as many entries as it has codes.
+        # The table is over the root of light, so that dark codes have enough entries.
         self._codes = _encode(steps**2 * _BRIGHTEST, transfer).to(torch.float32).to(device)
 
     def luma(self, rgb: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class ColorSpace:
         Lab -> linear light of the clip's primaries -> R'G'B' -> U and V. A colour's luma is not that of the grey of its
         L, so L is corrected by the difference and then by secants, until the luma of (L, ab) is the picture's to within
         what 8 bits show of all but the most saturated colours. Gamut rule: U and V of a pixel are scaled together
-        toward grey until R'G'B' with the given luma lies in 0..1; no channel is clipped, none can wrap, and the hue
+        toward grey until R'G'B' with the given luma lies in 0..1; no channel is clipped or wraps, and the hue
         stays.
 
         Args:
@@ -266,7 +266,9 @@ class ColorSpace:
         cubed = f.clamp_min(DELTA)
         foot = f - cubed
         xyz = cubed.pow_(3).add_(foot, alpha=3.0 * DELTA**2)
-        light = (self._from_xyz @ xyz).clamp_(1e-3, float(_STEPS**2))  # the root of 0 is five times as slow as others
+        light = (self._from_xyz @ xyz).clamp_(
+            1e-3, float(_STEPS**2)
+        )  # the root of 0 takes five times as long as others
         return _look_up(self._codes, light.sqrt_())
 
 

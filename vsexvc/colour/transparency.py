@@ -1,7 +1,7 @@
 """Resize pictures with transparent parts, and fill these parts.
 
-The colours of transparent pixels are no part of the picture. Resizing and the feature net look at neighbours, so it is
-replaced by what continues the opaque parts smoothly.
+The colours of transparent pixels do not belong to the picture. Resizing and the feature net use neighbours, so these
+colours are replaced by a smooth continuation of the opaque parts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_NOTHING = 1e-3  # alpha below which a pixel shows nothing
+_NOTHING = 1e-3  # alpha below which a pixel is transparent
 
 
 def continued(rgb: Tensor, alpha: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def _filled(rgb: Tensor, known: Tensor) -> Tensor:
     """Fill unknown pixels of a picture with the mean of known ones around them. known: (1, 1, H, W), 1 or 0."""
     if bool((known == 1.0).all()):
         return rgb
-    # Halved until nothing is unknown, then enlarged again behind the known pixels.
+    # The picture is halved until all pixels are known, then enlarged again behind the known ones.
     sums = F.avg_pool2d(torch.cat((rgb * known, known), dim=1), 2, ceil_mode=True, count_include_pad=False)
     coarse = _filled(sums[:, :3] / sums[:, 3:].clamp_min(_NOTHING), (sums[:, 3:] > 0.0).to(rgb.dtype))
     around = F.interpolate(coarse, rgb.shape[2:], mode="bilinear")

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Pixels worked on at once: what a core's cache holds; on other devices what keeps a large picture's memory bounded.
+# Pixels that are computed at once: a core's cache holds them; on other devices they bound a large picture's memory.
 _BAND, _DEVICE_BAND = 1 << 15, 1 << 20
 
 
-_GUIDE_EPSILON = 4.0  # of the guided filter, in L squared: smaller steps of L count as noise
-_GUIDE_NOISE = 1.0  # likewise of a and b, squared
+_GUIDE_EPSILON = 4.0  # epsilon of the guided filter, in L squared: smaller steps of L count as noise
+_GUIDE_NOISE = 1.0  # the same for a and b, squared
 
 
 class Grid(NamedTuple):
@@ -80,14 +80,15 @@ def upsample_ab(ab: Tensor, L_small: Tensor, L_full: Tensor, grid: Grid = Grid()
     """Enlarge ab from the network's size to the picture's, with the edges of the picture's L.
 
     A guided filter (He, Sun) that keeps its input: around each pixel at the network's size the slope of ab over L is
-    fitted by least squares, and what L has at full size beyond its bilinear enlargement is added times that slope. At
-    the network's size the result is ab itself; where L is flat it is the bilinear enlargement. Linear in the size.
+    fitted by least squares, and the difference of L at full size from its bilinear enlargement is added, times that
+    slope. At the network's size the result is ab itself; where L is flat it is the bilinear enlargement. The time is
+    linear in the size.
 
     Args:
         ab: (1, 2, h, w) float32, -128..127.
         L_small: (1, 1, h, w) float32, 0..100, the L that belongs to ab.
         L_full: (1, 1, H, W) float32, 0..100, at the samples of the grid.
-        grid: which samples of the picture L_full and the result are.
+        grid: position of the samples of L_full and of the result in the picture.
 
     Returns:
         (1, 2, H, W) float32.
@@ -99,7 +100,7 @@ def upsample_ab(ab: Tensor, L_small: Tensor, L_full: Tensor, grid: Grid = Grid()
     variance = (L_L - mean_L**2).clamp_min_(0.0).add_(_GUIDE_EPSILON)
     covariance = L_ab - mean_L * mean_ab
     slope = covariance / variance
-    # Only as far as L explains ab there: across a texture of one colour it does not.
+    # Only as far as L explains ab there, which it does not across a texture of one colour.
     slope *= (slope * covariance / (ab_ab - mean_ab**2).clamp_min_(0.0).add_(_GUIDE_NOISE)).clamp_max_(1.0)
     slope = _box(slope)
     coefficients = torch.cat((slope, ab - slope * L_small), dim=1)[0]  # (4, h, w)

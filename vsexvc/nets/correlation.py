@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CHUNK = 1 << 20  # elements of the correlation matrix held at once: what a core's cache has room for
+_CHUNK = 1 << 20  # elements of the correlation matrix held at once: what fits a core's cache
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
 _LOWEST_OCTAVE = -115.0  # below it exp2 gives denormal numbers: ten times slower, without effect on the output
 _LOG2_E = 1.4426950408889634

@@ -1,4 +1,4 @@
-"""Set environment variables for a moment, for libraries that read them once while they are loaded."""
+"""Set environment variables temporarily, for libraries that read them once while they are loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # by which users say how OpenMP's threads wait
+_WAITS = (
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
+)  # variables with which users set how OpenMP's threads wait
 
 
 def passive() -> dict[str, str]:

@@ -41,6 +41,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def settle(partial: Path, path: Path) -> None:
     """Rename a written file once its bytes are on the disk, so that a crash leaves the old file or the new one."""
-    with partial.open("r+b") as file:  # Windows lets nobody flush a file that is open for reading
+    with partial.open("r+b") as file:  # Windows cannot flush a file that is open for reading
         os.fsync(file.fileno())
     replace(partial, path)

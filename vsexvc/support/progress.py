@@ -1,6 +1,6 @@
-"""Show progress and notices on stderr: a bar on a terminal (rich), a line now and then elsewhere.
+"""Show progress and notices on stderr: a bar on a terminal (rich), lines at intervals elsewhere.
 
-Nothing here writes to stdout: that is where a script's clip goes.
+This module never writes to stdout, to which a script's clip goes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ def notice(text: str, head: str = "vsexvc") -> None:
 
 
 class Pace:
-    """Measure how fast a stage proceeds. done: the amount done before it began."""
+    """Measure the rate of a stage. done: the amount done before it began."""
 
     def __init__(self, done: float) -> None:
         self._since, self._from = time.monotonic(), done
 
     def rate(self, done: float) -> float:
-        """Return what is done in a second."""
+        """Return the amount done per second."""
         seconds = time.monotonic() - self._since
         return (done - self._from) / seconds if seconds > 0 else 0.0
 
     def left(self, done: float, of: float) -> float | None:
-        """Return the seconds that remain at this rate; None while nothing is done."""
+        """Return the seconds that remain at this rate; None before any progress."""
         rate = self.rate(done)
         return (of - done) / rate if rate > 0 else None
 
@@ -38,16 +38,16 @@ class Progress:
     """Show the progress of one stage after another.
 
     On a terminal this is a bar, where rich is installed. Elsewhere it is a line every `pause` seconds and one at the
-    end of a stage. Close it, or use it as a context, or the terminal keeps an open line.
+    end of a stage. Close it, or use it as a context manager, else the terminal keeps an open line.
     """
 
     def __init__(self, unit: str = "", scale: float = 1.0, pause: float = 30.0, head: str = "vsexvc") -> None:
         """Prepare; nothing is shown yet.
 
         Args:
-            unit: of the numbers shown, as " MB".
-            scale: what numbers are divided by to have that unit.
-            pause: seconds between two lines where there is no terminal.
+            unit: unit of the shown numbers, such as " MB".
+            scale: divisor that gives this unit.
+            pause: seconds between two lines without a terminal.
             head: the first word of these lines.
         """
         self._unit, self._scale, self._pause, self._head = unit, scale, pause, head
@@ -60,9 +60,9 @@ class Progress:
 
         Args:
             stage: its name.
-            done: how much of it is done.
-            of: how much it is in all; None: not known.
-            note: more words to show beside the numbers.
+            done: the finished amount.
+            of: the whole amount; None: it is unknown.
+            note: further words after the numbers.
         """
         now = time.monotonic()
         if stage != self._stage:
@@ -118,10 +118,10 @@ def followed[Item](items: Sequence[Item], stage: str, unit: str = "", head: str 
     """Yield the items and show how many are done.
 
     Args:
-        items: the work, one after the other.
+        items: the items of the work, in order.
         stage: name of the work.
-        unit: of the items, as " clips".
-        head: what a line begins with where there is no terminal.
+        unit: unit of the items, such as " clips".
+        head: first word of a line without a terminal.
     """
     with Progress(unit, head=head) as progress:
         for done, item in enumerate(items):
@@ -131,7 +131,7 @@ def followed[Item](items: Sequence[Item], stage: str, unit: str = "", head: str 
 
 
 def _new_bar() -> Any:
-    """Return rich's progress bar; None where stderr is no terminal or rich is not installed."""
+    """Return rich's progress bar; None if stderr is no terminal or rich is not installed."""
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
@@ -140,7 +140,7 @@ def _new_bar() -> Any:
     except ImportError:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    # The thread that reports draws it: rich starts no thread of its own.
+    # The reporting thread draws the bar: rich starts no thread.
     return Progress(*columns, console=Console(stderr=True), auto_refresh=False)
 
 

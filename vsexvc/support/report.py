@@ -1,4 +1,4 @@
-"""Report what a command does: lines and a bar on stderr, or JSON on stdout."""
+"""Report a command's progress: lines and a bar on stderr, or JSON on stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Report:
 
     def __init__(self, as_json: bool) -> None:
         """Choose the form: with `as_json` a JSON object per event and line to stdout, else text to stderr."""
-        self._as_json, self._out = as_json, sys.stdout  # Ray's own messages are kept from stdout later
+        self._as_json, self._out = as_json, sys.stdout  # stdout is redirected later, because of Ray's messages
         self._progress = Progress()
         self._stage, self._pace, self._said, self._done = "", Pace(0), 0.0, -1
 
@@ -84,6 +84,6 @@ class Report:
 
 
 def end_unheard() -> NoReturn:
-    """End the process where nobody reads stdout any more (`| head`); nothing is written to it at exit either."""
+    """End the process if stdout has no reader any more (`| head`), without writing to it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     raise SystemExit(1)

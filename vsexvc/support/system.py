@@ -41,10 +41,10 @@ def lock(file: IO[Any], wait: bool = True) -> bool:
 
     Args:
         file: open for writing.
-        wait: for the process that holds it.
+        wait: whether to wait for the process that holds it.
 
     Returns:
-        Whether it is held: False only without `wait`.
+        Whether this process has the lock: False only without `wait`.
     """
     while not _locks(file):
         if not wait:

@@ -1,11 +1,10 @@
 """List known models, locate downloaded ones, and get their archives into the cache.
 
-transfer.py talks to the network; store.py reads the files. Nothing here imports torch or VapourSynth or writes to
-stdout; notices go to stderr.
+transfer.py downloads; store.py reads the files. This module does not import torch or VapourSynth; notices go to stderr.
 
 In the cache folder a model NAME has these files, in the order in which they appear: `NAME.lock` (held by the process
-that downloads), `NAME.zip.part` with `NAME.zip.part.json` (the bytes so far, and their origin), `NAME.zip` (whole, hash
-checked), `NAME.safetensors.json` (the hashes, kept for good) and `NAME.safetensors`. Only the last two stay.
+that downloads), `NAME.zip.part` with `NAME.zip.part.json` (the bytes so far, and their origin), `NAME.zip` (complete,
+hash checked), `NAME.safetensors.json` (the hashes, which stay) and `NAME.safetensors`. Only the last two stay.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ class Known:
 
     Attributes:
         what: a description, in a line.
-        licence: of the weights.
+        licence: licence of the weights.
         figures: measured results, and their source.
-        url: of its archive; None: it is shipped.
-        sha256: of the archive; None: no hash is published, the first download records the one it sees.
+        url: URL of its archive; None: it is shipped.
+        sha256: of the archive; None: no hash is published, and the first download records one.
     """
 
     name: str
@@ -142,20 +141,20 @@ def cache_for(name: str) -> Iterator[None]:
 
 
 def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Path, str]:
-    """Download the archive of a model, whole, to the cache. An earlier partial download is resumed.
+    """Download the archive of a model to the cache. A partial download is resumed.
 
     Args:
-        known: with a url.
+        known: a model with a URL.
         sha256: of the archive; None: any.
-        stated: where that hash is from, for the error.
+        stated: source of that hash, for the error.
 
     Returns:
         The file and its sha256.
 
     Raises:
-        DownloadError: no answer, a status that is not 200; fewer bytes than announced, a full disk (what has come is
-            kept in both cases).
-        ValueError: another hash. The file is removed.
+        DownloadError: there is no answer, or a status that is not 200; there are fewer bytes than announced, or the
+            disk is full (the received bytes are kept in both cases).
+        ValueError: the hash differs. The file is removed.
     """
     if known.url is None:
         raise ValueError(f"model {known.name!r} must have an address to be downloaded, it has none")

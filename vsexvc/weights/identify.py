@@ -1,4 +1,4 @@
-"""Tell what a weights file is, and whether it would load."""
+"""Identify a weights file, and check whether it would load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vsexvc.weights.store import (
     read_metadata,
 )
 
-_LARGEST_FOREIGN = 1 << 30  # of a file that is only identified; torchvision's VGG19 has 575 MB
+_LARGEST_FOREIGN = 1 << 30  # bytes of a file that is only identified; torchvision's VGG19 has 575 MB
 _PART_OF_RELEASE = "one file of the authors' release ({}): a model is their archive, or the folder with all of them"
 _KINDS = {  # a key that no other file has
     "conv10_ab.weight": _PART_OF_RELEASE.format("colornet"),
@@ -33,10 +33,10 @@ _KINDS = {  # a key that no other file has
 
 
 def check(model: str) -> tuple[bool, list[str]]:
-    """Return whether a model would load, and what the file is, in lines for people.
+    """Return whether a model would load, and a description of the file in lines.
 
     Args:
-        model: as for `find`, whose errors it raises; or any other file.
+        model: see `find`, whose errors it raises; or any other file.
     """
     path = find(model)
     try:
@@ -54,7 +54,7 @@ def check(model: str) -> tuple[bool, list[str]]:
 
 
 def _kind(path: Path) -> str:
-    """Return what a file or folder looks like, by its first bytes and its keys."""
+    """Return the kind of a file or folder, by its first bytes and its keys."""
     if path.is_dir():
         return "a folder, for the authors' unpacked files"
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Describe the models, for people to read."""
+"""Describe the models as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vsexvc.weights import catalog, store
 
 
 def listing(here: dict[str, Path]) -> str:
-    """Return a block for each model: name, size or how to get it, and what is known of it. here: store.installed()."""
+    """Return a block for each model: name, size or command of download, and description. here: store.installed()."""
     blocks = []
     for name in sorted(here.keys() | catalog.KNOWN.keys()):
         known, path = catalog.KNOWN.get(name), here.get(name)

@@ -23,7 +23,7 @@ from vsexvc.support.errors import first_line
 from vsexvc.weights.fill import filled
 
 RELEASED = {"features": "vgg19_conv", "correspondence": "nonlocal_net", "color": "colornet"}
-RELEASED_CONFIG = NetworkConfig(temperature=1e-10)  # in effect the arg max: what their inference runs with
+RELEASED_CONFIG = NetworkConfig(temperature=1e-10)  # in effect the arg max, as in their inference
 _LARGEST = 300 << 20  # bytes of one released file, unpacked: twice the largest, the colour net's
 
 
@@ -36,9 +36,9 @@ _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias
 def load_released(source: Path) -> ColorizationNet:
     """Load the authors' checkpoint: nonlocal_net*.pth, colornet*.pth and vgg19_conv.pth in a folder or zip archive.
 
-    Two levels below it at most. With the temperature that they use for inference, in effect the arg max.
+    The files are at most two levels below. The temperature is that of their inference, in effect the arg max.
 
-    Raises ValueError for wrong keys, shapes or kinds of numbers and for an archive that is not to be trusted, OSError
+    Raises ValueError for wrong keys, shapes or kinds of numbers and for an untrusted archive, OSError
     where a file of a folder is missing.
     """
     tensors: dict[str, Tensor] = {}
@@ -73,7 +73,7 @@ def _released_files(source: Path) -> Iterator[tuple[str, bytes]]:
             if not members:
                 raise ValueError(f"model archive {str(source)!r} must hold {name}*.pth, which is not there")
             size = archive.getinfo(members[-1]).file_size
-            with archive.open(members[-1]) as file:  # read(): up to 2 GB of a member that is longer than it says
+            with archive.open(members[-1]) as file:  # read() returns up to 2 GB of a member with a wrong length
                 content = file.read(size)
             yield f"{source}/{members[-1]}", content
 
@@ -112,7 +112,7 @@ def check_size(size: int, label: str, largest: int) -> None:
 
 
 def state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
-    if content.startswith(ZIP):  # torch's own files are archives too, that its reader would unpack at any size
+    if content.startswith(ZIP):  # torch's files are archives too, which its reader would unpack at any size
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 check_size(sum(member.file_size for member in archive.infolist()), label, largest)
@@ -120,9 +120,9 @@ def state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
             raise ValueError(f"model {label!r} is damaged: {first_line(error)}") from None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its text advises to run code of the file
+    except pickle.UnpicklingError:  # its text advises running the file's code
         raise ValueError(f"model {label!r} is damaged or not a plain state dict: it holds more than tensors") from None
-    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the user
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         raise ValueError(f"model {label!r} is damaged or not a plain state dict: {first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"model {label!r} must be a state dict of tensors, got {type(state).__name__}")

@@ -39,7 +39,7 @@ from vsexvc.weights.released import (
 
 DEFAULT = "exvc"
 FORMAT = "1"
-# Networks in use, so that the filters of a process share them: gone with the last of them.
+# Networks in use, which the filters of a process share; the last filter frees them.
 _in_use: WeakValueDictionary[tuple[str, int, int, str, ComputeOptions | None], ColorizationNet] = WeakValueDictionary()
 
 
@@ -60,11 +60,11 @@ def find(model: str | None, auto_download: bool = False) -> Path:
 
     Args:
         model: the name or path; None: the default.
-        auto_download: a model that is known but not there is downloaded, with notices to stderr.
+        auto_download: whether a known model that is missing is downloaded, with notices to stderr.
 
     Raises:
-        ValueError: unknown name; a download with another hash.
-        OSError: no such file; not downloaded; a download that failed.
+        ValueError: the name is unknown, or a download's hash differs.
+        OSError: the file is missing or not downloaded, or a download failed.
     """
     known = installed()
     model = DEFAULT if model is None else model
@@ -90,15 +90,16 @@ def find(model: str | None, auto_download: bool = False) -> Path:
 def download(name: str, sha256: str | None = None) -> Path:
     """Download a known model into the user's cache: fetch, check, convert; the archive is removed.
 
-    One that is there already, as it was made, is left alone. The hash of the archive is recorded the first time, and
-    asked for whenever the model is downloaded again.
+    An undamaged one that is there already stays. The first download records the archive's hash, and every later one
+    must have it.
 
     Args:
         name: of catalog.KNOWN.
         sha256: of the archive; overrides a recorded one.
 
     Raises:
-        ValueError: unknown name; another hash than given or recorded; an archive of something else (it is removed).
+        ValueError: the name is unknown; the hash differs from the given or recorded one; the archive holds something
+            else (it is removed).
         OSError: see catalog.fetch; the cache cannot be written.
     """
     known = catalog.KNOWN.get(name)
@@ -150,11 +151,12 @@ def convert(source: Path, target: Path | None = None, half: bool = False) -> Pat
     Args:
         source: the archive or folder, as for `load_released`.
         target: the file, *.safetensors; None: beside `source`, with its name.
-        half: in half precision: half the size, but no longer what was released (32 to 59 dB apart with random weights).
+        half: whether the file is in half precision: half the size, but different colours (32 to 59 dB of the released
+            ones, with random weights).
 
     Raises:
-        ValueError: something else than the authors' release; a target of another name.
-        OSError: no such file; the target cannot be written.
+        ValueError: the source is not the authors' release; the target's suffix differs.
+        OSError: the source is missing, or the target cannot be written.
     """
     target = source.with_name(source.name.removesuffix(".zip") + ".safetensors") if target is None else target
     if target.suffix != ".safetensors":
@@ -212,13 +214,14 @@ def load(
     """Load a network ready to use, in evaluation mode and float32.
 
     Args:
-        model: a name of `installed()` or of models.KNOWN, a path, or None for the default.
-        device: where to put it.
+        model: a name of `installed()` or of catalog.KNOWN, a path, or None for the default.
+        device: device of the network.
         auto_download: see `find`.
 
     Raises:
-        ValueError: unknown name; damaged file; a tensor that is missing, unknown, of another shape or not of floats.
-        OSError: no such file, or unreadable; not downloaded, or the download failed.
+        ValueError: the name is unknown; the file is damaged; a tensor is missing, unknown, of another shape or not of
+            floats.
+        OSError: the file is missing, unreadable or not downloaded, or the download failed.
     """
     return load_file(find(model, auto_download)).to(device)
 
@@ -237,13 +240,15 @@ def shared(
         network = load_file(path).to(device)
         return network if how is None else prepared(network, how, catalog.cache_folder() / "engines")
 
-    if path.is_dir():  # whose files change without it
+    if path.is_dir():  # its files may change without the folder
         return apart(ready)
     status = path.stat()
     key = (str(path.resolve()), status.st_mtime_ns, status.st_size, str(torch.device(device)), how)
     network = _in_use.get(key)
     if network is None:
-        network = _in_use[key] = apart(ready)  # or torch would keep a team of threads for the caller: pump.Worker
+        network = _in_use[key] = apart(
+            ready
+        )  # else torch would keep a team of threads for the caller (support/threads.py)
     return network
 
 

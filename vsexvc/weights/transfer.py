@@ -42,7 +42,7 @@ class Transfer:
                 if answer.status == 206 and start:
                     found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
                     if not found or int(found[1]) != start or (size is not None and int(found[2]) != size):
-                        continue  # of another file by now, or another piece
+                        continue  # the answer is of another file, or of another part
                     self._copy(answer, start, int(found[2]))
                 elif answer.status == 200:
                     self._copy(answer, 0, self._begin(answer))
@@ -52,7 +52,7 @@ class Transfer:
         raise DownloadError(f"download {self.name}: {self.url} answers with neither the file nor the rest of it")
 
     def _begun(self) -> tuple[int, str, int | None]:
-        """Return the number of bytes present, what identifies the server's file, and its size."""
+        """Return the number of bytes present, the identity of the server's file, and its size."""
         try:
             state = read_json(state_of(self.part)) or {}
         except ValueError:
@@ -62,13 +62,15 @@ class Transfer:
         return self.part.stat().st_size, str(state.get("validator", "")), state.get("size")
 
     def _begin(self, answer: HTTPResponse) -> int | None:
-        """Forget earlier bytes, then note what is expected (never a part of two files); return its size."""
+        """Forget earlier bytes, then record the expected file (two files never mix); return its size."""
         length = answer.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() else None
         if size is not None and size > _LARGEST:
             raise DownloadError(f"download {self.name}: {self.url} must have at most {_LARGEST} bytes, it has {size}")
         etag = answer.headers.get("ETag", "")
-        validator = etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")  # a weak tag is no use
+        validator = (
+            etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")
+        )  # a weak tag does not identify bytes
         self.part.unlink(missing_ok=True)
         write_json(state_of(self.part), {"url": self.url, "validator": validator, "size": size})
         return size
