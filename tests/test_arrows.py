@@ -62,6 +62,7 @@ ORDER = {
         "reader",
         "handover",
         "typical",
+        "output",
         "pump",
         "merge",
         "arguments",

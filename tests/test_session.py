@@ -79,6 +79,44 @@ def test_the_recurrence_and_propagation_reach_the_output() -> None:
     )
 
 
+class TestMemory:
+    """A frame that is remembered gives colours as a reference of the same picture and colours does, with a handicap."""
+
+    def test_it_is_a_further_reference(self) -> None:
+        session = Session(small(features_input="L"))
+        lab = torch.rand(3, 3, 64, 64) * 50
+        reference = session.reference(lab[:1])
+        first, second = session.correspond(lab[1:, :1], reference)
+        state, ab = session.step(session.start(), first)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vsexvc.session._SURE", -1.0)
+            kept = session.remember(state, first, 2)
+        assert state.memory == () and len(kept.memory) == 1
+        found = session.correspond(lab[2:, :1], reference, state=kept)[0]
+        other = session.reference(torch.cat((lab[1:2, :1], ab), dim=1))
+        expected = session.correspond(lab[2:, :1], [reference, other], None, torch.tensor([[0.0, 0.05]]))[0]
+        assert torch.equal(found.warped_ab, expected.warped_ab)
+        assert torch.equal(found.match.taken, expected.match.taken) and found.match.taken.shape[1] == 2
+        again, _ = session.step(kept, second)
+        assert again.memory == kept.memory
+
+    @torch.inference_mode()
+    def test_only_sure_cells_lend_and_the_oldest_goes(self) -> None:
+        session = Session(small(features_input="L"))
+        lab = torch.rand(2, 3, 64, 64) * 50
+        one = session.correspond(lab[1:, :1], session.reference(lab[:1]))[0]
+        state, _ = session.step(session.start(), one)
+        one.match.similarity[:] = 0.79
+        assert session.remember(state, one, 2) is state
+        one.match.similarity[..., :16, :] = 0.81
+        for _ in range(2):
+            state = session.remember(state, one, 2)
+        before = state.memory
+        assert [keys.phi.shape[2] for keys in before] == [16 // 4 * 16] * 2
+        after = session.remember(state, one, 2).memory
+        assert len(after) == 2 and after[0] is before[1]
+
+
 def test_propagation_from_another_size_is_refused() -> None:
     session = Session(small(features_input="L"))
     reference = session.reference(torch.rand(1, 3, 64, 80) * 50)

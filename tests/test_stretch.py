@@ -160,14 +160,21 @@ def bytes_of(frame: vs.VideoFrame) -> bytes:
         return b"".join(np.asarray(f[plane]).tobytes() for plane in range(3)) + shares.encode()
 
 
-@pytest.mark.parametrize("propagate", [True, False])
-def test_any_order_and_many_threads_give_the_same_bytes(network: ColorizationNet, propagate: bool) -> None:
-    node = filtered(network, propagate=propagate)
+@pytest.mark.parametrize(("propagate", "memory"), [(True, 0), (False, 0), (True, 2), (False, 2)])
+def test_any_order_and_many_threads_give_the_same_bytes(
+    network: ColorizationNet, propagate: bool, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsexvc.pump.REMEMBER", 5)
+    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # the network is random: nothing is similar
+    monkeypatch.setattr("vsexvc.session._REMEMBERED", -0.01)
+    without = [bytes_of(frame) for frame in filtered(network, propagate=propagate).frames()] if memory else []
+    node = filtered(network, propagate=propagate, memory=memory)
     expected = [bytes_of(node.get_frame(n)) for n in range(LENGTH)]
+    assert expected != without
     order = [*range(LENGTH - 1, -1, -1), *random.Random(5).sample(range(LENGTH), LENGTH)]
-    backward = filtered(network, propagate=propagate)
+    backward = filtered(network, propagate=propagate, memory=memory)
     assert all(bytes_of(backward.get_frame(n)) == expected[n] for n in order)
-    each = [filtered(network, propagate=propagate) for _ in range(3)]
+    each = [filtered(network, propagate=propagate, memory=memory) for _ in range(3)]
     found: dict[tuple[int, int], bytes] = {}
     done = threading.Semaphore(0)
 

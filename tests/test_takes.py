@@ -46,9 +46,9 @@ def test_parts_that_need_no_other() -> None:
     assert [takes.follows(given, number) for number in range(4)] == [False, False, True, False]
 
 
-def test_in_parts_and_in_one_go(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("memory", [0, 2])
+def test_in_parts_and_in_one_go(model: str, memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # the network is random: nothing is similar
     make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
     plan = 'source = "film.mkv"\nframes = 150\n[[scene]]\nfirst = 0\nreference = {0 = "0.png", 49 = "1.png"}\n'
     plan += '[[scene]]\nfirst = 130\nreference = "2.png"\n'
@@ -56,7 +56,7 @@ def test_in_parts_and_in_one_go(
     for seed in range(3):
         make_png(tmp_path / f"{seed}.png", seed)
     arguments = ["render", str(tmp_path / "film.mkv"), "--plan", str(tmp_path / "plan.toml"), "--model", model]
-    arguments += ["--size", "64", "--device", "cpu", "--threads", "1", "--codec", "ffv1"]
+    arguments += ["--size", "64", "--device", "cpu", "--threads", "1", "--codec", "ffv1", "--memory", str(memory)]
     work = tmp_path / "work"
     steps = 0
     step = Session.step

@@ -86,7 +86,9 @@ def _render(args: argparse.Namespace, report: Report) -> int:
         args.source,
         args.out,
         references=tuple(args.ref or ()),
-        colours=Colours(**_given(args, "size", "saturation", "propagate", "around", "device", "backend", "precision")),
+        colours=Colours(
+            **_given(args, "size", "saturation", "propagate", "around", "memory", "device", "backend", "precision")
+        ),
         encoding=_encoding(args),
         frames=None if args.frames is None else redo.stretch_of(args.frames),
         **_given(args, "plan", "model", "interlaced", "fps", "sc", "sc_threshold", "sound"),

@@ -52,9 +52,8 @@ def _add_render(commands: Any) -> None:
     _add_network(colour)
     colour.add_argument("--saturation", metavar="X", type=float, help="0..4 (1)")
     colour.add_argument("--propagate", action="store_true", help="the references are coloured frames of this film")
-    colour.add_argument(
-        "--around", metavar="N", type=int, help="how many references of a scene take part at a frame, 1..64 (4)"
-    )
+    colour.add_argument("--around", metavar="N", type=int, help="references of a scene that a frame uses, 1..64 (4)")
+    colour.add_argument("--memory", metavar="N", type=int, help="earlier frames of a scene that it uses, 0..8 (0)")
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
     _add_threshold(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="library that computes the network (torch)")

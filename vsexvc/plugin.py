@@ -36,7 +36,7 @@ from vsexvc.arguments import (
 )
 from vsexvc.graph import build
 from vsexvc.presets import PRESETS
-from vsexvc.schedule import MOST_AROUND, Schedule
+from vsexvc.schedule import MOST_AROUND, MOST_MEMORY, Schedule
 from vsexvc.session import Session
 from vsexvc.support.errors import first_line
 from vsexvc.weights import store
@@ -67,6 +67,7 @@ def colorize(
     trt: bool = False,
     threads: int | None = None,
     around: int = 4,
+    memory: int = 0,
 ) -> vs.VideoNode:
     """Colour `clip` like the pictures of `ref`.
 
@@ -110,6 +111,8 @@ def colorize(
             of the same scene and within those 128 frames. Each part of the picture takes its colours from the most
             similar one, or, of equal ones, from the nearest in time; they never mix. 1: the current one. With preset
             "upstream" always 1.
+        memory: how many earlier frames of a scene give colours too, 0..8: of every 32 frames the last one, where it had
+            a sure match. With preset "upstream" always 0.
 
     Returns:
         The coloured clip, with the frame properties of `clip`, and ExvcReference (frame of `ref`), ExvcSimilarity (mean
@@ -136,6 +139,7 @@ def colorize(
         fail("ref", f"of constant size with preset {preset!r}", "a clip of variable size")
     target = check_format(shape.size or (clip.width, clip.height), clip.format, format, output)
     around = check_range("around", integer("around", around), 1, MOST_AROUND)
+    memory = check_range("memory", integer("memory", memory), 0, MOST_MEMORY)
     starts = check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
     place = check_device(device, integer("device_index", device_index))
     if model is not None and not isinstance(model, str | os.PathLike):
@@ -153,9 +157,9 @@ def colorize(
             "Colorize: torch was loaded before vsexvc, with threads that spin where they wait: on a busy machine set "
             "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
         )
-    around = 1 if preset else around
+    around, memory = (1, 0) if preset else (around, memory)
     propagate, sc = flag("propagate", propagate), flag("sc", sc)
-    schedule = Schedule(clip.num_frames, ref.num_frames, starts, propagate, sc, sc_threshold, around)
+    schedule = Schedule(clip.num_frames, ref.num_frames, starts, propagate, sc, sc_threshold, around, memory)
     return build(
         clip,
         ref,

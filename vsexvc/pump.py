@@ -29,19 +29,18 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.backends.transfer import download
 from vsexvc.borders import Area, is_dark, picture_area
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
-from vsexvc.frames import ERROR, REPORTED, listed
+from vsexvc.frames import ERROR, listed
 from vsexvc.handover import States
+from vsexvc.output import Output
 from vsexvc.reader import Reader
 from vsexvc.scenes import is_cut
-from vsexvc.schedule import BLOCK, LUMA_CLIP, REF_CLIP, SEARCH, Frames, Need, Schedule
+from vsexvc.schedule import BLOCK, LUMA_CLIP, REF_CLIP, REMEMBER, SEARCH, Frames, Need, Schedule
 from vsexvc.stretch import LONGEST, Backward, Stretch, find_stretch, joined
 from vsexvc.support.errors import first_line
 from vsexvc.support.kept import Kept, bytes_of
@@ -65,24 +64,12 @@ class SessionLike(Protocol):
     """Declare the session that the pump requires (vsexvc.session.Session). Its results are opaque."""
 
     def reference(self, lab: Tensor, alpha: Tensor | None = None, /) -> Any: ...
-    def correspond(self, L: Tensor, references: Any, area: Area | None, handicaps: Any = None, /) -> Sequence[Any]: ...
+    def correspond(
+        self, L: Tensor, references: Any, area: Area | None, handicaps: Any = None, state: Any = None, /
+    ) -> Sequence[Any]: ...
     def start(self, reference: Any, area: Area | None, /) -> Any: ...
     def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Output:
-    """Hold one coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
-
-    They are valid once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
-    that each reference gave their colour to, by its index.
-    """
-
-    planes: Tensor
-    arrived: Callable[[], None]
-    area: Area
-    shares: dict[int, float]
-    segment: int
+    def remember(self, state: Any, correspondence: Any, most: int, /) -> Any: ...
 
 
 @dataclass
@@ -185,7 +172,7 @@ class Pump:
             answer = self._worker(self._resume, n, came, listed(frames))
             while self._notices:
                 self._log(self._notices.pop())
-            return {"frame": _frame(answer)} if isinstance(answer, Output) else answer
+            return {"frame": answer.frame()} if isinstance(answer, Output) else answer
         except Exception as error:
             return {"error": f"Colorize: frame {n}: {first_line(error)}"}
 
@@ -337,12 +324,12 @@ class Pump:
         """Return the frames within a block from which another reference applies."""
         return [number for number in self._schedule.ref_frames or () if number in block[1:]]
 
-    def _aligned(self, work: _Work, block: range, L: Tensor) -> Sequence[Any]:
+    def _aligned(self, work: _Work, block: range, L: Tensor, state: Any = None) -> Sequence[Any]:
         """Compute the correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
         L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
-        if len(work.references) == 1:
+        if len(work.references) == 1 and state is None:
             return self._session.correspond(L, work.references[0], work.area)
-        return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block))
+        return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block), state)
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
         """Compute a block up to the next cut, unless another request has done so meanwhile."""
@@ -354,7 +341,7 @@ class Pump:
             state = self._session.start(work.reference(stretch.holding) if self._schedule.propagate else None, area)
         end = next((number for number in block[1:] if self._cuts[number] == CUT), block.stop)
         L = self._reader.luma(frames[: end - block.start])
-        aligned = self._aligned(work, range(block.start, end), L)
+        aligned = self._aligned(work, range(block.start, end), L, state if self._schedule.memory else None)
         for number in range(block.start, end):
             one = aligned[number - block.start]
             if self._recurrent:
@@ -366,14 +353,16 @@ class Pump:
             planes, arrived = download(torch.cat((one.similarity, ab), dim=1)[0])
             inside = area or picture_area(L[number - block.start][None])
             shares = one.match.taken.mean((0, 2, 3)).tolist() if len(stretch.indices) > 1 else [1.0]
-            by_index = dict(zip(stretch.indices, shares, strict=True))
+            by_index = dict(zip(stretch.indices, shares, strict=False))  # then come remembered frames
             self._outputs[number] = Output(planes, arrived, inside, by_index, replay.start)
             self._outputs.move_to_end(number)
+        if self._schedule.memory and self._recurrent and _passes(REMEMBER, block.start, end, replay.start):
+            state = self._session.remember(state, aligned[end - 1 - block.start], self._schedule.memory)
         replay.position, replay.state = end, state
         self._recent[end] = state
         for states in self._handed:
             states.offer(end, state)
-        if (end - replay.start) // _CHECKPOINT > (block.start - replay.start) // _CHECKPOINT:
+        if _passes(_CHECKPOINT, block.start, end, replay.start):
             self._checkpoints[end] = state
         unasked = [number for number in self._outputs if number not in self._requests]
         window = max(BLOCK, min(self._window, _OUTPUT_BYTES // bytes_of([self._outputs[end - 1].planes])))
@@ -381,20 +370,6 @@ class Pump:
             del self._outputs[number]
 
 
-def _frame(output: Output) -> vs.VideoFrame:
-    """Make a frame. It runs in VapourSynth's own threads, so nothing of torch computes here: see TorchThread."""
-    output.arrived()
-    planes = output.planes.numpy()
-    if not np.isfinite(planes).all():
-        raise ValueError("the network's colours are not finite numbers: use other weights")
-    _, height, width = planes.shape
-    frame = vs.core.create_video_frame(vs.YUV444PS, width, height)
-    for plane in range(3):
-        np.copyto(np.asarray(frame[plane]), planes[plane])
-    similarity = float(planes[0, *output.area].mean(dtype=np.float64))
-    most = max(output.shares, key=output.shares.__getitem__)
-    values = most, similarity, output.segment, list(output.shares), list(output.shares.values())
-    for name, value in zip(REPORTED, values, strict=True):
-        if len(output.shares) > 1 or not isinstance(value, list):
-            frame.props[name] = value
-    return frame
+def _passes(every: int, before: int, after: int, start: int) -> bool:
+    """Return whether a multiple of `every` frames, counted from `start`, lies after `before` and not after `after`."""
+    return (after - start) // every > (before - start) // every

@@ -10,6 +10,8 @@ import vapoursynth as vs
 
 BLOCK = 4  # frames whose correspondence is computed at once
 MOST_AROUND = 64  # highest value of `around`
+MOST_MEMORY = 8  # highest value of `memory`
+REMEMBER = 32  # frames of a segment between two that it remembers
 SEARCH = 32  # frames that are examined for a cut at once
 LUMA_CLIP, REF_CLIP = 0, 1  # the clips of the PyFilter
 
@@ -30,6 +32,7 @@ class Schedule:
         sc: whether the recurrence restarts at cuts.
         sc_threshold: see vsexvc.scenes.measure_cuts.
         around: how many `ref_frames` each frame uses, see stretch.py.
+        memory: how many earlier frames of the segment give colours too, one of every REMEMBER frames.
     """
 
     num_frames: int
@@ -39,6 +42,7 @@ class Schedule:
     sc: bool = True
     sc_threshold: float | None = None
     around: int = 1
+    memory: int = 0
 
     def switch_before(self, n: int) -> int:
         """Return the last of `ref_frames` not after frame n, 0 where there is none."""

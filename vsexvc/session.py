@@ -5,6 +5,7 @@
     for block in ...: aligned = session.correspond(L, reference)   batched: does not depend on the previous frame
     state = session.start(None)                                 or session.start(reference): propagation
     state, ab = session.step(state, aligned[i])                 frame by frame, in order
+    state = session.remember(state, aligned[i], most)           now and then: the frame gives colours to later ones
 
 A State holds copies and is never changed: a replay from a kept one has the same bytes.
 
@@ -28,7 +29,13 @@ from vsexvc.borders import Area, picture_area, whole
 from vsexvc.colour.lab import centred
 from vsexvc.nets.config import CELL
 from vsexvc.nets.correspondence import Embedding
+from vsexvc.nets.meaning import MEANING_CELL
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
+
+_SURE = 0.8  # similarity from which a cell of a remembered frame lends its colour
+_REMEMBERED = (
+    0.05  # cosine by which a remembered frame must be ahead of a reference: its colours are no more than found
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,14 @@ class Correspondence:
 
 @dataclass(frozen=True)
 class State:
-    """Hold the previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None if there is none."""
+    """Hold the previous frame: lab (1, 3, A, Z) with centred L, padded, and its phi; None if there is none.
+
+    `memory`: keys of earlier frames of the scene, the latest last, see `Session.remember`.
+    """
 
     prev_lab: Tensor | None
     prev_phi: Tensor | None
+    memory: tuple[Keys, ...] = ()
 
 
 def network_size(width: int, height: int, shorter: int = 216) -> tuple[int, int]:
@@ -140,6 +151,7 @@ class Session:
         references: Reference | Sequence[Reference],
         area: Area | None = None,
         handicaps: Tensor | None = None,
+        state: State | None = None,
     ) -> list[Correspondence]:
         """Compute eq. 6 for several frames at once.
 
@@ -148,22 +160,24 @@ class Session:
             references: one or several; each position takes the colours of one of them (nets/choice.py).
             area: the scene's picture within its borders; None: that of these frames.
             handicaps: (B, R), of each reference at each frame, see nets/choice.py; None: zeros.
+            state: the frames that it remembers give colours too, after all references. None: there are none.
         """
         area = self.area(L) if area is None else area
         references = (references,) if isinstance(references, Reference) else references
-        handicaps = torch.zeros(len(L), len(references)) if handicaps is None else handicaps
-        return self._within_memory(lambda: self._correspond(L, references, area, handicaps.to(self.device)))
+        keys = [reference.keys for reference in references]
+        handicaps = torch.zeros(len(L), len(keys)) if handicaps is None else handicaps
+        if state is not None and state.memory:
+            keys += state.memory
+            handicaps = F.pad(handicaps, (0, len(state.memory)), value=_REMEMBERED)
+        return self._within_memory(lambda: self._correspond(L, keys, area, handicaps.to(self.device)))
 
-    def _correspond(
-        self, L: Tensor, references: Sequence[Reference], area: Area, handicaps: Tensor
-    ) -> list[Correspondence]:
+    def _correspond(self, L: Tensor, keys: Sequence[Keys], area: Area, handicaps: Tensor) -> list[Correspondence]:
         if self._sparing and len(L) > 1:
             each = [slice(i, i + 1) for i in range(len(L))]
-            return [one for i in each for one in self._correspond(L[i], references, area, handicaps[i])]
+            return [one for i in each for one in self._correspond(L[i], keys, area, handicaps[i])]
         L_centred = _padded(upload(L[:, :, *area], self.device) - 50.0)
         network = self.network
         theta, phi = network.embed(F.pad(L_centred, (0, 0, 0, 0, 0, 2)))
-        keys = [reference.keys for reference in references]
         match = network.match(L_centred, theta, network.understand(L_centred), keys, handicaps, sparing=self._sparing)
         results = []
         for i in range(len(L)):
@@ -225,7 +239,29 @@ class Session:
         flag = torch.full((1, 1, 1, 1), float(has_previous), device=self.device)
         ab = self.network.colorize(L_centred, correspondence.match, prev_lab, flag)
         shown = _placed(ab, correspondence.area, correspondence.L)
-        return State(torch.cat((L_centred, ab), dim=1), phi), shown
+        return State(torch.cat((L_centred, ab), dim=1), phi, state.memory), shown
+
+    @torch.inference_mode()
+    def remember(self, state: State, correspondence: Correspondence, most: int) -> State:
+        """Return the state with its frame among those that give colours to later ones.
+
+        Only cells that found a sure match lend theirs. A frame without any is not remembered.
+
+        Args:
+            state: after `step`.
+            correspondence: of the same frame.
+            most: frames that are remembered; the oldest is dropped.
+        """
+        lab, phi = state.prev_lab, state.prev_phi
+        assert lab is not None and phi is not None
+        sure = correspondence.match.similarity[0, 0] >= _SURE
+        if not bool((F.avg_pool2d(sure[None, None].float(), MEANING_CELL) == 1.0).any()):
+            return state
+
+        def work() -> Keys:
+            return self.network.keys(lab, phi, self.network.understand(lab[:, :1]), sure)
+
+        return State(lab, phi, (*state.memory, self._within_memory(work))[-most:])
 
     def _within_memory[T](self, work: Callable[[], T]) -> T:
         """Return the work's result; if the device's memory is exhausted, try once more in sparing mode."""

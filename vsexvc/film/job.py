@@ -28,6 +28,7 @@ class Colours:
     saturation: float = 1.0
     propagate: bool = False
     around: int = 4
+    memory: int = 0
     device: str | None = None
     backend: str = "torch"
     precision: str | None = None

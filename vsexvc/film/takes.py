@@ -16,6 +16,7 @@ import torch
 
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job
+from vsexvc.nets.network import Keys
 from vsexvc.schedule import BLOCK
 from vsexvc.session import State
 from vsexvc.support.files import settle
@@ -82,7 +83,8 @@ class Kept:
             if stored["key"] != self._job.keys[number]:
                 return None
             device = torch.device(self._job.colours.device or "cpu")
-            return State(*(None if x is None else x.to(device) for x in (stored["prev_lab"], stored["prev_phi"])))
+            (prev_lab, prev_phi), *memory = ([x.to(device) for x in some] for some in stored["state"])
+            return State(prev_lab, prev_phi, tuple(Keys(*one) for one in memory))
         except Exception:  # torch raises errors of any type
             return None
 
@@ -97,10 +99,10 @@ class Kept:
         number = self._numbers.get(n)
         if number is None:
             return
+        held = ((state.prev_lab, state.prev_phi), *state.memory)
         content: dict[str, Any] = {
             "key": self._job.keys[number],
-            "prev_lab": None if state.prev_lab is None else state.prev_lab.cpu(),
-            "prev_phi": None if state.prev_phi is None else state.prev_phi.cpu(),
+            "state": [[x.cpu() for x in some if x is not None] for some in held],
         }
         path = self._folder.state(number)
         partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")

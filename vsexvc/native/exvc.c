@@ -167,7 +167,7 @@ VS_EXTERNAL_API(void) VapourSynthPluginInit2(VSPlugin *plugin, const VSPLUGINAPI
                              "mask:vnode:opt;output:data:opt;format:int:opt;propagate:int:opt;sc:int:opt;"
                              "sc_threshold:float:opt;preset:data:opt;auto_download:int:opt;device:data:opt;"
                              "device_index:int:opt;backend:data:opt;precision:data:opt;trt:int:opt;threads:int:opt;"
-                             "around:int:opt;",
+                             "around:int:opt;memory:int:opt;",
                              "clip:vnode;", colorize_create, NULL, plugin);
     vspapi->registerFunction("Bind", "func:func;", "", bind_create, NULL, plugin);
     vspapi->registerFunction("PyFilter",
