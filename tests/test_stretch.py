@@ -166,7 +166,7 @@ def test_any_order_and_many_threads_give_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("vsexvc.pump.REMEMBER", 5)
     monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # the network is random: nothing is similar
-    monkeypatch.setattr("vsexvc.session._REMEMBERED", -0.01)
+    monkeypatch.setattr("vsexvc.session.REMEMBERED", -0.01)
     without = [bytes_of(frame) for frame in filtered(network, propagate=propagate).frames()] if memory else []
     node = filtered(network, propagate=propagate, memory=memory)
     expected = [bytes_of(node.get_frame(n)) for n in range(LENGTH)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from train.features.sources import Judge, Source
@@ -150,6 +151,19 @@ class TestMeaning:
         sum(model(batch()).terms.values()).backward()  # type: ignore[union-attr]
         learning = {name.split(".")[0] for name, p in model.net.named_parameters() if p.grad is not None}
         assert learning == {"meaning", "trust", "color"}
+
+
+def test_the_middle_frame_gives_colours_to_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.fit.unroll.REMEMBERED", -2.0)  # ahead of any reference
+    samples = batch(frames=7)
+    plain, remembering = unrolled(), unrolled()
+    remembering.remembered = 1.0
+    torch.manual_seed(4)  # of the frame before the sequence
+    first = plain(samples).outputs
+    torch.manual_seed(4)
+    second = remembering(samples).outputs
+    assert first is not None and second is not None
+    assert torch.equal(first[:, :3], second[:, :3]) and not torch.equal(first[:, 3], second[:, 3])
 
 
 def test_worn_colours_are_what_the_next_frame_sees() -> None:

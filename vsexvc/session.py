@@ -33,9 +33,7 @@ from vsexvc.nets.meaning import MEANING_CELL
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
 _SURE = 0.8  # similarity from which a cell of a remembered frame lends its colour
-_REMEMBERED = (
-    0.05  # cosine by which a remembered frame must be ahead of a reference: its colours are no more than found
-)
+REMEMBERED = 0.05  # cosine by which a remembered frame must be ahead of a reference: its colours are no more than found
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ class Session:
         handicaps = torch.zeros(len(L), len(keys)) if handicaps is None else handicaps
         if state is not None and state.memory:
             keys += state.memory
-            handicaps = F.pad(handicaps, (0, len(state.memory)), value=_REMEMBERED)
+            handicaps = F.pad(handicaps, (0, len(state.memory)), value=REMEMBERED)
         return self._within_memory(lambda: self._correspond(L, keys, area, handicaps.to(self.device)))
 
     def _correspond(self, L: Tensor, keys: Sequence[Keys], area: Area, handicaps: Tensor) -> list[Correspondence]:

@@ -96,7 +96,7 @@ class _Run:
         judge = None
         if o.perceptual or o.contextual:
             judge = networks.judge(options).to(self.device)
-        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16, o.worn)
+        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16, o.worn, o.remembered)
         self.unrolled = unrolled
         self.discriminator = Discriminator(config.width).to(self.device) if o.adversarial else None
         self.optimizers = {"net": self._optimizer(self.net)}

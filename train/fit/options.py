@@ -70,6 +70,7 @@ class FitOptions:
         freeze_correspondence: features and correspondence net do not learn.
         freeze_trust: vsexvc.nets.trust does not learn: trained with the rest, it drifts back to the details.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
+        remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
     """
 
     out: Path
@@ -120,6 +121,7 @@ class FitOptions:
     freeze_correspondence: bool = False
     freeze_trust: bool = False
     worn: float = 0.0
+    remembered: float = 0.0
 
     @property
     def weights(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.features import Features, feature_input
 from vsexvc.nets.meaning import MEANING_CELL, Meaning
 from vsexvc.nets.network import ColorizationNet, Keys
+from vsexvc.session import REMEMBERED
 
 # Eq. 8's weight of 0.001 is for a VGG19 with input 0..255; the range of torchvision's is 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
@@ -46,6 +47,7 @@ class Unrolled(nn.Module):
         feature_noise: share of samples whose features get noise before the correspondence (section 4).
         bf16: whether autocast uses bfloat16.
         worn: share of frames whose colours are spoiled before they become the previous frame.
+        remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Unrolled(nn.Module):
         feature_noise: float,
         bf16: bool,
         worn: float = 0.0,
+        remembered: float = 0.0,
     ) -> None:
         super().__init__()
         self.net, self.judge, self.weights = net, judge, weights
         self.no_previous, self.feature_noise, self.bf16, self.worn = no_previous, feature_noise, bf16, worn
+        self.remembered = remembered
         self.strip: Tensor | None = None  # a sample of the last batch, see `picture`
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
@@ -75,7 +79,8 @@ class Unrolled(nn.Module):
         prev_lab = spoiled(lab[:, 1]) * has_previous
         sums: dict[str, Tensor] = {}
         outputs: list[Tensor] = []
-        keys = self.net.keys(lab[:, 0], phi[:, 0], _frame(meaning, b, 0))
+        keys = [self.net.keys(lab[:, 0], phi[:, 0], _frame(meaning, b, 0))]
+        handicaps = lab.new_tensor([[0.0, REMEMBERED]]).expand(b, -1)
         if meaning is not None and wanted["guess"]:
             seen = F.avg_pool2d(lab[:, :, 1:].flatten(0, 1), MEANING_CELL)
             sums["guess"] = losses.l1(meaning.guess, seen)
@@ -85,8 +90,8 @@ class Unrolled(nn.Module):
 
         for t in range(2, s):
             target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
-            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), (keys,))
-            sought = target if meaning is None else self._sought(_frame(meaning, b, t), keys, target, true)
+            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), keys, handicaps[:, : len(keys)])
+            sought = target if meaning is None else self._sought(_frame(meaning, b, t), keys[0], target, true)
             every = true if meaning is None else torch.ones_like(true)
             if wanted["warped"]:
                 add("warped", losses.l1(match.warped_ab, sought, every))
@@ -110,6 +115,8 @@ class Unrolled(nn.Module):
                 add("follow", losses.l1(ab, match.warped_ab.detach(), 1 - true))
             prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
             outputs.append(prev_lab)
+            if t == 1 + s // 2 and float(torch.rand(())) < self.remembered:
+                keys.append(self.net.keys(prev_lab.detach(), phi[:, t].detach(), _frame(meaning, b, t)))
             worn = (torch.rand(b, 1, 1, 1, device=lab.device) < self.worn).float()
             prev_lab = torch.lerp(prev_lab, spoiled(prev_lab, 1.0), worn)
             L, nothing = lab[0, t, :1], torch.zeros_like(target[0])
