@@ -322,6 +322,8 @@ class TestRefused:
             ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16, got 'int8'"),
             ({"precision": "fp16"}, "precision must be one of "),
             ({"threads": 0}, "threads must be 1..1024, got 0"),
+            ({"around": 0}, "around must be 1..64, got 0"),
+            ({"memory": 9}, "memory must be 0..8, got 9"),
             ({"trt": True}, "backend tensorrt needs an NVIDIA GPU, not cpu"),
             ({"trt": True, "backend": "openvino"}, "trt must be False with another backend than 'torch', got "),
             ({"mask": moving(vs.RGB24)}, "mask must be GRAY, got RGB24"),
