@@ -6,12 +6,12 @@
     network      frames inside the network: each backend and precision here against a plain loop, as the authors run it
     correlation  eq. 3-5 alone, with logits so low that exp leaves the normal numbers, against benign ones
     precision    ab of each backend and precision against fp32, one step and fed back (with --clips, of true frames)
-    around       what each step around the network costs for a YUV420P8 frame on one thread
+    around       time of each step around the network for a YUV420P8 frame on one thread
     filter       core.exvc.Colorize through vspipe: frames per second and peak memory
     busy         the same beside processes that compute: times as long, and times the fair share of the cores
 
-What is compared takes turns within a round (A B A B), so that a machine that slows down slows all of it. What this
-machine cannot run stands in the table with the reason.
+Candidates take turns within a round (A B A B), so that a machine that slows down affects all of them. The table gives
+the reason for each that this machine cannot run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def filter_arguments(options: argparse.Namespace) -> Row:
 def busy_rows(options: argparse.Namespace) -> list[Row]:
     from scripts import bench_busy
 
-    return bench_busy.busy_rows(*options.sizes[0], options.frames, filter_arguments(options))
+    width, height = options.sizes[0]
+    return bench_busy.busy_rows(width, height, options.frames, filter_arguments(options))
 
 
 def filter_rows(options: argparse.Namespace) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Measure, for scripts/bench.py, what the filter costs on a busy machine: beside processes that compute all the time.
+"""Measure, for scripts/bench.py, the filter's time on a busy machine, while other processes compute.
 
 A thread's fair share of C cores, taken by T threads of the filter and N others, is C / (T + N) of a core. Threads that
 spin while they wait for one that has no core waste their share: a frame then costs many times more.
@@ -21,7 +21,7 @@ WAITS = "OMP_WAIT_POLICY"
 
 @contextmanager
 def computing(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run so many processes that take a core each, if they get it."""
+    """Run this number of processes, which compute all the time."""
     with ExitStack() as running:
         processes = []
         for _ in range(count):
@@ -31,12 +31,12 @@ def computing(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def fair(threads: int, others: int, cores: int) -> float:
-    """Return how many times as long threads take beside others than alone, if all get the same share of the cores."""
+    """Return the factor by which other threads slow these down, if all get the same share of the cores."""
     return min(threads, cores) / min(threads, cores * threads / (threads + others))
 
 
 def busy_rows(width: int, height: int, frames: int, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """Measure alone and beside one process more than there are cores: as torch is loaded, and with spinning threads."""
+    """Measure alone, and while one more process than cores computes: as torch is loaded, and with spinning threads."""
     cores = len(os.sched_getaffinity(0))
     others, threads = cores + 1, arguments.get("threads") or min(4, cores)
     rows = []

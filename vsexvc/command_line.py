@@ -80,7 +80,7 @@ def _add_render(commands: Any) -> None:
     run.add_argument(
         "--frames",
         metavar="A:B",
-        help="make the parts with frames A to B - 1 anew and join them with what an earlier run left in --work",
+        help="make the parts with frames A to B - 1 again and join them with an earlier run's in --work",
     )
     run.add_argument("--json", action="store_true", help="a JSON object for each event, one a line, on stdout")
 

@@ -1,7 +1,7 @@
-"""Write an HTML page that shows frames of a film under each of several references.
+"""Write an HTML page that shows frames of a film with each of several references.
 
-The pictures are results of Colorize, with the recurrence of their scene. The template (compare.html) contains
-everything else; source.py reads the films.
+The pictures are results of Colorize, with the recurrence of their scene. compare.html is the page's template; source.py
+reads the films.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from vsexvc.plugin import colorize
 from vsexvc.support.errors import first_line
 from vsexvc.weights.store import DEFAULT
 
-FRAMES = 8  # shown where none are named
+FRAMES = 8  # frames that are shown if none are named
 _BOX, _MAP_BOX, _THUMB_BOX = (960, 720), (480, 360), (320, 240)  # largest sizes of pictures
 _STEP = 20  # the scale of similarities begins and ends at multiples of 1/20
-# Colours of least to most similar, RGB: each lighter than the one before, so that they differ without colours too.
+# RGB from least to most similar: each is lighter than the one before, so that they differ without colours too.
 _RAMP = ((40, 16, 72), (110, 36, 108), (196, 64, 84), (240, 132, 56), (252, 232, 150))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold a frame under one reference: its colours, its similarity map (0..1) and the mean similarity (-1..1)."""
+    """Hold a frame with one reference: its colours, its similarity map (0..1) and the mean similarity (-1..1)."""
 
     coloured: Image.Image
     similarity_map: NDArray[np.floating]
@@ -53,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Hold a frame of the film: its luma, and its result under each reference."""
+    """Hold a frame of the film: its luma, and its result with each reference."""
 
     frame: int
     seconds: float | None
@@ -72,24 +72,24 @@ def write(
     fps: Fraction | None = None,
     **options: Any,
 ) -> list[Suited]:
-    """Colour frames of a film after each reference and write the page.
+    """Colour frames of a film by each reference and write the page.
 
     Args:
-        film: its file.
+        film: the film's file.
         references: pictures, folders of pictures, and clips (the first frame of each).
-        out: the page; written anew where it is there.
+        out: the page; an existing one is replaced.
         cache: see source.open_video.
-        frames: which; one from inside a scene costs the scene up to there. None: of scenes spread over the film the
-            first one, or where that is black, the typical one.
+        frames: numbers of the shown frames; the scene before each is computed too. None: the first frames of scenes
+            spread over the film, or, if these are black, the typical ones.
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
-        options: of Colorize.
+        options: arguments of Colorize.
 
     Returns:
-        How well the best of the references suits each scene, worst first; of named frames nothing.
+        How well the best reference suits each scene, worst first; empty if `frames` are named.
 
     Raises:
-        OSError, ValueError: something cannot be read or written, an argument is out of range.
+        OSError, ValueError: a file cannot be read or written, or an argument is out of range.
     """
     check_writable("page", out, ".html", ".htm")
     clip = open_video(film, cache, interlaced, fps)
@@ -99,14 +99,14 @@ def write(
     try:
         stills = [open_references([path], cache, stills=True) for path in paths]
         for still in stills:
-            _Column(clip, still, options)  # reports errors before the film is read
+            _Column(clip, still, options)  # raises errors before the film is read
         shown: dict[int, float] = {}
         found: list[Suited] = []
         if frames is None:
             shown, found, clip = _of_scenes(clip, stills, [path.name for path in paths], stages, options)
             frames = list(shown)
         numbers = sorted(set(frames))
-        columns = (_Column(clip, still, options) for still in stills)  # two at once would take twice the memory
+        columns = (_Column(clip, still, options) for still in stills)  # one at a time: two would take twice the memory
         greys, cells = _coloured(columns, numbers, len(stills), stages("colouring"))
         rows = [Row(number, shown.get(number), greys[number], cells[number]) for number in numbers]
         thumbs = [picture(still, 0, _THUMB_BOX) for still in stills]
@@ -135,14 +135,14 @@ def _coloured(
 def _of_scenes(
     clip: vs.VideoNode, stills: list[vs.VideoNode], names: Sequence[str], stages: Stages, options: dict[str, Any]
 ) -> tuple[dict[int, float], list[Suited], vs.VideoNode]:
-    """Return frames of scenes spread over the film with their seconds, how well each is suited, the clip with scenes.
+    """Return frames of scenes spread over the film with their seconds, the scenes' references, the clip with scenes.
 
     Args:
         clip: the film.
         stills: the references.
-        names: of their files.
+        names: names of their files.
         stages: see source.Stages.
-        options: of Colorize; `sc_threshold` is taken out.
+        options: arguments of Colorize; `sc_threshold` is removed.
     """
     size = options.get("size", 216)
     scenes = find_scenes(clip, options.pop("sc_threshold", None), size, stages)
@@ -166,10 +166,10 @@ def page(
     """Return the page's HTML.
 
     Args:
-        title: the film.
+        title: name of the film.
         facts: how it was coloured.
-        names: of the references, each with its picture in `thumbs` and a cell in each row.
-        scenes: of which the worst are named, worst first.
+        names: names of the references, each with its picture in `thumbs` and a cell in each row.
+        scenes: the scenes, worst first; the page names the first ones.
     """
     maps = np.concatenate([cell.similarity_map.ravel() for row in rows for cell in row.cells])
     low, high = (float(share) for share in np.percentile(maps, (1, 99)))
@@ -212,7 +212,7 @@ def page(
 
 
 class _Column:
-    """Colour a film after one reference."""
+    """Colour a film by one reference."""
 
     def __init__(self, clip: vs.VideoNode, reference: vs.VideoNode, options: dict[str, Any]) -> None:
         format = vs.YUV444P16 if clip.format.color_family == vs.RGB else None

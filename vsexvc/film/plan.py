@@ -6,10 +6,10 @@
     first = 0
     reference = "a.png"
 
-In place of a picture a scene may have several, each with the frame from which it is used (`{0 = "a.png", 40 =
+Instead of a picture a scene may have several, each with the frame from which it is used (`{0 = "a.png", 40 =
 "b.png"}`), a list of pictures that are named by their frames (`["ref_000000.png", "ref_000040.png"]`), or a folder of
-such pictures, of which it takes its own. `around` says how many of them take part at a frame. With `false` in place of
-them the scene is left as it is, and `grey = true` makes it grey.
+such pictures, of which it takes those of its frames. `around` limits the references that a frame uses. `reference =
+false` leaves the scene as it is, and `grey = true` makes it grey.
 
 A scene without a reference continues with that of the scene before. The scenes of a plan are the cuts of the result:
 deleting one joins two scenes, adding one splits a scene. source.py finds scenes; render.py uses the plan.
@@ -35,7 +35,7 @@ from vsexvc.film.references import listed, numbers_of
 from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent, small_luma, typical
 from vsexvc.schedule import MOST_AROUND
 
-_COLUMNS, _ROWS = 6, 12  # of a sheet; further scenes go onto further ones
+_COLUMNS, _ROWS = 6, 12  # pictures on a sheet; further scenes go onto further sheets
 _THUMB, _GAP, _LINE = (280, 210), 10, 22  # pixels
 
 _PROPOSED = {
@@ -52,7 +52,7 @@ _HEAD = """\
 
 
 class Left(NamedTuple):
-    """Name frames [first, stop) that get no colours: they keep their own, or are made grey."""
+    """Name frames [first, stop) that get no colours: they stay as they are, or are made grey."""
 
     first: int
     stop: int
@@ -60,7 +60,7 @@ class Left(NamedTuple):
 
 
 class Around(NamedTuple):
-    """Say for the frames [first, stop) of a scene how many references take part at each, as Colorize's `around`."""
+    """Hold `around` of Colorize for the frames [first, stop) of a scene."""
 
     first: int
     stop: int
@@ -72,14 +72,14 @@ class Plan:
     """Hold the content of a plan file.
 
     Attributes:
-        source: the film that it was made for.
-        frames: how many that had.
+        source: the film that the plan was made for.
+        frames: number of that film's frames.
         firsts: first frames of the scenes, ascending from 0.
-        references: a picture for each change of it, whole paths; of a clip the first frame is meant.
-        ref_frames: for each of them the frame from which it holds.
+        references: absolute paths, one for each change of the reference; of a clip the first frame is used.
+        ref_frames: for each of them the frame from which it is used.
         left: stretches that get no colours.
-        around: of the scenes that name one.
-        folders: those that scenes name in place of pictures, each once.
+        around: scenes that have their own `around`.
+        folders: folders that scenes name instead of pictures, each once.
     """
 
     source: Path
@@ -105,11 +105,11 @@ def make(
     """Find the scenes of a film, and write the plan's template and the contact sheet.
 
     Args:
-        film: its file.
+        film: the film's file.
         cache: see source.open_video.
-        out: the plan's template: all scenes, no pictures yet; what vsexvc.film.propose says of them.
-        sheet: their typical frames, a PNG (write_sheet).
-        sc_threshold: of Colorize.
+        out: the plan's template, with all scenes, without pictures, with the proposals of vsexvc.film.propose.
+        sheet: contact sheet of their typical frames, a PNG (write_sheet).
+        sc_threshold: as for Colorize.
         stages: see source.Stages.
         interlaced, fps: see source.open_video.
 
@@ -117,8 +117,8 @@ def make(
         The film's clip, and its scenes.
 
     Raises:
-        FileExistsError: there is such a plan; somebody may have put his work into it.
-        OSError, ValueError: the film cannot be read, a file not written.
+        FileExistsError: the plan exists already, and may contain a user's work.
+        OSError, ValueError: the film cannot be read, or a file cannot be written.
     """
     if out is not None and out.exists():
         raise FileExistsError(f"plan {str(out)!r} must be a new file, it is there already")
@@ -165,8 +165,8 @@ def read(path: Path, *, is_draft: bool = False) -> Plan:
         is_draft: references may be missing, in the plan and on disk.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no plan; the first thing that is wrong, by scene.
+        OSError: the file cannot be read.
+        ValueError: the file is not a plan; the message names the first fault and its scene.
     """
     if not path.is_file():
         raise FileNotFoundError(f"plan {str(path)!r} must be a file, there is none")
@@ -183,16 +183,16 @@ def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages:
     """Write the scenes as a contact sheet, each by its typical frame, replacing an older one.
 
     Args:
-        path: a PNG. Where the scenes do not fit on one, `-1`, `-2` and so on are put to its name.
+        path: a PNG. If the scenes need several, `-1`, `-2` and so on are added to its name.
         clip: the film.
-        scenes: of source.find_scenes.
+        scenes: see source.find_scenes.
         stages: see source.Stages.
 
     Returns:
         The files.
 
     Raises:
-        OSError, ValueError: a file cannot be written, a frame not read.
+        OSError, ValueError: a file cannot be written, or a frame cannot be read.
     """
     progress = stages("drawing the sheet")
     height, small = picture(clip, 0, _THUMB).height, small_luma(clip)
@@ -217,9 +217,9 @@ def check_writable(what: str, path: Path, *suffixes: str) -> None:
     """Raise ValueError or OSError for a file that cannot be written, before the work that makes it.
 
     Args:
-        what: how errors call it.
-        path: of the file.
-        suffixes: of which it must have one; any, where there are none.
+        what: the file's name in errors.
+        path: the file.
+        suffixes: the accepted ones; empty: all are accepted.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{what} must be a {suffixes[0]}, got {str(path)!r}")
@@ -333,7 +333,7 @@ def _timed(table: dict[str, Any], where: str, first: int, stop: int, folder: Pat
 
 
 def _numbered(named: str | list[Any], where: str, first: int, stop: int, folder: Path) -> list[tuple[int, Path]]:
-    """Return the pictures of a list, or those of a folder that are the scene's, by the frames in their names."""
+    """Return the pictures of a list, or a folder's pictures of the scene, by the frames in their names."""
     names = [named] if isinstance(named, str) else named
     if wrong := [name for name in names if not (isinstance(name, str) and name)]:
         raise ValueError(f"{where}reference must be a list of pictures, got {wrong[0]!r} in it")

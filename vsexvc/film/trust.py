@@ -1,7 +1,7 @@
-"""Say how well the references suit a film's scenes, and where one is missing: the scenes that are worst first.
+"""Report how well the references suit a film's scenes, and which scenes lack one, worst first.
 
-It goes by what Colorize says of each frame: ExvcSimilarity, the mean similarity with which the network finds in the
-references what the frame shows, and the shares of these.
+The report uses Colorize's frame properties: ExvcSimilarity, the mean similarity of a frame's matches in the references,
+and the share of each reference.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vsexvc.plugin import colorize
 from vsexvc.pump import REFERENCES
 from vsexvc.support.errors import first_line
 
-MISSING, WEAK = 0.3, 0.45  # mean similarity below which there is none for a scene; or none of the scene itself
-_SHOWN = 10  # scenes that are named
-_NAMED = 3  # references that are named for each
+MISSING, WEAK = 0.3, 0.45  # mean similarity below which a scene's reference is missing, or weak
+_SHOWN = 10  # scenes that a report names
+_NAMED = 3  # references that it names for each scene
 
 
 class Sum(NamedTuple):
-    """Sum up frames of a scene: its first frame, how many, their similarities, and the shares of each reference.
+    """Sum up frames of a scene: its first frame, their number, their similarities, and the share of each reference.
 
-    References are told by the frame from which they hold, or by their index where they have none.
+    References are identified by the frame from which they are used, or else by their index.
     """
 
     first: int
@@ -40,13 +40,13 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True)
 class Suited:
-    """Say how well references suit a scene.
+    """Hold how well references suit a scene.
 
     Attributes:
         scene: its number, from 1.
         first: its first frame.
         similarity: the mean, -1..1.
-        shares: of its references, by their names, the largest first; 1 in all.
+        shares: share of each reference, by name, the largest first; the sum is 1.
     """
 
     scene: int
@@ -61,14 +61,14 @@ class Suited:
 
 
 class Tally:
-    """Sum up frames by scene. firsts: of the scenes; ref_frames: of Colorize."""
+    """Sum up frames by scene. firsts: first frames of the scenes; ref_frames: as for Colorize."""
 
     def __init__(self, firsts: Sequence[int], ref_frames: Sequence[int] | None) -> None:
         self._firsts, self._ref_frames = firsts, ref_frames
         self._sums: dict[int, tuple[int, float, dict[int, float]]] = {}
 
     def add(self, number: int, props: Mapping[str, Any]) -> None:
-        """Add a frame. props: its properties; one without colours of ours has none that count."""
+        """Add a frame. props: its properties; a frame that was not coloured is not counted."""
         similarity = props.get("ExvcSimilarity")
         if not isinstance(similarity, float):
             return
@@ -79,7 +79,7 @@ class Tally:
         if isinstance(several, Sequence) and isinstance(parts, Sequence):
             pairs = list(zip(several, parts, strict=True))
         for index, share in pairs:
-            # The number that a reference has may change with a plan, not where it holds in the scene.
+            # A changed plan may renumber references, but not the frame from which one is used in the scene.
             place = index if self._ref_frames is None else max(self._ref_frames[index], first)
             shares[place] = shares.get(place, 0.0) + share
         self._sums[first] = frames + 1, total + similarity, shares
@@ -97,10 +97,10 @@ def suited(
     """Return the scenes, worst first.
 
     Args:
-        sums: of all that was looked at, in any order; a scene may have several.
+        sums: sums of the examined frames, in any order; a scene may have several.
         firsts: first frames of the film's scenes.
-        ref_frames: of Colorize.
-        names: of the references.
+        ref_frames: as for Colorize.
+        names: names of the references.
     """
     found: dict[int, list[Sum]] = {}
     for one in sums:
@@ -126,17 +126,17 @@ def measure(
     stages: Stages = silent,
     **options: Any,
 ) -> tuple[Sum, ...]:
-    """Look at the typical frame of each scene as Colorize takes its references.
+    """Match the typical frame of each scene with the references, as Colorize does.
 
     Args:
         clip: the film.
-        scenes: of it.
-        references: their clip; without `ref_frames` there may be any number.
-        ref_frames, options: of Colorize.
+        scenes: the film's scenes.
+        references: the reference clip; without `ref_frames` it may have any number of frames.
+        ref_frames, options: arguments of Colorize.
         stages: see source.Stages.
 
     Raises:
-        ValueError: an argument is out of range, a frame cannot be read.
+        ValueError: an argument is out of range, or a frame cannot be read.
     """
     firsts = [scene.first for scene in scenes]
     marked, small = with_scenes(clip, firsts), small_luma(clip, options.get("size", 216))
@@ -180,13 +180,13 @@ def of_files(
 
     Args:
         clip: the film.
-        scenes: of it.
-        paths: of the references, as `render --ref` takes them.
+        scenes: the film's scenes.
+        paths: paths of the references, as for `render --ref`.
         cache: see source.open_video.
         stages, options: see `measure`.
 
     Raises:
-        OSError, ValueError: something cannot be read, an argument is out of range.
+        OSError, ValueError: a file cannot be read, or an argument is out of range.
     """
     files, firsts = listed(paths), [scene.first for scene in scenes]
     numbers = numbers_of(files, clip.num_frames)
@@ -196,12 +196,12 @@ def of_files(
 
 
 def weakest(scenes: Sequence[Suited]) -> list[Suited]:
-    """Return the scenes to be named: those without a reference or with a weak one, worst first, not too many."""
+    """Return the scenes to name, at most _SHOWN: those without a reference or with a weak one, worst first."""
     return [scene for scene in scenes if scene.verdict][:_SHOWN]
 
 
 def line(scene: Suited) -> str:
-    """Return what is said of one scene."""
+    """Return the line about one scene."""
     names = [f"{name} {share:.2f}" for name, share in scene.shares.items()]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     shares = next(iter(scene.shares)) if len(names) == 1 else ", ".join(names[:_NAMED]) + more
