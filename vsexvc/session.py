@@ -32,6 +32,9 @@ from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.meaning import MEANING_CELL
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
 
+# L below which the colours shown fade to neutral, except with the released head. True ab there is 0.75 L on average;
+# the network's is larger, and gives black frames a tint.
+_DARK = 5.0
 _SURE = 0.8  # similarity from which a cell of a remembered frame lends its colour
 REMEMBERED = 0.05  # cosine by which a remembered frame must be ahead of a reference: its colours are no more than found
 
@@ -218,7 +221,10 @@ class Session:
 
     @torch.inference_mode()
     def step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
-        """Compute eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device)."""
+        """Compute eq. 7: (the state after this frame, its ab (1, 2, H, W) on the network's device).
+
+        With head "blend" ab fades to 0 in black; the state keeps what the network has found.
+        """
         return self._within_memory(lambda: self._step(state, correspondence))
 
     def _step(self, state: State, correspondence: Correspondence) -> tuple[State, Tensor]:
@@ -237,6 +243,8 @@ class Session:
         flag = torch.full((1, 1, 1, 1), float(has_previous), device=self.device)
         ab = self.network.colorize(L_centred, correspondence.match, prev_lab, flag)
         shown = _placed(ab, correspondence.area, correspondence.L)
+        if self.network.config.head == "blend":
+            shown.mul_((correspondence.L / _DARK).clamp_(0.0, 1.0))
         return State(torch.cat((L_centred, ab), dim=1), phi, state.memory), shown
 
     @torch.inference_mode()
