@@ -153,26 +153,25 @@ class TestMeaning:
         assert learning == {"meaning", "trust", "color"}
 
 
+def outputs_without_and_with(share: str, samples: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the outputs with a share of Unrolled at 0, and at 1."""
+    found = []
+    for value in (0.0, 1.0):
+        model = unrolled()
+        setattr(model, share, value)
+        torch.manual_seed(4)  # of the frame before the sequence
+        outputs = model(samples).outputs
+        assert outputs is not None
+        found.append(outputs)
+    return found
+
+
 def test_the_middle_frame_gives_colours_to_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.fit.unroll.REMEMBERED", -2.0)  # ahead of any reference
-    samples = batch(frames=7)
-    plain, remembering = unrolled(), unrolled()
-    remembering.remembered = 1.0
-    torch.manual_seed(4)  # of the frame before the sequence
-    first = plain(samples).outputs
-    torch.manual_seed(4)
-    second = remembering(samples).outputs
-    assert first is not None and second is not None
+    first, second = outputs_without_and_with("remembered", batch(frames=7))
     assert torch.equal(first[:, :3], second[:, :3]) and not torch.equal(first[:, 3], second[:, 3])
 
 
 def test_worn_colours_are_what_the_next_frame_sees() -> None:
-    samples = batch()
-    fresh, worn = unrolled(), unrolled()
-    worn.worn = 1.0
-    torch.manual_seed(4)  # of the frame before the sequence
-    first = fresh(samples).outputs
-    torch.manual_seed(4)
-    second = worn(samples).outputs
-    assert first is not None and second is not None
+    first, second = outputs_without_and_with("worn", batch())
     assert torch.equal(first[:, 0], second[:, 0]) and not torch.equal(first[:, 1], second[:, 1])

@@ -30,7 +30,7 @@ from vsexvc.colour.lab import centred
 from vsexvc.nets.config import CELL
 from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.meaning import MEANING_CELL
-from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match
+from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match, whole_cells
 
 # L below which the colours shown fade to neutral, except with the released head. True ab there is 0.75 L on average;
 # the network's is larger, and gives black frames a tint.
@@ -133,10 +133,9 @@ class Session:
         inside = _padded(picture[:, :, *area])
         usable = None
         if alpha is not None:
-            opaque = _padded((alpha[:, :, *area] >= 0.5).to(self.device, torch.float32))
-            if not bool((F.avg_pool2d(opaque, CELL) == 1.0).any()):
+            usable = _padded((alpha[:, :, *area] >= 0.5).to(self.device, torch.float32))[0, 0] == 1.0
+            if not bool(whole_cells(usable, CELL).any()):
                 raise ValueError("ref: must show something within its borders, it is transparent everywhere")
-            usable = opaque[0, 0] == 1.0
 
         def work() -> Reference:
             phi = self.network.embed(inside, is_reference=True).phi
@@ -261,7 +260,7 @@ class Session:
         lab, phi = state.prev_lab, state.prev_phi
         assert lab is not None and phi is not None
         sure = correspondence.match.similarity[0, 0] >= _SURE
-        if not bool((F.avg_pool2d(sure[None, None].float(), MEANING_CELL) == 1.0).any()):
+        if not bool(whole_cells(sure, MEANING_CELL).any()):
             return state
 
         def work() -> Keys:

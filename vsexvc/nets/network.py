@@ -111,7 +111,7 @@ class ColorizationNet(nn.Module):
         if usable is not None:
             for i in range(0, len(some), 2):
                 cell = CELL if i == 0 else MEANING_CELL
-                whole = F.avg_pool2d(usable[None, None].float(), cell).flatten() == 1.0
+                whole = whole_cells(usable, cell)
                 if whole.any():
                     some[i : i + 2] = [x[:, :, whole].contiguous() for x in some[i : i + 2]]
         return Keys(*some)
@@ -190,6 +190,11 @@ class ColorizationNet(nn.Module):
         evidence = [match.evidence] if self.config.semantic else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *evidence)
         return ab
+
+
+def whole_cells(usable: Tensor, cell: int) -> Tensor:
+    """Return for each cell whether all its pixels are usable, (H/cell * W/cell,) bool. usable: (H, W) bool."""
+    return F.avg_pool2d(usable[None, None].float(), cell).flatten() == 1.0
 
 
 def _finer(x: Tensor) -> Tensor:
