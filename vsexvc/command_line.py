@@ -29,8 +29,8 @@ def _add_render(commands: Any) -> None:
         "render",
         help="colour a whole film",
         description="Colour a film scene by scene and write it with its sound, subtitles, chapters, times and tags. "
-        "If it is stopped, the same command resumes; the result is the same, byte for byte. Other arguments "
-        "start over.",
+        "If it is stopped, the same command resumes; the result is the same, byte for byte. With other "
+        "arguments it makes those parts again that depend on them.",
         epilog="The scenes of a script are not known: it is split every 240 frames. If a part begins inside a scene, "
         "a worker that has not just made the part before computes the scene again up to there. The files that a script "
         "reads are not known either: remove the working folder if they change.",
