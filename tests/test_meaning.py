@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from test_semantic import file as file  # a fixture
 
 from train.features import meaning
 from vsexvc.nets.config import NetworkConfig
-from vsexvc.nets.meaning import MeaningNet
+from vsexvc.nets.meaning import SEEN, MeaningNet
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.nets.trust import Trust
 
@@ -67,6 +69,27 @@ def test_details_and_meaning_are_one_product() -> None:
     ).flatten(2)
     expected = theta.flatten(2).transpose(1, 2) @ phi.flatten(2) + 0.25 * beside.transpose(1, 2) @ beside
     assert torch.allclose(both[0].transpose(1, 2) @ both[1], expected, atol=1e-4)
+
+
+def test_the_colour_net_sees_the_meaning() -> None:
+    """It starts blind to it; each of the channels that it sees is about as large as the others."""
+    torch.manual_seed(0)
+    net = ColorizationNet(dataclasses.replace(CONFIG, semantic_color=True)).eval().requires_grad_(False)
+    lab, other = torch.rand(2, 1, 3, 64, 96) * 60 - 30
+    theta, phi = net.embed(lab)
+    match = net.match(lab[:, :1], theta, net.understand(lab[:, :1]), [net.keys(lab, phi, net.understand(lab[:, :1]))])
+    assert match.seen.shape == (1, SEEN, 8, 12)
+    assert match.seen[:, :-2].square().mean().item() == pytest.approx(1.0, abs=1e-3)
+    seen = net.understand(other[:, :1])
+    assert seen is not None
+    changed = match._replace(seen=seen.seen())
+    absent = torch.zeros(1, 1, 1, 1)
+    first = net.colorize(lab[:, :1], match, torch.zeros_like(lab), absent)
+    assert torch.equal(first, net.colorize(lab[:, :1], changed, torch.zeros_like(lab), absent))
+    torch.nn.init.normal_(net.color.see.weight)
+    torch.nn.init.normal_(net.color.conv10_ab.weight)  # or the residual is zero
+    first = net.colorize(lab[:, :1], match, torch.zeros_like(lab), absent)
+    assert not torch.allclose(first, net.colorize(lab[:, :1], changed, torch.zeros_like(lab), absent), atol=0.1)
 
 
 @pytest.mark.parametrize("believed", [0, 1, 2])

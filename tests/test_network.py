@@ -161,7 +161,7 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
-    match = Match(ab, similarity, torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8))
+    match = Match(ab, similarity, torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8), torch.empty(1, 0, 4, 4))
     with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0), torch.ones(1, 1, 1, 1))
     without = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 1, 1))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
@@ -172,7 +172,10 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)],
+    [
+        *(("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)),
+        ("semantic_color", True),  # without `semantic`
+    ],
 )
 def test_a_wrong_configuration_names_its_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{field} must be .* got"):

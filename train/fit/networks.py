@@ -19,6 +19,7 @@ _MAY_GROW = (
     "semantic",
     "semantic_weight",
     "semantic_temperature",
+    "semantic_color",
 )  # may differ from the weights that a run starts from
 
 
@@ -79,7 +80,7 @@ def _stored(options: FitOptions, config: NetworkConfig) -> tuple[dict[str, Tenso
 def _freeze(net: ColorizationNet, options: FitOptions) -> None:
     """Keep the optimizers from the parts that do not learn."""
     if net.config.semantic:
-        net.meaning.trunk.requires_grad_(False)
+        (net.meaning if options.freeze_meaning else net.meaning.trunk).requires_grad_(False)
     if options.freeze_correspondence:
         net.features.requires_grad_(False)
         net.correspondence.requires_grad_(False)
@@ -113,7 +114,8 @@ def _grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Ten
 
     The colour net's first layer gets further inputs, whose weights are zero.
     """
-    grown = {name: state.get(name, start) for name, start in wanted.items() if name.startswith(("meaning.", "trust."))}
+    may_be_new = ("meaning.", "trust.", "color.see.")
+    grown = {name: state.get(name, start) for name, start in wanted.items() if name.startswith(may_be_new)}
     for name, tensor in state.items():
         spare = wanted[name].shape[1] - tensor.shape[1] if name == "color.conv1_1.0.weight" else 0
         grown[name] = torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, spare)) if spare > 0 else tensor

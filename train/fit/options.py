@@ -69,6 +69,7 @@ class FitOptions:
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
         freeze_trust: vsexvc.nets.trust does not learn: trained with the rest, it drifts back to the details.
+        freeze_meaning: vectors and guess do not learn: vsexvc.nets.meaning stays as `python -m train meaning` made it.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
         remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
     """
@@ -120,6 +121,7 @@ class FitOptions:
     meaning: Path | None = None
     freeze_correspondence: bool = False
     freeze_trust: bool = False
+    freeze_meaning: bool = False
     worn: float = 0.0
     remembered: float = 0.0
 

@@ -27,4 +27,6 @@ def download(x: Tensor) -> tuple[Tensor, Callable[[], None]]:
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
     """Copy `x` to the device without waiting for its other work. The caller must not change `x` afterwards."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    if device.type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)

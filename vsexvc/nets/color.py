@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.meaning import SEEN
 from vsexvc.nets.trust import EVIDENCE
 
 _RESIDUAL = 16.0  # ab per unit of the last layer: how fast the residual of head "blend" learns
@@ -38,6 +39,9 @@ class ColorNet(nn.Module):
         self.conv2_1, self.conv2_2, self.conv2_2norm_ss = conv(c(64), c(128)), conv(c(128), c(128)), down(c(128))
         self.conv3_1, self.conv3_2, self.conv3_3 = conv(c(128), c(256)), conv(c(256), c(256)), conv(c(256), c(256))
         self.conv3_3norm_ss = down(c(256))
+        if config.semantic_color:
+            self.see = nn.Conv2d(SEEN, c(256), 1, bias=False)
+            nn.init.zeros_(self.see.weight)  # so that weights without it can be trained on
         self.conv4_1, self.conv4_2, self.conv4_3 = conv(c(256), c(512)), conv(c(512), c(512)), conv(c(512), c(512))
         for block, dilation in ((5, 2), (6, 2), (7, 1)):
             for layer in (1, 2, 3):
@@ -65,7 +69,7 @@ class ColorNet(nn.Module):
         similarity: Tensor,
         prev_lab: Tensor,
         has_previous: Tensor,
-        *evidence: Tensor,
+        *more: Tensor,
     ) -> Tensor:
         """Compute ab (B, 2, H, W) of a frame.
 
@@ -75,13 +79,18 @@ class ColorNet(nn.Module):
             similarity: (B, 1, H, W).
             prev_lab: (B, 3, H, W); zeros where there is no previous frame, as the network was trained.
             has_previous: (B, 1, 1, 1), 1 or 0. Head "blend" gives a previous frame that does not exist no weight.
-            evidence: (B, EVIDENCE, H, W) of Trust, where the network has one.
+            more: evidence (B, EVIDENCE, H, W) of Trust, where the network has one, and with `semantic_color` the
+                meaning (B, SEEN, H/8, W/8).
         """
+        evidence, seen = more[:1], more[1:]
         x = torch.cat((L_centred, warped_ab, similarity, prev_lab, *evidence), dim=1).to(self.conv10_ab.weight.dtype)
         x1 = self._block(x, "conv1_1", "conv1_2")
         x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
         x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
-        x = self._block(self.conv3_3norm_ss(x3), "conv4_1", "conv4_2", "conv4_3")
+        x = self.conv3_3norm_ss(x3)
+        for meaning in seen:
+            x = x + self.see(meaning.to(x.dtype))
+        x = self._block(x, "conv4_1", "conv4_2", "conv4_3")
         for block in (5, 6, 7):
             x = self._block(x, *(f"conv{block}_{layer}" for layer in (1, 2, 3)))
         x = self._block(F.relu(self.conv8_1(x) + self.conv3_3_short(x3)), "conv8_2", "conv8_3")

@@ -29,6 +29,7 @@ class NetworkConfig:
         semantic: the EfficientNet-Lite that computes the semantic features; "": none, as in the paper.
         semantic_weight: weight of those features' cosine in the correspondence; the cosine of the details has 1.
         semantic_temperature: tau of the correlation by those features alone.
+        semantic_color: whether the colour net sees the semantic vectors and the colours that are guessed from them.
     """
 
     width: float = 1.0
@@ -41,6 +42,7 @@ class NetworkConfig:
     semantic: Literal["", "lite0", "lite1", "lite2"] = ""
     semantic_weight: float = 0.25
     semantic_temperature: float = 0.03
+    semantic_color: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.width <= 2.0:
@@ -63,8 +65,11 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig: semantic_weight must be 0..10, got {self.semantic_weight}")
         if not 1e-3 <= self.semantic_temperature <= 1.0:
             raise ValueError(f"NetworkConfig: semantic_temperature must be 0.001..1, got {self.semantic_temperature}")
-        if not isinstance(self.refine, bool):
-            raise ValueError(f"NetworkConfig: refine must be true or false, got {self.refine!r}")
+        for name in ("refine", "semantic_color"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"NetworkConfig: {name} must be true or false, got {getattr(self, name)!r}")
+        if self.semantic_color and not self.semantic:
+            raise ValueError("NetworkConfig: semantic_color must be false where semantic is empty, got true")
         if not 1e-10 <= self.temperature <= 1.0:
             raise ValueError(f"NetworkConfig: temperature must be 1e-10..1, got {self.temperature}")
         if not isinstance(self.motion, int) or not 0 <= self.motion <= 64:

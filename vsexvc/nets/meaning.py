@@ -20,6 +20,7 @@ MEANING_CELL = 8  # pixels of the network's size that one vector stands for
 _VECTOR = 64  # channels of a vector; its products differ little from those of all 328 (Lite2)
 _GUESS = 64
 _AB = 32.0  # ab per unit of the guess's last layer
+SEEN = _VECTOR + 2  # channels of what the colour net sees of a Meaning
 
 
 class Meaning(NamedTuple):
@@ -27,6 +28,10 @@ class Meaning(NamedTuple):
 
     vectors: Tensor
     guess: Tensor
+
+    def seen(self) -> Tensor:
+        """Return what the colour net sees: (B, SEEN, H/8, W/8), of about the same size in all channels."""
+        return torch.cat((self.vectors * _VECTOR**0.5, self.guess / _AB), dim=1)
 
 
 class MeaningNet(nn.Module):

@@ -54,12 +54,14 @@ class Match(NamedTuple):
         similarity: (B, 1, H, W), -1..1.
         evidence: (B, EVIDENCE or 0, H, W).
         taken: (B, R, h, w), 1 where a position takes its colour from that one of R references, else 0.
+        seen: (B, SEEN or 0, H/8, W/8): the frame's meaning for the colour net.
     """
 
     warped_ab: Tensor
     similarity: Tensor
     evidence: Tensor
     taken: Tensor
+    seen: Tensor
 
 
 class ColorizationNet(nn.Module):
@@ -143,7 +145,8 @@ class ColorizationNet(nn.Module):
             grey = F.avg_pool2d(L_centred, CELL)
             small = torch.cat(self.trust(grey, detail, by_meaning, _finer(meaning.guess)), dim=1)
         large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
-        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken)
+        seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
+        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken, seen)
 
     def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
         b, _, h, w = theta.shape
@@ -187,8 +190,9 @@ class ColorizationNet(nn.Module):
             prev_lab: (B, 3, H, W), aligned with the frame; zeros where there is no previous frame.
             has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
         """
-        evidence = [match.evidence] if self.config.semantic else []
-        ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *evidence)
+        more = [match.evidence] if self.config.semantic else []
+        more += [match.seen] if self.config.semantic_color else []
+        ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         return ab
 
 
