@@ -250,7 +250,7 @@ def test_an_impossible_run_ends_in_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "got 3 and (100, 100)" in refused("--steps 1 --length 3 --size 100 100")
 
 
-def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path) -> None:
+def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It starts as it was: what its colour net sees anew has weights of zero; details and meaning stay as they are."""
     assert train_main.main(arguments(folder, tmp_path / "plain", steps=1)) == 0
     before = store.load(str(tmp_path / "plain" / "weights.safetensors")).state_dict()
@@ -272,3 +272,6 @@ def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path) -> None
     assert after["color.see.weight"].any()
     assert not torch.equal(before["color.conv4_1.weight"], after["color.conv4_1.weight"])
     assert after["color.conv1_1.0.weight"].shape[1] == before["color.conv1_1.0.weight"].shape[1] + EVIDENCE
+    smaller = more.replace(str(tmp_path / "plain"), str(tmp_path / "grown")).replace("--semantic-color ", "")
+    assert train_main.main(arguments(folder, tmp_path / "shrunk", steps=1, more=smaller)) == 1
+    assert "holds a network of another configuration" in capsys.readouterr().err

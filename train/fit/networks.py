@@ -15,12 +15,8 @@ from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
-_MAY_GROW = (
-    "semantic",
-    "semantic_weight",
-    "semantic_temperature",
-    "semantic_color",
-)  # may differ from the weights that a run starts from
+# What may differ from the weights that a run starts from: numbers, and parts that those weights lack.
+_NUMBERS, _PARTS = ("temperature", "semantic_weight", "semantic_temperature"), ("semantic", "semantic_color")
 
 
 def network(options: FitOptions, config: NetworkConfig) -> tuple[ColorizationNet, list[str]]:
@@ -104,7 +100,8 @@ def check_config(config: NetworkConfig, stored: str, path: str) -> None:
         path: of the weights, for the error.
     """
     other = NetworkConfig.from_json(stored)
-    own = {name: getattr(config, name) for name in ("temperature", *_MAY_GROW)}
+    may_differ = *_NUMBERS, *(name for name in _PARTS if not getattr(other, name))
+    own = {name: getattr(config, name) for name in may_differ}
     if dataclasses.replace(other, **own) != config:
         raise ValueError(f"fit: {path} holds a network of another configuration: {stored}")
 

@@ -172,7 +172,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         },
         NetworkConfig(
             width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear",
-            semantic="lite2",
+            semantic="lite2", semantic_color=True,
         ),
         samples.DataOptions(
             size=(128, 224), length=6, image_share=0.4, foreign=0.35, retrieved=0.75, covered=0.2, returns=0.3,
