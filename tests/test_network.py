@@ -173,7 +173,11 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("width", 0.0), ("head", "relu"), ("features_input", "rgb"), ("temperature", 2.0), ("motion", -1)),
+        ("width", 0.0),
+        ("head", "relu"),
+        ("features_input", "rgb"),
+        ("temperature", 2.0),
+        ("motion", -1),
         ("semantic_color", True),  # without `semantic`
     ],
 )

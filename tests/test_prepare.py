@@ -76,8 +76,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "released": {},
     "ours": {"features_input": "L", "head": "blend", "motion": 3, "refine": True, "warp_upsampling": "bilinear"},
     "semantic": {
-        **{"features_input": "L", "head": "blend", "warp_upsampling": "bilinear"},
-        **{"semantic": "lite0", "semantic_color": True},
+        "features_input": "L",
+        "head": "blend",
+        "warp_upsampling": "bilinear",
+        "semantic": "lite0",
+        "semantic_color": True,
     },
 }
 
