@@ -51,7 +51,7 @@ class FreeSession:
     def reference(self, lab: Tensor) -> None:
         return None
 
-    def correspond(self, L: Tensor, reference: None, area: Any = None) -> list[FreeSession]:
+    def correspond(self, L: Tensor, references: list[None], *given: Any) -> list[FreeSession]:
         return [self] * len(L)
 
     def start(self, reference: None, area: Any = None) -> None:

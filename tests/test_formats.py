@@ -112,7 +112,8 @@ class TrueSession:
     def reference(self, lab: Tensor) -> Tensor:
         return lab[:, 1:] if self.ab is None else self.ab
 
-    def correspond(self, L: Tensor, reference: Tensor, area: Any) -> list[Aligned]:
+    def correspond(self, L: Tensor, references: list[Tensor], *given: Any) -> list[Aligned]:
+        (reference,) = references
         return [Aligned(torch.ones_like(one[None]), reference) for one in L]
 
     def start(self, reference: Any, area: Any) -> None:

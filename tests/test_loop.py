@@ -266,8 +266,8 @@ def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys:
     for name, tensor in before.items():
         if name.startswith(("features.", "correspondence.")):
             assert torch.equal(tensor, after[name]), name
-    trunk = torch.load(tmp_path / "meaning.pt", weights_only=True)
-    for name, tensor in trunk.items():
+    semantic = torch.load(tmp_path / "meaning.pt", weights_only=True)
+    for name, tensor in semantic.items():
         assert torch.equal(tensor.half(), after[f"meaning.{name}"].half()), name
     assert after["color.see.weight"].any()
     assert not torch.equal(before["color.conv4_1.weight"], after["color.conv4_1.weight"])

@@ -74,7 +74,7 @@ class ConstantSession:
         self.references.append(lab)
         return len(self.references)
 
-    def correspond(self, L: Tensor, reference: int, area: Any) -> list[Any]:
+    def correspond(self, L: Tensor, references: list[int], *given: Any) -> list[Any]:
         @dataclass
         class One:
             similarity: Tensor

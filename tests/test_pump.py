@@ -55,7 +55,8 @@ class FakeSession:
         self.references += 1
         return round(float(lab[0, 0, 0, 0]), 1)
 
-    def correspond(self, L: Tensor, reference: float, area: Any = None) -> list[FakeCorrespondence]:
+    def correspond(self, L: Tensor, references: list[float], area: Any, *given: Any) -> list[FakeCorrespondence]:
+        (reference,) = references
         assert L.shape[1:] == (1, HEIGHT, WIDTH)
         self.running += 1
         self.thread_errors += self.running != 1
@@ -364,8 +365,8 @@ class TestBounds:
             def reference(self, lab: Tensor) -> Any:
                 return super().reference(lab), torch.empty(1, 256, h // 4, w // 4), torch.empty(1, 3, h, w)
 
-            def correspond(self, L: Tensor, reference: Any, area: Any = None) -> list[FakeCorrespondence]:
-                return super().correspond(L, reference[0])
+            def correspond(self, L: Tensor, references: Any, *given: Any) -> list[FakeCorrespondence]:
+                return super().correspond(L, [number for number, *_ in references], *given)
 
             def start(self, reference: Any, area: Any = None) -> Any:
                 return (0.0,)
@@ -407,7 +408,10 @@ class TestAreas:
         seen: dict[tuple[int, int], int] = {}
 
         class Watching(FakeSession):
-            def correspond(self, L: Tensor, reference: float, area: Any = None) -> list[FakeCorrespondence]:
+            def correspond(
+                self, L: Tensor, references: list[float], area: Any, *given: Any
+            ) -> list[FakeCorrespondence]:
+                (reference,) = references
                 inside = area[0].start, area[0].stop
                 seen[inside] = seen.get(inside, 0) + 1
                 shown = torch.full_like(L, float(area[0].start))

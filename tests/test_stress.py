@@ -126,7 +126,8 @@ class NetSession:
         mean = lab.mean((0, 2, 3)).numpy()
         return min(PICTURES, key=lambda picture: float(np.abs(mean - PICTURES_LAB[picture]).max()))
 
-    def correspond(self, L: Tensor, picture: int, area: Any) -> list[Aligned]:
+    def correspond(self, L: Tensor, pictures: list[int], *given: Any) -> list[Aligned]:
+        (picture,) = pictures
         y = ((L.double() + 16.0) / 116.0) ** 3
         y = torch.where(L.double() > 8.0, y, L.double() / (24389.0 / 27.0))
         luma = torch.where(y > 0.0031308, 1.055 * y ** (1 / 2.4) - 0.055, 12.92 * y)

@@ -28,7 +28,7 @@ core = vs.core
 def find(schedule: Schedule, position: int, cuts: Iterable[int] = (), segment: int = 0, longest: int = 50) -> Stretch:
     """Answers the requests with these cuts; nothing may be examined further away than `longest`."""
     seen = Cuts()
-    steps = find_stretch(schedule, seen, segment, position, longest)
+    steps = find_stretch(schedule, seen, max(segment, schedule.switch_before(position)), longest)
     try:
         needs = next(steps)
         while True:
@@ -77,7 +77,7 @@ class TestFind:
     def test_without_cuts_nothing_is_examined(self) -> None:
         schedule = Schedule(300, 2, (0, 40), sc=False, around=4)
         with pytest.raises(StopIteration):
-            next(find_stretch(schedule, Cuts(), 0, 0, LONGEST))
+            next(find_stretch(schedule, Cuts(), 0, LONGEST))
 
     def test_the_nearest_has_no_handicap_and_the_farther_more(self) -> None:
         handicaps = find(self.schedule, 45).handicaps(range(60, 63))

@@ -134,7 +134,7 @@ class GivenSession:
     def reference(self, lab: Tensor) -> None:
         self.seen.append(lab)
 
-    def correspond(self, L: Tensor, reference: None, area: Any) -> list[Any]:
+    def correspond(self, L: Tensor, references: list[None], *given: Any) -> list[Any]:
         self.seen.append(L)
         return [SimpleNamespace(similarity=torch.full_like(one[None], 0.5), warped_ab=self.ab) for one in L]
 
@@ -256,9 +256,9 @@ class TestPreset:
                 seen.append(lab)
                 return super().reference(lab)
 
-            def correspond(self, L: Tensor, reference: Reference, area: Any = None) -> list[Correspondence]:
+            def correspond(self, L: Tensor, *given: Any) -> list[Correspondence]:
                 seen.append(L)
-                return super().correspond(L, reference, area)
+                return super().correspond(L, *given)
 
         monkeypatch.setattr(plugin, "Session", Watched)
         clip, ref = middle_grey(vs.GRAY16, 2), moving(vs.RGB24, 1)

@@ -9,17 +9,15 @@ This module depends on VapourSynth frames and the session, not on formats, argum
                that the size of a batch never changes a byte.
 
 1. A request is a generator (`Pump._serve`): it yields the frames that it needs and holds the recurrent state. So a
-replay
-   goes block by block, and other requests get their turn between two blocks. A frame that cannot be read or used fails
-   the frames that depend on it: its block and all later ones of its segment; the whole segment, if it is one of the
-   first frames, in which the black borders are found; and the frames around it, whose scene depends on it.
+   replay goes block by block, and other requests get their turn between two blocks. A frame that cannot be read or used
+   fails the frames that depend on it: its block and all later ones of its segment; the whole segment, if it is one of
+   the first frames, in which the black borders are found; and the frames around it, whose scene depends on it.
 2. A block computes all of its frames. Outputs wait in a window until they are requested, and are returned once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
    references. All stores are bounded in number and in bytes; none grows with the clip.
 
-Only a thread that other pumps share outlives its pump. No VideoFrame is kept after the call that
-brought it.
+Only a thread that other pumps share outlives its pump. No VideoFrame is kept after the call that brought it.
 """
 
 from __future__ import annotations
@@ -65,7 +63,7 @@ class SessionLike(Protocol):
 
     def reference(self, lab: Tensor, alpha: Tensor | None = None, /) -> Any: ...
     def correspond(
-        self, L: Tensor, references: Any, area: Area | None, handicaps: Any = None, state: Any = None, /
+        self, L: Tensor, references: Sequence[Any], area: Area | None, handicaps: Any = None, state: Any = None, /
     ) -> Sequence[Any]: ...
     def start(self, reference: Any, area: Area | None, /) -> Any: ...
     def step(self, state: Any, correspondence: Any, /) -> tuple[Any, Tensor]: ...
@@ -264,15 +262,14 @@ class Pump:
 
     def _find_work(self, replay: _Replay, area: Area | None) -> Generator[list[Need], Frames, _Work]:
         """Find the references of the block at the replay's position."""
-        schedule, position = self._schedule, replay.position
+        schedule = self._schedule
         if schedule.ref_frames is None:
             index = yield from self._choose(replay.start)
             stretch = Stretch(replay.start, (index,), (replay.start,), index, None)
         else:
-            start = max(replay.start, self._schedule.switch_before(position))
+            start = max(replay.start, schedule.switch_before(replay.position))
             if start not in self._stretches:
-                found = yield from find_stretch(schedule, self._cuts, replay.start, position, self._longest)
-                self._stretches[start] = found
+                self._stretches[start] = yield from find_stretch(schedule, self._cuts, start, self._longest)
             stretch = self._stretches[start]
         references = []
         for index in stretch.indices:
@@ -307,7 +304,7 @@ class Pump:
             L = self._reader.luma((yield [(self._typical[scene], LUMA_CLIP)]))
             area = yield from self._find_area(scene)
             if len(scores) == index:  # no other request has computed it meanwhile
-                found = self._session.correspond(L, reference, area)[0].similarity
+                found = self._session.correspond(L, [reference], area)[0].similarity
                 scores.append(float(found[:, :, *(area or picture_area(L))].mean()))
         return max(range(len(scores)), key=scores.__getitem__)
 
@@ -327,8 +324,6 @@ class Pump:
     def _aligned(self, work: _Work, block: range, L: Tensor, state: Any = None) -> Sequence[Any]:
         """Compute the correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
         L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
-        if len(work.references) == 1 and state is None:
-            return self._session.correspond(L, work.references[0], work.area)
         return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block), state)
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:

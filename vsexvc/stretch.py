@@ -70,24 +70,20 @@ class Stretch:
         return max(0.0, (number - self.start - 0.25) / (self.stop - self.start))
 
 
-def find_stretch(
-    schedule: Schedule, cuts: Cuts, segment: int, position: int, longest: int
-) -> Generator[list[Need], Frames, Stretch]:
-    """Find the stretch that a frame is in.
+def find_stretch(schedule: Schedule, cuts: Cuts, start: int, longest: int) -> Generator[list[Need], Frames, Stretch]:
+    """Find the references of a stretch.
 
     Args:
         schedule: with `ref_frames`.
         cuts: filled while frames are examined.
-        segment: first frame of the frame's segment.
-        position: the frame.
+        start: the stretch's first frame: one of `ref_frames`, or the first frame of a segment.
         longest: frames from the stretch's start to a reference, at most.
     """
     frames = schedule.ref_frames or (0,)
-    holding = max(0, bisect_right(frames, position) - 1)
-    start = frames[holding] if segment <= frames[holding] <= position else segment
+    holding = max(0, bisect_right(frames, start) - 1)
     chosen, later, earlier = [holding], holding + 1, holding - 1
     end = None
-    is_before = schedule.around > 1 and frames[holding] > position
+    is_before = schedule.around > 1 and frames[holding] > start
     if is_before and (yield from _is_near(schedule, cuts, start, frames[holding], longest)):
         end = holding
     if frames[holding] < start:  # it belongs to an earlier scene, as do those before it

@@ -187,6 +187,3 @@ class PartMaker:
                 tally.add(first + done - 1, frame.props)
             yield frame
             progress(done)
-
-
-# --- many of them -----------------------------------------------------------------------------------------------
