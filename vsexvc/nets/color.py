@@ -69,7 +69,8 @@ class ColorNet(nn.Module):
         similarity: Tensor,
         prev_lab: Tensor,
         has_previous: Tensor,
-        *more: Tensor,
+        evidence: Tensor | None = None,
+        meaning: Tensor | None = None,
     ) -> Tensor:
         """Compute ab (B, 2, H, W) of a frame.
 
@@ -79,16 +80,16 @@ class ColorNet(nn.Module):
             similarity: (B, 1, H, W).
             prev_lab: (B, 3, H, W); zeros where there is no previous frame, as the network was trained.
             has_previous: (B, 1, 1, 1), 1 or 0. Head "blend" gives a previous frame that does not exist no weight.
-            more: evidence (B, EVIDENCE, H, W) of Trust, where the network has one, and with `semantic_color` the
-                meaning (B, SEEN, H/8, W/8).
+            evidence: (B, EVIDENCE, H, W) of Trust, where the network has one.
+            meaning: (B, SEEN, H/8, W/8), with `semantic_color`.
         """
-        evidence, seen = more[:1], more[1:]
-        x = torch.cat((L_centred, warped_ab, similarity, prev_lab, *evidence), dim=1).to(self.conv10_ab.weight.dtype)
+        given = [L_centred, warped_ab, similarity, prev_lab]
+        x = torch.cat(given if evidence is None else [*given, evidence], dim=1).to(self.conv10_ab.weight.dtype)
         x1 = self._block(x, "conv1_1", "conv1_2")
         x2 = self._block(self.conv1_2norm_ss(x1), "conv2_1", "conv2_2")
         x3 = self._block(self.conv2_2norm_ss(x2), "conv3_1", "conv3_2", "conv3_3")
         x = self.conv3_3norm_ss(x3)
-        for meaning in seen:
+        if meaning is not None:
             x = x + self.see(meaning.to(x.dtype))
         x = self._block(x, "conv4_1", "conv4_2", "conv4_3")
         for block in (5, 6, 7):
