@@ -17,7 +17,7 @@ from vsexvc.film.captions import has_captions
 from vsexvc.film.container import Refused
 from vsexvc.film.encode import Encoding, Part, encode, find_ffmpeg, input_arguments, seen
 from vsexvc.film.join import Other, join
-from vsexvc.film.rehearse import readable
+from vsexvc.film.rehearse import readable, tried
 from vsexvc.film.times import Times
 
 TIMES = Times(range(3), Fraction(1, 25), Fraction(25))
@@ -178,6 +178,123 @@ def test_sound_that_can_only_be_lost(part: Path, tmp_path: Path) -> None:
         join([(part, Part(seen(part), ""))], TIMES, Other(source), tmp_path / "out.mkv")
 
 
+def one_frame(path: Path, codec: str = "ffv1", **tags: int) -> Path:
+    """A part of one frame."""
+    source = clip("yuv420p")[:1].std.SetFrameProps(**tags)
+    arguments = input_arguments(source, source.get_frame(0))
+    encode(source.frames(close=True), arguments, Encoding(codec).resolved(), path)
+    return path
+
+
+def tone(path: Path, *words: str) -> Path:
+    made = ffmpeg("-f", "lavfi", "-i", "sine=440:r=48000:d=0.4", *words, str(path))
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "becomes"),
+    [("flac", "mov", "pcm_s16le"), ("truehd -strict -2", "mp4", "pcm_s32le"), ("libopus", "mov", "")],
+)
+def test_sound_that_only_the_header_refuses(
+    part: Path, tmp_path: Path, codec: str, container: str, becomes: str
+) -> None:
+    """The muxer lists the codec, and then does not write it."""
+    source, out = tone(tmp_path / "a.mka", "-c:a", *codec.split()), tmp_path / f"out.{container}"
+    what = f"stream 0 of a.mka (audio, {codec.split()[0].removeprefix('lib')})"
+    if not becomes:
+        with pytest.raises(Refused, match=re.escape(f"{container} does not hold {what}")):
+            join([(part, Part(seen(part), ""))], TIMES, Other(source), out)
+        return
+    notices = join([(part, Part(seen(part), ""))], TIMES, Other(source), out)
+    assert notices == [f"{what} becomes {becomes}, the same samples: {container} does not hold it"]
+    samples = [ffmpeg("-i", str(path), "-map", "0:a", "-f", "f64le", "-").stdout for path in (source, out)]
+    assert samples[0] == samples[1] != b""
+
+
+def streams(path: Path) -> list[str]:
+    with av.open(str(path)) as file:
+        return [f"{stream.type} {stream.codec_context.name}" for stream in file.streams if stream.codec_context]
+
+
+def test_what_a_container_takes_and_does_not_name(tmp_path: Path) -> None:
+    """MPEG-TS takes any codec as private data, which no player knows; it has no chapters either."""
+    sound, text, chapters = tone(tmp_path / "a.flac"), tmp_path / "a.srt", tmp_path / "chapters"
+    text.write_text("1\n00:00:00,000 --> 00:00:00,200\nOne\n")
+    chapters.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=20\nEND=100\ntitle=One\n")
+    whole = tmp_path / "whole.mka"
+    inputs = [word for path in (tone(tmp_path / "a.ac3"), text, chapters) for word in ("-i", str(path))]
+    assert ffmpeg(*inputs, "-map", "0", "-map", "1", "-c", "copy", str(whole)).returncode == 0
+    out, still = tmp_path / "out.ts", one_frame(tmp_path / "still.mkv", "libx264")
+    with pytest.raises(Refused, match=r"mpegts does not hold stream 0 of a\.flac \(audio, flac\)"):
+        tried(still, Other(sound), out)
+    other = Other(whole)
+    assert tried(still, other, out) == [
+        "left out: mpegts does not hold stream 1 of whole.mka (subtitle, srt)",
+        "left out: mpegts does not hold the chapters of whole.mka",
+    ]
+    join([(still, Part(seen(still), ""))], Times(range(1), Fraction(1, 25), Fraction(25)), other, out)
+    assert "audio ac3" in streams(out) and not any("subtitle" in one for one in streams(out))
+
+
+def test_a_codec_that_fails_in_its_packets(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"avi does not hold the picture \(h264\)"):
+        tried(one_frame(tmp_path / "still.mkv", "libx264"), None, tmp_path / "out.avi")
+
+
+def test_a_track_without_sound(part: Path, tmp_path: Path) -> None:
+    """FFmpeg lists a core of AC-3 beside TrueHD in M2TS; a recording may announce a track that stays empty."""
+    source, out = tone(tmp_path / "a.m2ts", "-c:a", "truehd", "-strict", "-2"), tmp_path / "out.mkv"
+    notices = join([(part, Part(seen(part), ""))], TIMES, Other(source), out)
+    assert notices == ["left out: stream 1 of a.m2ts (audio, ac3), in which no sound was found"]
+    assert streams(out) == ["video ffv1", "audio truehd"]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "lost"),
+    [
+        ("mkv", "ffv1", ""),
+        ("nut", "ffv1", "matrix"),
+        ("avi", "utvideo", ""),
+        ("mov", "ffv1", "matrix"),
+        ("mov", "prores_ks", ""),
+        ("nut", "libx264", ""),
+    ],
+)
+def test_colours_that_a_container_does_not_state(tmp_path: Path, container: str, codec: str, lost: str) -> None:
+    """They are said where a player would guess others; a clip that is as players guess needs no word."""
+    out = tmp_path / f"out.{container}"
+    for full, matrix in ((1, vs.MATRIX_BT709), (0, vs.MATRIX_ST170_M)):
+        still = one_frame(tmp_path / "still.mkv", codec, _Range=full, _Matrix=matrix)
+        said = f"left out: {lost} of the colours, which {container} does not hold with {codec}"
+        notices = tried(still, None, out)
+        assert notices == ([f"{said}: name another container or --codec"] if full and lost else [])
+
+
+@pytest.mark.parametrize("container", ["mkv", "mov", "mp4", "avi", "nut"])
+def test_a_codec_that_does_not_state_the_shape_of_pixels(tmp_path: Path, container: str) -> None:
+    """FFV1 leaves it to the container, and each of these can state it; nothing else changes."""
+    still = one_frame(tmp_path / "still.mkv", _SARNum=16, _SARDen=11, _Matrix=vs.MATRIX_ST170_M)
+    out, other = tmp_path / f"out.{container}", None
+    if container == "mkv":
+        words = [
+            "-metadata:s:a:0",
+            "language=fra",
+            "-attach",
+            str(tone(tmp_path / "a.wav")),
+            "-metadata:s:t",
+            "mimetype=a/b",
+        ]
+        other = Other(tone(tmp_path / "a.mka", *words))
+    assert tried(still, other, out) == []
+    with av.open(str(out)) as file:
+        ratio = file.streams.video[0].sample_aspect_ratio
+        assert abs(ratio.numerator / ratio.denominator - 16 / 11) < 0.005
+        if other is not None:
+            assert file.streams.audio[0].language == "fra" and len(file.streams.attachments) == 1
+    assert decoded(out) == decoded(still) and not list(tmp_path.glob("*-whole*"))
+
+
 def test_chapters_beside_passed_sound(part: Path, tmp_path: Path) -> None:
     """The muxer that passes sound on leaves chapters behind."""
     text, plain, source, out = (tmp_path / name for name in ("text", "plain.mkv", "film.mkv", "out.mkv"))
@@ -191,7 +308,7 @@ def test_chapters_beside_passed_sound(part: Path, tmp_path: Path) -> None:
         assert [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in joined.chapters()] == [
             (c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in film.chapters()
         ]
-    assert decoded(out) == decoded(part) and not list(tmp_path.glob("*-chapters*"))
+    assert decoded(out) == decoded(part) and not list(tmp_path.glob("*-whole*"))
 
 
 @pytest.mark.parametrize("container", ["ts", "mkv", "mp4"])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from vsexvc.film.encode import find_ffmpeg
 from vsexvc.support.errors import first_line
 
 _NO_TAG = "\0\0\0\0"
-_PASSED_CHAPTERS = ("-map", "0", "-map_chapters", "1", "-c", "copy", "-fflags", "+bitexact")
 
 
 class Refused(ValueError):
@@ -50,11 +51,11 @@ class Target:
         except ValueError:
             raise ValueError(f"--out must end in the name of a container, as .mkv and .mp4, got {out.suffix}") from None
         self.name: str = self.file.format.name
+        self._listed, self._passed = self.file.supported_codecs, set[str]()
         if is_passed:
-            self._named = self.file.supported_codecs
             if self.name == "matroska":
                 with av.open(io.BytesIO(), "w", format="wav") as acm:
-                    self._named |= acm.supported_codecs
+                    self._passed = acm.supported_codecs
             self.file.close()
             told = ":".join(f"{key}={value}" for key, value in options.items())
             path = str(out).replace("\\", "\\\\").replace("|", "\\|").replace("'", "\\'")
@@ -72,45 +73,66 @@ class Target:
         Raises:
             Refused: the container cannot hold the stream.
         """
-        name = codec_name(stream)
-        if (
-            self.is_passed
-            and not is_picture
-            and stream.type in ("audio", "video", "subtitle")
-            and name not in self._named
-        ):
-            raise self.refused(what, stream.type == "audio")
         try:
+            if not is_picture and stream.type in ("audio", "video", "subtitle"):
+                self._check(stream)
             return self.file.add_stream_from_template(stream, opaque=True)
         except (ValueError, av.FFmpegError):
             raise self.refused(what, stream.type == "audio") from None
 
+    def _check(self, stream: Any) -> None:
+        """Raise an error if a header with this stream alone fails: the file's does not say which stream it lacks."""
+        name = codec_name(stream)
+        if self.is_passed and name not in self._listed:
+            if name not in self._passed:
+                raise ValueError(name)
+            return
+        with suppress(OSError), av.open(io.BytesIO(), "w", format=self.name) as alone:
+            alone.add_stream_from_template(stream, opaque=True)
+            alone.start_encoding()
+
     def refused(self, what: str, is_sound: bool = False) -> Refused:
         return Refused(f"{self.name} does not hold {what}", is_sound)
 
-    def add_chapters(self, path: Path) -> None:
-        """Add a file's chapters to this file, which is complete: "tee" drops them. Raise ValueError on failure."""
-        whole = self.out.with_stem(self.out.stem + "-chapters")
-        inputs = ["-copyts", "-i", str(self.out), "-i", str(path)]
-        flags = ["-movflags", "+faststart"] if self.out.suffix in (".mp4", ".mov", ".m4v") else []
-        command = [
-            find_ffmpeg(),
-            "-loglevel",
-            "error",
-            "-nostdin",
-            *inputs,
-            *_PASSED_CHAPTERS,
-            *flags,
-            "-y",
-            str(whole),
-        ]
+    def complete(self, shape: Fraction, chapters: Path | None = None) -> None:
+        """Add to the closed file what PyAV and "tee" leave out, by a copy that ffmpeg makes, if it lacks something.
+
+        Args:
+            shape: of the picture's pixels, width to height.
+            chapters: a file whose chapters are added; None: they are there.
+
+        Raises:
+            ValueError: ffmpeg fails.
+        """
+        with av.open(str(self.out)) as file:
+            if not file.streams.video:
+                return
+            picture = file.streams.video[0]
+            size = picture.width, picture.height
+            is_shown = shape_of(picture) == shape
+        if is_shown and chapters is None:
+            return
+        aspect = Fraction(*size) * shape
+        whole = self.out.with_stem(self.out.stem + "-whole")
+        command = [find_ffmpeg(), "-loglevel", "error", "-nostdin", "-copyts", "-i", str(self.out)]
+        command += ["-map_chapters", "0"] if chapters is None else ["-i", str(chapters), "-map_chapters", "1"]
+        command += ["-map", "0", "-c", "copy", "-aspect:v:0", f"{aspect.numerator}:{aspect.denominator}"]
+        command += ["-movflags", "+faststart"] if self.out.suffix in (".mp4", ".mov", ".m4v") else []
         try:
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            ran = subprocess.run(
+                [*command, "-fflags", "+bitexact", "-y", str(whole)], capture_output=True, text=True, check=False
+            )
             if ran.returncode:
                 raise ValueError(f"ffmpeg: {first_line(ValueError(ran.stderr))}")
             whole.replace(self.out)
         finally:
             whole.unlink(missing_ok=True)
+
+
+def shape_of(picture: Any) -> Fraction:
+    """Return the shape of a stream's pixels, width to height, as its file states it."""
+    ratio = picture.sample_aspect_ratio
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else Fraction(1)
 
 
 def codec_name(stream: Any) -> str:

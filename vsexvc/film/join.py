@@ -19,7 +19,7 @@ from typing import Any
 
 import av
 
-from vsexvc.film.container import Refused, Target, codec_name, tag_of
+from vsexvc.film.container import Refused, Target, codec_name, shape_of, tag_of
 from vsexvc.film.encode import Part
 from vsexvc.film.sound import Converter
 from vsexvc.film.times import Times, fraction, is_cover, picture_of, start_of
@@ -31,7 +31,6 @@ _COVERS = {"mjpeg": "image/jpeg"}  # codecs of covers, where their MIME type has
 # Tags that are true of the source file only.
 _STALE = ("encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time")
 _JUMP = 1  # a clock that goes back by more seconds has started again
-_REHEARSED = 100  # packets of the other streams; sparse subtitles may need more
 _STALE_OF_VIDEO = ("bps", "number_of_frames", "number_of_bytes", "_statistics", "handler_name", "vendor_id", "rotate")
 
 
@@ -50,6 +49,8 @@ class Other:
         self.start = start_of(self.file)
         #: notices about the clocks, collected while the file is read
         self.jumps: list[str] = []
+        #: numbers of streams that the container takes but cannot name (rehearse.py)
+        self.unnamed: set[int] = set()
         first = None if self.picture is None else self.picture.start_time
         #: start of its picture in seconds; a script's picture starts as late, so that sound stays in step
         self.late = (
@@ -80,43 +81,25 @@ def join(
         ValueError: the container cannot be written; Refused: it cannot hold the picture or a sound track.
         OSError: the file cannot be written.
     """
-    target, notices = _written(parts, times, other, out, progress, None)
-    if other is not None and target.is_passed and other.file.chapters():
-        target.add_chapters(other.path)
-    return notices
+    return written(parts, times, other, out, progress, None)[2]
 
 
-def rehearse(part: tuple[Path, Part], other: Other | None, out: Path) -> list[str]:
-    """Write one part of a single frame and the beginning of the other file, to find what `join` would not keep.
-
-    Args:
-        part: a frame of the film's format and encoding.
-        other, out: as for `join`, whose errors it raises.
-
-    Returns:
-        Notices, among them one on properties of the picture that the container cannot state.
-    """
-    times = Times(range(1), Fraction(1, 25), None)
-    target, notices = _written([part], times, other, out, lambda done: None, _REHEARSED)
-    if (shape := _shape(part[0])) != _shape(out):
-        with av.open(str(part[0])) as file:
-            codec = codec_name(file.streams.video[0])
-        notices.append(
-            f"left out: that pixels are {shape.numerator}:{shape.denominator}, which {target.name} does not hold with "
-            f"{codec}: name another container or --codec"
-        )
-    return notices
-
-
-def _written(
+def written(
     parts: Sequence[tuple[Path, Part]],
     times: Times,
     other: Other | None,
     out: Path,
     progress: Callable[[int], None],
     packets: int | None,
-) -> tuple[Target, list[str]]:
-    """Write the file and close it; return notices. packets: of the other file, at most; None: all."""
+) -> tuple[Target, dict[int, Any], list[str]]:
+    """Write the file and close it, as `join`, which see.
+
+    Args:
+        packets: how many of the other file are written; None: all.
+
+    Returns:
+        The file, the streams of the other file in it by their old numbers, and notices.
+    """
     done = 0
     try:
         with ExitStack() as stack:
@@ -126,13 +109,23 @@ def _written(
                 streams.append(islice(_other_packets(other, copied), packets))
             for packet in heapq.merge(*streams, key=_when):
                 done += packet.stream is picture
-                target.file.mux_one(packet)
+                try:
+                    target.file.mux_one(packet)
+                except av.FFmpegError as error:
+                    if isinstance(error, OSError):
+                        raise
+                    kind, codec = packet.stream.type, codec_name(packet.stream)
+                    what = f"the picture ({codec})" if packet.stream is picture else f"the {kind} ({codec})"
+                    raise target.refused(what, kind == "audio") from None
                 progress(done)
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(out)) from None
         raise Refused(f"{str(out)!r} cannot be written: {first_line(error)}") from None
-    return target, notices
+    with av.open(str(parts[0][0])) as part:
+        shape = shape_of(part.streams.video[0])
+    target.complete(shape, other.path if other is not None and target.is_passed and other.file.chapters() else None)
+    return target, copied, notices
 
 
 def _begun(
@@ -144,7 +137,7 @@ def _begun(
     tag, which names a profile of ProRes or the format of Ut Video, is left out where the container sets its own.
     """
     encoded = stack.enter_context(av.open(str(part))).streams.video[0]
-    failure: Exception | None = None
+    failure: Exception | None = None  # the last one: in the most ways
     for converts, is_passed, tag in product((False, True), (False, True), dict.fromkeys((tag_of(encoded), None))):
         target = Target(out, is_passed)
         try:
@@ -155,7 +148,8 @@ def _begun(
             target.file.close()
             if isinstance(error, OSError):
                 raise
-            failure = failure or error
+            what = f"the picture ({codec_name(encoded)})"
+            failure = error if isinstance(error, Refused) else target.refused(what)
         else:
             stack.enter_context(target.file)
             return target, picture, copied, notices
@@ -165,7 +159,7 @@ def _begun(
 
 def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None) -> Any:
     """Add the stream of pictures, like that of a part."""
-    picture = target.added(encoded, "the picture", is_picture=True)
+    picture = target.added(encoded, f"the picture ({codec_name(encoded)})", is_picture=True)
     picture.metadata.update(_kept(encoded.metadata, _STALE))
     picture.disposition = encoded.disposition
     picture.time_base = times.base
@@ -180,13 +174,6 @@ def _picture_stream(target: Target, encoded: Any, times: Times, tag: str | None)
     return picture
 
 
-def _shape(path: Path) -> Fraction:
-    """Return the shape of the pixels, width to height, as the container states it."""
-    with av.open(str(path)) as file:
-        ratio = file.streams.video[0].sample_aspect_ratio
-        return fraction(ratio) if ratio else Fraction(1)
-
-
 def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple[dict[int, Any], list[str]]:
     """Add the other file's streams, chapters and titles; return the new streams by old numbers, and notices.
 
@@ -195,13 +182,19 @@ def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple
     copied: dict[int, Any] = {}
     notices = []
     for stream in other.streams:
-        what = f"stream {stream.index} of {other.path.name} ({stream.type}, {codec_name(stream)})"
+        what = described(other, stream)
         if stream.type == "data":
             is_chapters = stream.discard == av.stream.Discard.all
             if not is_chapters and "timecode" not in stream.metadata:  # the picture's tags state it too
                 notices.append(f"left out: {what}, which is for machines")
             continue
+        context: Any = stream.codec_context
+        if stream.type == "audio" and not (context and context.sample_rate):
+            notices.append(f"left out: {what}, in which no sound was found")
+            continue
         try:
+            if stream.index in other.unnamed:
+                raise target.refused(what, stream.type == "audio")
             if stream.type == "attachment" or (is_cover(stream) and "matroska" in target.name):
                 _attach(target, stream, other.path, what)
             else:
@@ -224,6 +217,11 @@ def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple
     if not target.is_passed:
         target.file.set_chapters([_shifted(chapter, other.start) for chapter in other.file.chapters()])
     return copied, notices
+
+
+def described(other: Other, stream: Any) -> str:
+    """Return the name of a stream of the other file, for notices and errors."""
+    return f"stream {stream.index} of {other.path.name} ({stream.type}, {codec_name(stream)})"
 
 
 def _describe(added: Any, stream: Any) -> None:
