@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import vapoursynth as vs
 
@@ -37,3 +38,39 @@ def test_filters_leave_the_shape_of_pixels(tmp_path: Path, extra: str, shape: Fr
     with av.open(str(tmp_path / "part.mkv")) as file:
         ratio = file.streams.video[0].sample_aspect_ratio
         assert Fraction(ratio.numerator, ratio.denominator) == shape
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "container", "kept"),
+    [
+        ("ffv1", vs.YUV420P8, ".mkv", True),
+        ("ffv1", vs.YUV444P10, ".mkv", True),
+        ("utvideo", vs.YUV420P8, ".mkv", True),
+        ("ffvhuff", vs.YUV420P8, ".mkv", True),
+        ("huffyuv", vs.YUV422P8, ".mkv", True),
+        ("magicyuv", vs.YUV420P8, ".mkv", True),
+        ("ffv1", vs.YUV420P8, ".avi", False),  # it cannot state the range
+        ("ffv1", vs.GRAY8, ".mkv", True),
+    ],
+)
+def test_lossless_codecs_keep_full_range(tmp_path: Path, codec: str, pixels: int, container: str, kept: bool) -> None:
+    """The samples are bit for bit those of the clip, and the file says that they are of full range."""
+
+    def ramp(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        frame = f.copy()
+        highest = (1 << f.format.bits_per_sample) - 1
+        np.asarray(frame[0])[:] = np.linspace(0, highest, 64).astype(int)
+        return frame
+
+    blank = CLIP.std.BlankClip(format=pixels, length=1).std.SetFrameProps(_Range=1)
+    source, part = blank.std.ModifyFrame(blank, ramp), tmp_path / "part.mkv"
+    encoding = Encoding(codec).resolved().fitted(container)
+    encode(
+        source.frames(close=True), input_arguments(source, source.get_frame(0), encoding.keeps_range), encoding, part
+    )
+    with av.open(str(part)) as file:
+        assert file.streams.video[0].codec_context.color_range == (2 if kept else 1)
+        plane = next(file.decode(video=0)).planes[0]
+    own = np.asarray(source.get_frame(0)[0])
+    row = np.frombuffer(plane, own.dtype)[:64]
+    assert np.array_equal(row, own[0]) == kept

@@ -29,6 +29,9 @@ from vsexvc.support.system import own_group
 
 CODEC, CRF, PRESET = "libx264", 16.0, "medium"
 _RATED = ("libx264", "libx265")  # encoders that have the default crf and preset
+# Lossless encoders that do not announce full range: ffmpeg makes it limited unless the output's is stated too.
+_LOSSLESS = ("ffv1", "ffvhuff", "huffyuv", "magicyuv", "utvideo")
+_STATING_RANGE = (".mkv",)  # containers that state the range of those
 _THREADS = 4  # the encoder's threads: x264's bytes depend on their number
 _SUBSAMPLINGS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
 FORMATS = {
@@ -49,6 +52,7 @@ class Encoding:
     Attributes:
         pix_fmt: a key of FORMATS.
         extra: further arguments of ffmpeg, which come before the output file.
+        keeps_range: whether ffmpeg must be told to leave full range as it is.
     """
 
     codec: str = CODEC
@@ -56,6 +60,7 @@ class Encoding:
     preset: str | None = None
     pix_fmt: str | None = None
     extra: tuple[str, ...] = ()
+    keeps_range: bool = False
 
     def resolved(self) -> Encoding:
         """Return the settings with the defaults filled in."""
@@ -64,10 +69,14 @@ class Encoding:
         return replace(self, crf=CRF if self.crf is None else self.crf, preset=self.preset or PRESET)
 
     def fitted(self, container: str) -> Encoding:
-        """Return the settings; raw 4:2:2 samples get the order that MOV can name. container: the file's suffix."""
-        if (self.codec, self.pix_fmt, container) != ("rawvideo", "yuv422p", ".mov"):
-            return self
-        return replace(self, extra=("-pix_fmt", "uyvy422", *self.extra))
+        """Return the settings for a container: raw 4:2:2 samples in the order that MOV can name, and the range.
+
+        container: the file's suffix.
+        """
+        keeps_range = self.codec in _LOSSLESS and container in _STATING_RANGE
+        is_raw = (self.codec, self.pix_fmt, container) == ("rawvideo", "yuv422p", ".mov")
+        extra = ("-pix_fmt", "uyvy422", *self.extra) if is_raw else self.extra
+        return replace(self, extra=extra, keeps_range=keeps_range)
 
     def arguments(self) -> list[str]:
         options = ["-c:v", self.codec, "-threads", str(_THREADS)]
@@ -143,13 +152,14 @@ def suited_format(clip: vs.VideoNode, asked: str | None) -> vs.VideoFormat:
     return vs.core.query_video_format(vs.YUV, vs.INTEGER, bits, w, h)
 
 
-def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]:
+def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame, keeps_range: bool = False) -> tuple[str, ...]:
     """Return ffmpeg's arguments: how to read a clip's raw frames, and which tags to write.
 
     Args:
         clip: what will be encoded.
         first: a frame whose tags apply to all frames: of the clip, or of Colorize's input (from RGB, Colorize makes YUV
             of limited range).
+        keeps_range: see Encoding.
 
     Raises:
         ValueError: ffmpeg has no name for the format, or tags are not supported.
@@ -181,7 +191,8 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame) -> tuple[str, ...]
     shape = [first.props.get(prop, 0) for prop in ("_SARNum", "_SARDen")]
     filters = ["-vf", f"setsar={shape[0]}/{shape[1]}"] if all(isinstance(n, int) and n > 0 for n in shape) else []
     told = [word for key, value in options.items() for word in (f"-{key}", value)]
-    return (*told, "-i", "-", *filters)
+    kept = ["-color_range", "pc"] if keeps_range and options["color_range"] == "pc" else []
+    return (*told, "-i", "-", *kept, *filters)
 
 
 def merged(arguments: Sequence[str], wanted: Sequence[str]) -> list[str]:

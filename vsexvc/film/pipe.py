@@ -32,14 +32,15 @@ def line(script: Path, out: Path, encoding: Encoding) -> str:
     """
     if script.suffix.lower() != ".vpy":
         raise ValueError(f"SCRIPT must be a script for VapourSynth, *.vpy, got {str(script)!r}")
+    encoding = encoding.resolved().fitted(out.suffix.lower())
     clip = script_output(script.absolute(), script.read_bytes())
     try:
         with clip.get_frame(0) as frame:
-            told = input_arguments(clip, frame)
+            told = input_arguments(clip, frame, encoding.keeps_range)
     except vs.Error as error:
         raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
     given, behind = told[: told.index("-i")], told[told.index("-i") + 2 :]
     stated = [word for pair in list(pairwise(given))[::2] if pair[0] not in _IN_Y4M for word in pair]
     ffmpeg = "ffmpeg" if shutil.which("ffmpeg") else find_ffmpeg()
-    words = [ffmpeg, "-f", "yuv4mpegpipe", *stated, "-i", "-", *merged(behind, encoding.resolved().arguments())]
+    words = [ffmpeg, "-f", "yuv4mpegpipe", *stated, "-i", "-", *merged(behind, encoding.arguments())]
     return f"{shlex.join(['vspipe', '-c', 'y4m', str(script), '-'])} | {shlex.join([*words, str(out)])}"

@@ -259,7 +259,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         redo.check(order.frames, clip.num_frames)
     try:
         with first.get_frame(0) as frame:
-            job = dataclasses.replace(job, arguments=input_arguments(clip, frame))
+            job = dataclasses.replace(job, arguments=input_arguments(clip, frame, job.encoding.keeps_range))
     except vs.Error as error:
         raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
     sound = order.sound or (None if order.is_script or is_sequence(order.source) else order.source)
@@ -323,7 +323,7 @@ def _job(order: Order, scheme: plan.Plan | None, folder: Folder, threads: int | 
     job = Job(
         order.source,
         folder.path.absolute(),
-        order.encoding.resolved().fitted(order.out.suffix),
+        order.encoding.resolved().fitted(order.out.suffix.lower()),
         order.colours,
         interlaced=order.interlaced,
         fps=order.fps,
