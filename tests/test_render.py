@@ -540,7 +540,11 @@ def test_what_would_fail_at_the_end_fails_at_once(
     fails(capsys, [*arguments, *work, "-o", f"{tmp_path}/{'a' * 245}.mkv"], "File name too long")
     make_film(tmp_path / "film.mkv", (60,), codec=("-c:v", "ffv1", "-pix_fmt", "gray", "-c:a", "aac"))
     command, _, *rest = arguments
-    fails(capsys, [command, f"{tmp_path}/film.mkv", *rest, *work, "-o", f"{tmp_path}/out.avi"], "avi does not hold the audio (aac)")
+    fails(
+        capsys,
+        [command, f"{tmp_path}/film.mkv", *rest, *work, "-o", f"{tmp_path}/out.avi"],
+        "avi does not hold the audio (aac)",
+    )
     assert not list((tmp_path / "work").glob("0*")) and not list(tmp_path.glob("*.avi"))
 
 
