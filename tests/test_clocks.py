@@ -44,6 +44,27 @@ def test_the_last_frame_of_a_variable_rate(model: str, tmp_path: Path) -> None:
         assert float(last.duration * last.time_base) == pytest.approx(1.5, abs=1e-3)
 
 
+@pytest.mark.parametrize(("container", "late"), [("vob", 0.34), ("vob", 0), ("mpg", 0.34), ("ts", 0.34), ("avi", 0)])
+def test_a_picture_that_starts_after_the_sound(tmp_path: Path, container: str, late: float) -> None:
+    """It stays as late, also in a program stream, where not every frame states its time."""
+    inputs = [(tmp_path / name, words) for name, words in (("v.m2v", "testsrc2=d=0.5"), ("a.mp2", "sine=d=1"))]
+    for path, words in inputs:
+        made = ["-f", "lavfi", "-i", words, "-r", "25", "-s", "96x64", "-bf", "2"] if path.suffix == ".m2v" else []
+        made = made or ["-f", "lavfi", "-i", words]
+        subprocess.run([find_ffmpeg(), "-loglevel", "error", *made, str(path)], check=True)
+    film = tmp_path / f"film.{container}"
+    delayed = ["-itsoffset", str(late), "-fflags", "+genpts", "-r", "25", "-i", str(inputs[0][0]), "-i", str(inputs[1][0])]
+    copied = ["-map", "0", "-map", "1", "-c", "copy", str(film)]
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *delayed, *copied], check=True)
+    with av.open(str(film)) as file:
+        starts = [stream.start_time * stream.time_base for stream in (file.streams.video[0], file.streams.audio[0])]
+        between = float(starts[0] - starts[1])
+    open_video(film, tmp_path / "index")
+    times = film_times(film, tmp_path / "index")
+    assert times.rate == 25 and float(times.stamps[0] * times.base) == pytest.approx(max(0, between), abs=1e-4)
+    assert between == pytest.approx(late, abs=0.05)
+
+
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
 def test_sound_whose_clock_begins_anew(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], container: str

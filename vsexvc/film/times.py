@@ -60,11 +60,12 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
     with av.open(str(path)) as file:
         picture, start = picture_of(file), start_of(file)
         base = fraction(picture.time_base)
+        late = Fraction(0) if picture.start_time is None else picture.start_time * base - start
     try:
         opened(timecodes=str(said))
         # Milliseconds with two digits behind the point: enough to distinguish ticks of 1/90000 s.
         stamps = [round(Fraction(line) / (1000 * base)) for line in said.read_text().splitlines() if line[:1] != "#"]
-    except vs.Error:  # there are frames without a time, as in AVI
+    except vs.Error:  # there are frames without a time, as in AVI and program streams
         stamps = []
     rises = [later - stamp for stamp, later in pairwise(stamps)]
     if rises and (back := min(rises) * base) < -_JUMP:
@@ -76,7 +77,7 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
     if not stamps or min(rises, default=1) <= 0:
         if rate is None:
             raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
-        return Times(range(clip.num_frames), 1 / rate, rate)
+        return later(Times(range(clip.num_frames), 1 / rate, rate), late)
     begin = round(start / base)
     stamps = [stamp - begin for stamp in stamps]
     if rate and _is_constant(stamps, base, rate, base):
