@@ -53,7 +53,18 @@ def test_a_picture_that_starts_after_the_sound(tmp_path: Path, container: str, l
         made = made or ["-f", "lavfi", "-i", words]
         subprocess.run([find_ffmpeg(), "-loglevel", "error", *made, str(path)], check=True)
     film = tmp_path / f"film.{container}"
-    delayed = ["-itsoffset", str(late), "-fflags", "+genpts", "-r", "25", "-i", str(inputs[0][0]), "-i", str(inputs[1][0])]
+    delayed = [
+        "-itsoffset",
+        str(late),
+        "-fflags",
+        "+genpts",
+        "-r",
+        "25",
+        "-i",
+        str(inputs[0][0]),
+        "-i",
+        str(inputs[1][0]),
+    ]
     copied = ["-map", "0", "-map", "1", "-c", "copy", str(film)]
     subprocess.run([find_ffmpeg(), "-loglevel", "error", *delayed, *copied], check=True)
     with av.open(str(film)) as file:

@@ -444,7 +444,7 @@ def test_two_at_once(arguments: list[str], tmp_path: Path, capsys: pytest.Captur
         (["--model", "nonsense"], ["model must be one of"]),
         (["--ref", "nowhere.png"], ["'nowhere.png'"]),
         (["--plan", "nowhere.toml"], ["--ref or --plan, got both"]),
-        (["--sound", "nowhere.mkv"], ["nowhere.mkv"]),
+        (["--sound", "nowhere.mkv"], ["--sound must be a file", "nowhere.mkv"]),
         (["--work", "."], ["--work must be an empty folder", "pyproject.toml"]),
     ],
     ids=lambda value: value[0] if value[0].startswith("--") else "",
@@ -639,8 +639,13 @@ def test_a_frame_that_cannot_be_read(
         ("def f(:\n", ["SyntaxError"]),
         ("x = 1\n", ["must have a clip as its output 0"]),
         ("import vapoursynth as vs\nvs.core.std.BlankClip(format=vs.RGB24).set_output()\n", ["YUV or GRAY", "RGB24"]),
+        (
+            "import vapoursynth as vs\nclips = [vs.core.std.BlankClip(format=f) for f in (vs.YUV420P8, vs.YUV444P8)]\n"
+            "vs.core.std.Splice(clips, mismatch=True).set_output()\n",
+            ["YUV or GRAY", "got a clip of variable format"],
+        ),
     ],
-    ids=["raises", "syntax", "no output", "rgb"],
+    ids=["raises", "syntax", "no output", "rgb", "several formats"],
 )
 def test_scripts_that_do_not_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str]
@@ -667,8 +672,28 @@ def test_a_script_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_script_makes_its_own_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "film.vpy"
     script.touch()
-    for extra in (["--ref", "a.png"], ["--plan", "a.toml"], ["--size", "64"]):
+    for extra in (["--ref", "a.png"], ["--plan", "a.toml"], ["--size", "64"], ["--no-sc"], ["--sc-threshold", "0.5"]):
         fails(capsys, ["render", str(script), "-o", str(tmp_path / "out.mkv"), *extra], "a script makes its own")
+
+
+def test_what_a_render_cannot_keep_is_said(
+    folder: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The alpha of a script's output, sound that is not there, and samples of more than 10 bits."""
+    script, out = tmp_path / "film.vpy", str(tmp_path / "out.mkv")
+    script.write_text(
+        "import vapoursynth as vs\nclip = vs.core.std.BlankClip(width=64, height=64, format=vs.YUV420P8, length=2)\n"
+        "clip.set_output(0, clip.std.ShufflePlanes(0, vs.GRAY))\n"
+    )
+    make_film(tmp_path / "silent.mkv", (4,), sound=0, codec=("-c:v", "ffv1", "-pix_fmt", "gray16le"))
+    assert main(["render", str(script), "-o", out, "--sound", str(tmp_path / "silent.mkv")]) == 0
+    said = capsys.readouterr().err
+    assert "left out: the alpha of output 0 of film.vpy" in said and "there is no sound in silent.mkv" in said
+    render, _, *rest = arguments
+    for extra, expected in (([], True), (["--pix-fmt", "yuv420p16le", "--codec", "ffv1"], False)):
+        given = [render, str(tmp_path / "silent.mkv"), *rest, "-o", str(tmp_path / f"{expected}.mkv"), *extra]
+        assert main(given) == 0
+        assert ("changed: 16 bits a sample become 10" in capsys.readouterr().err) == expected
 
 
 # --- many workers -----------------------------------------------------------------------------------------------

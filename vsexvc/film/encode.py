@@ -173,7 +173,8 @@ def input_arguments(clip: vs.VideoNode, first: vs.VideoFrame, keeps_range: bool 
     elif own is not None and own.sample_type == vs.INTEGER and own.color_family == vs.GRAY:
         name = grey.get(own.bits_per_sample)
     if name is None or not clip.width or not clip.height:
-        seen = "a clip of variable format" if own is None else own.name if clip.width else "a clip of variable size"
+        is_variable = own is None or own.color_family == vs.UNDEFINED
+        seen = "a clip of variable format" if is_variable else own.name if clip.width else "a clip of variable size"
         raise ValueError(f"output 0 must be YUV or GRAY of integers, of constant size and format, got {seen}")
     stated = read_tags(first)
     rate = Fraction(clip.fps) if clip.fps else Fraction(25)

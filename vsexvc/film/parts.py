@@ -96,8 +96,13 @@ def _replaced(clip: vs.VideoNode, stretches: Sequence[tuple[int, int, vs.VideoNo
     return vs.core.std.Splice(pieces) if stretches else clip
 
 
-@lru_cache(maxsize=1)
 def script_output(path: Path, text: bytes) -> vs.VideoNode:
+    """Return the clip of a script's output 0, see script_outputs."""
+    return script_outputs(path, text).clip
+
+
+@lru_cache(maxsize=1)
+def script_outputs(path: Path, text: bytes) -> vs.VideoOutputTuple:
     """Return output 0 of a script, run in its folder as vspipe does. What the script prints goes to stderr.
 
     A process runs it once: a second std.LoadPlugin of the same file is an error.
@@ -114,7 +119,7 @@ def script_output(path: Path, text: bytes) -> vs.VideoNode:
     vs.clear_outputs()
     if not isinstance(output, vs.VideoOutputTuple):
         raise ValueError(f"script {str(path)!r} must have a clip as its output 0, it has none")
-    return output.clip
+    return output
 
 
 def _reason(error: BaseException) -> str:

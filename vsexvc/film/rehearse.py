@@ -52,6 +52,8 @@ def rehearse(job: Job, clip: vs.VideoNode, other: Other | None, joined: Path) ->
     finally:
         part.unlink(missing_ok=True)
         joined.unlink(missing_ok=True)
+    if other is not None and other.path != job.source and not other.file.streams.audio:
+        notices.append(f"--sound: there is no sound in {other.path.name}")
     if job.model is not None and job.source.is_file() and has_captions(job.source):
         notices.append(
             f"left out: captions inside the picture of {job.source.name}; ffmpeg -f lavfi -i "

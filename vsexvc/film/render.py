@@ -31,7 +31,7 @@ from vsexvc.film.encode import Encoding, input_arguments, suited_format
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, part_keys, versions
 from vsexvc.film.join import Other, join
-from vsexvc.film.parts import PartMaker, coloured
+from vsexvc.film.parts import PartMaker, coloured, script_outputs
 from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, skipped
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
@@ -208,13 +208,15 @@ def _check(order: Order) -> None:
     if order.out.exists():
         raise FileExistsError(f"--out must be a new file, {str(order.out)!r} is there already")
     given = (bool(order.references), order.plan is not None)
-    of_films = (*given, order.model, order.interlaced, order.fps, order.colours != Colours())
-    if order.is_script and any(of_films):
+    of_films = (*given, order.model, order.interlaced, order.fps, order.colours != Colours(), not order.sc)
+    if order.is_script and (any(of_films) or order.sc_threshold is not None):
         raise ValueError("--ref, --plan and other options of colour are for films, a script makes its own")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
     if order.workers is not None or order.ray is not None:
         check_ray(order.ray)
+    if order.sound is not None and not order.sound.is_file():
+        raise FileNotFoundError(f"--sound must be a file, there is no {str(order.sound)!r}")
     for reference in order.references:
         if not reference.exists():
             raise FileNotFoundError(f"--ref must be pictures, clips and folders, there is no {str(reference)!r}")
@@ -243,6 +245,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
         first = (clip := coloured(job))[:1]
+        if script_outputs(job.source, job.source.read_bytes()).alpha is not None:
+            report("note", text=f"left out: the alpha of output 0 of {order.source.name}")
     else:
         film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
         for text in _about(order, scheme, folder, film):
@@ -311,6 +315,10 @@ def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]
 def _about(order: Order, scheme: plan.Plan | None, folder: Folder, film: vs.VideoNode) -> list[str]:
     """Return notices about an open film and its references. Raise ValueError for a film that is not complete."""
     said = skipped(order.references if scheme is None else scheme.folders)
+    if order.encoding.pix_fmt is None and (bits := film.format.bits_per_sample) > (
+        kept := suited_format(film, None).bits_per_sample
+    ):
+        said.append(f"changed: {bits} bits a sample become {kept}; --pix-fmt names a format of more")
     if is_sequence(order.source):
         return [*notices(order.source, order.fps), *said]
     gap = check_whole(order.source, film_times(order.source, folder.index))
