@@ -69,6 +69,7 @@ ORDER = {
         "presets",
         "graph",
         "plugin",
+        "film.profiles",
         "film.pictures",
         "film.sequence",
         "film.source",

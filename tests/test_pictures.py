@@ -130,6 +130,75 @@ def test_profiles(space: str, suffix: str, tmp_path: Path) -> None:
     assert distance(read(path), PICTURE) < 2
 
 
+def test_a_profile_in_jpeg_2000(tmp_path: Path) -> None:
+    """Box colr of the header holds it, which Pillow does not read."""
+    numbers, buffer = expressed(PICTURE, *SPACES["ProPhoto"]), io.BytesIO()
+    Image.fromarray(numbers).save(buffer, "JPEG2000")
+    content = buffer.getvalue()
+    place, start = content.index(b"jp2h") - 4, content.index(b"colr") - 4
+    size, length = (struct.unpack_from(">I", content, at)[0] for at in (place, start))
+    colour = b"colr\x02\0\0" + profile(*SPACES["ProPhoto"])
+    colour = struct.pack(">I", len(colour) + 4) + colour
+    header = content[place + 4 : start] + colour + content[start + length : place + size]
+    path = tmp_path / "a.jp2"
+    path.write_bytes(content[:place] + struct.pack(">I", len(header) + 4) + header + content[place + size :])
+    assert distance(numbers, PICTURE) > 3 and distance(read(path), PICTURE) < 2
+
+
+@pytest.mark.parametrize(
+    ("space", "is_other"),
+    [
+        (SPACES["Adobe RGB"], True),
+        ((SPACES["Adobe RGB"][0], 1.0), True),
+        (([(0.64, 0.33), (0.3, 0.6), (0.15, 0.06)], 2.2), False),
+    ],
+)
+@pytest.mark.parametrize("srgb", [False, True])
+def test_gamma_and_chromaticities_of_a_png(
+    tmp_path: Path, space: tuple[list[tuple[float, float]], float], is_other: bool, srgb: bool
+) -> None:
+    """Chunks gAMA and cHRM; what says that it is sRGB, or nearly, is taken as it is."""
+    numbers, buffer = expressed(PICTURE, *space), io.BytesIO()
+    Image.fromarray(numbers).save(buffer, "PNG")
+    content, chunks = buffer.getvalue(), b""
+    points = [0.3127, 0.329, *(value for point in space[0] for value in point)]
+    for chunk in (
+        b"sRGB\0" if srgb else b"tEXta\0b",
+        b"gAMA" + struct.pack(">I", round(100000 / space[1])),
+        b"cHRM" + struct.pack(">8I", *(round(100000 * value) for value in points)),
+    ):
+        chunks += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(content[:33] + chunks + content[33:])
+    expected = PICTURE if is_other and not srgb else numbers
+    assert distance(read(tmp_path / "a.png"), expected) < 2
+
+
+def test_adobe_rgb_of_a_camera(tmp_path: Path) -> None:
+    """A camera embeds no profile: EXIF's interoperability index R03 states Adobe RGB, R98 sRGB."""
+    numbers = expressed(PICTURE, *SPACES["Adobe RGB"])
+    for index, expected in ((b"R03", PICTURE), (b"R98", numbers)):
+        first = struct.pack("<HHHIII", 1, 0x8769, 4, 1, 26, 0)
+        inner = struct.pack("<HHHIII", 1, 0xA005, 4, 1, 44, 0)
+        interop = struct.pack("<HHHI4sI", 1, 1, 2, 4, index + b"\0", 0)
+        exif = b"Exif\0\0II*\0\x08\0\0\0" + first + inner + interop
+        Image.fromarray(numbers).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+        assert distance(read(tmp_path / "a.jpg"), expected) < 2
+
+
+def test_planes_that_pillow_misreads(tmp_path: Path) -> None:
+    """A TIFF with separate planes of 16 bits comes out of Pillow as noise; of 8 bits it is right."""
+    tifffile = pytest.importorskip("tifffile")
+    planes = np.moveaxis(PICTURE, -1, 0)
+    for bits, name in ((np.uint8, "a.tif"), (np.uint16, "b.tif")):
+        scaled = planes.astype(bits) * (1 if bits == np.uint8 else 257)
+        tifffile.imwrite(tmp_path / name, scaled, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read(tmp_path / "a.tif"), PICTURE)
+    with pytest.raises(
+        ValueError, match=r"reference '.*b\.tif' cannot be read: .*separate planes .*: save it interleaved"
+    ):
+        read(tmp_path / "b.tif")
+
+
 def test_a_profile_keeps_the_alpha(tmp_path: Path) -> None:
     alpha = np.zeros(PICTURE.shape[:2], np.uint8)
     alpha[:, 20:] = 200

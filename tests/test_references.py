@@ -73,6 +73,22 @@ def test_what_a_picture_states_goes_along(tmp_path: Path) -> None:
     assert (frame.props["_Primaries"], frame.props["_Transfer"]) == (vs.PRIMARIES_BT709, vs.TRANSFER_IEC_61966_2_1)
 
 
+@pytest.mark.parametrize("suffix", ["hdr", "exr"])
+def test_samples_of_light(tmp_path: Path, suffix: str) -> None:
+    """Radiance and OpenEXR hold linear light, and only the second states it to ffmpeg."""
+    if suffix == "hdr":
+        head = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n"
+        (tmp_path / "a.hdr").write_bytes(head + 16 * bytes([110, 27, 14, 128]))  # mantissas, and an exponent of 0
+    else:
+        made = ["-f", "lavfi", "-i", "color=red:s=64x64,format=gbrpf32le", "-frames:v", "1", str(tmp_path / "a.exr")]
+        subprocess.run([find_ffmpeg(), "-loglevel", "error", *made], check=True)
+    clip = open_references([tmp_path / f"a.{suffix}"], tmp_path / "index")
+    with clip.get_frame(0) as frame:
+        assert frame.props["_Transfer"] == vs.TRANSFER_LINEAR
+        if suffix == "hdr":
+            assert np.asarray(frame[0])[0, 0] == pytest.approx(110.5 / 256, abs=0.003)
+
+
 def test_a_picture_that_changes(folder: Path, tmp_path: Path) -> None:
     """It is read when it is asked for: another picture of the same size is taken, one of another size is not."""
     clip = open_references([folder / "2.PNG"], tmp_path)

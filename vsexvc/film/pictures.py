@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from vsexvc.film.profiles import profile_of
 from vsexvc.support.errors import first_line
 
 # Pillow's names of the formats that are accepted. TGA has no signature: only its suffix identifies it.
@@ -50,6 +51,7 @@ _SURFACES = 64  # surfaces along the shorter side of a picture, in the search fo
 _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
 _NAMED = 3  # files that a notice names
+_BITS, _PLANAR = 258, 284  # tags of TIFF
 _HEAD = 1 << 16  # first bytes of a file, which hold its tags
 
 
@@ -78,11 +80,11 @@ def read(path: Path) -> Still | None:
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file is damaged or truncated, holds several pictures, or has a colour profile that cannot be
-            used; the picture is grey, or transparent everywhere.
+            used, or 16-bit planes; the picture is grey, or transparent everywhere.
     """
     what = f"reference {str(path)!r}"
     try:
-        image, count = _loaded(path)
+        image, count, profile = _loaded(path)
     except UnidentifiedImageError:
         if Image.registered_extensions().get(path.suffix.lower()) in _FORMATS:
             raise ValueError(f"{what} cannot be read: it is damaged, or no picture") from None
@@ -95,7 +97,6 @@ def read(path: Path) -> Still | None:
         raise ValueError(f"{what} must be one picture, this file holds {count}: save the one that is meant")
     if image.mode in GREY_MODES:
         raise ValueError(f"{what} must have colours, this one is grey ({image.mode})")
-    profile = image.info.get("icc_profile")
     colour, alpha = _parts(image)
     rgb = np.asarray(_in_srgb(what, colour, profile))
     if alpha is not None and alpha.min() == 255:
@@ -107,12 +108,15 @@ def read(path: Path) -> Still | None:
     return Still(rgb, alpha) if profile else Still(rgb, alpha, *_stated(path))
 
 
-def _loaded(path: Path) -> tuple[Image.Image, int]:
-    """Return the picture, upright, and how many the file holds. Raise whatever Pillow raises."""
+def _loaded(path: Path) -> tuple[Image.Image, int, bytes | None]:
+    """Return the picture, upright, how many the file holds, and its profile. Raise whatever Pillow raises."""
     with opened(path) as image:
-        count = _pictures(image)
+        count, tags = _pictures(image), getattr(image, "tag_v2", {})
+        if tags.get(_PLANAR, 1) == 2 and max(tags.get(_BITS, (8,))) > 8:
+            raise ValueError("Pillow reads no TIFF with separate planes of more than 8 bits: save it interleaved")
+        profile = profile_of(image)
         image.load()
-        return ImageOps.exif_transpose(image), count
+        return ImageOps.exif_transpose(image), count, profile
 
 
 def opened(path: Path) -> Image.Image:

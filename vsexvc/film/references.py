@@ -187,7 +187,7 @@ def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
     still = pictures.read(path)
     if still is not None:
         return _shown(path, still)
-    clip = open_any("reference", path, cache)
+    clip = _read(path, cache)
     if clip.format is not None and clip.format.color_family == vs.GRAY:
         raise ValueError(f"reference {str(path)!r} must have colours, this one is grey ({clip.format.name})")
     if not stills and clip.num_frames > 1:
@@ -196,7 +196,14 @@ def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
         raise ValueError(f"reference {str(path)!r} must have colours, its first frame is grey")
     # Bestsource keeps a file handle and the picture open, and a film may have a thousand references.
     blank = clip[:1].std.BlankClip(length=1, keep=True)
-    return blank.std.FrameEval(lambda n: open_any("reference", path, cache)[:1])
+    return blank.std.FrameEval(lambda n: _read(path, cache)[:1])
+
+
+def _read(path: Path, cache: Path) -> vs.VideoNode:
+    """Open a clip, or a picture that Pillow does not read. Samples of float are light, as Radiance and EXR define."""
+    clip = open_any("reference", path, cache)
+    is_light = clip.format is not None and (clip.format.color_family, clip.format.sample_type) == (vs.RGB, vs.FLOAT)
+    return clip.std.SetFrameProps(_Transfer=vs.TRANSFER_LINEAR) if is_light else clip
 
 
 def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
