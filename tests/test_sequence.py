@@ -77,6 +77,33 @@ def test_pictures_of_scanners(tmp_path: Path, suffix: str, pixels: str) -> None:
     assert np.abs(seen - expected).max() < 0.004
 
 
+@pytest.mark.parametrize(("suffix", "options"), [("bmp", {}), ("tif", {"compression": "jpeg", "quality": 100})])
+def test_what_ffmpeg_misreads(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
+    """Grey pictures of BMP are coloured to it, those of TIFF with JPEG inside black."""
+    Image.fromarray(picture(1)).save(tmp_path / f"0.{suffix}", **options)
+    clip = sequence.open_sequence(tmp_path)
+    with Image.open(tmp_path / f"0.{suffix}") as image:
+        expected = np.asarray(image)
+    assert clip.format.id == vs.GRAY8 and np.array_equal(planes(clip, 0)[0], expected)
+    assert np.abs(expected.astype(int) - picture(1)).max() <= 4 * bool(options)
+
+
+def test_deep_planes_of_tiff(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    expected = [picture(seed, 16) for seed in range(3)]
+    tifffile.imwrite(tmp_path / "0.tif", np.stack(expected), photometric="rgb", planarconfig="separate")
+    clip = sequence.open_sequence(tmp_path)
+    assert clip.format.id == vs.RGB48 and np.array_equal(planes(clip, 0), expected)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_several_pictures_in_one_file(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.fromarray(picture(seed)) for seed in range(2)]
+    pages[0].save(tmp_path / f"0.{suffix}", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=rf"'0\.{suffix}' must hold one picture, it holds 2"):
+        sequence.open_sequence(tmp_path)
+
+
 def test_grey_and_coloured_pictures_together(tmp_path: Path) -> None:
     """As of ImageMagick, which stores a black frame with one bit. Grey becomes R = G = B."""
     Image.new("1", (WIDTH, HEIGHT)).save(tmp_path / "0.png")
@@ -132,6 +159,8 @@ def test_what_is_wrong(tmp_path: Path) -> None:
     clip.get_frame(2)
     with pytest.raises(vs.Error, match=r"'006\.png' cannot be read"):
         clip.get_frame(3)
+    with pytest.raises(ValueError, match=r"^frame 3 of the film cannot be read: .*'006\.png' cannot be read"):
+        source.find_scenes(clip)
     (tmp_path / "006.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"'006\.png' cannot be read"):
         sequence.open_sequence(tmp_path)

@@ -122,12 +122,6 @@ def script_outputs(path: Path, text: bytes) -> vs.VideoOutputTuple:
     return output
 
 
-def _reason(error: BaseException) -> str:
-    """Return the error's most useful line: the last of the traceback if a script's own function failed."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines and lines[0].startswith("Traceback") else first_line(error)
-
-
 class PartMaker:
     """Make parts of a job in this process."""
 
@@ -170,7 +164,7 @@ class PartMaker:
             part = Part(order, sha256_of(partial), tuple(durations), self._job.keys[number], sums)
             self._folder.keep(number, partial, part)
         except (ValueError, vs.Error) as error:
-            raise ValueError(f"frames {first} to {stop - 1}: {_reason(error)}") from None
+            raise ValueError(f"frames {first} to {stop - 1}: {first_line(error)}") from None
         finally:
             partial.unlink(missing_ok=True)
 

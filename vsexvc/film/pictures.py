@@ -111,7 +111,7 @@ def read(path: Path) -> Still | None:
 def _loaded(path: Path) -> tuple[Image.Image, int, bytes | None]:
     """Return the picture, upright, how many the file holds, and its profile. Raise whatever Pillow raises."""
     with opened(path) as image:
-        count, tags = _pictures(image), getattr(image, "tag_v2", {})
+        count, tags = count_of(image), getattr(image, "tag_v2", {})
         if tags.get(_PLANAR, 1) == 2 and max(tags.get(_BITS, (8,))) > 8:
             raise ValueError("Pillow reads no TIFF with separate planes of more than 8 bits: save it interleaved")
         profile = profile_of(image)
@@ -148,7 +148,7 @@ def _register() -> None:
                 getattr(plugin, opener)()
 
 
-def _pictures(image: Image.Image) -> int:
+def count_of(image: Image.Image) -> int:
     """Count the pictures of a file, without thumbnails in a TIFF and depth maps in a phone's JPEG."""
     count = getattr(image, "n_frames", 1)
     if image.format != "TIFF":

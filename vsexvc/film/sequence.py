@@ -29,6 +29,7 @@ FPS = Fraction(24)  # if no rate is given
 _PATTERN = re.compile(r"%(?:0(\d+))?d")
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
 _ORIENTATION = 0x0112  # of EXIF
+_BITS, _COMPRESSION, _JPEG = 258, 259, (6, 7)  # tags of TIFF, and values of the second
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda plane: plane,
     2: lambda plane: plane[:, ::-1],
@@ -49,7 +50,10 @@ _FORMATS = {  # ffmpeg's names of the formats that pictures are converted to, by
 
 @dataclass(frozen=True)
 class Head:
-    """Describe a picture: its size when upright, EXIF's number for its orientation, its kind."""
+    """Describe a picture: its size when upright, EXIF's number for its orientation, its kind.
+
+    by_pillow: whether Pillow decodes it: ffmpeg takes JPEG inside TIFF for black, and grey palettes for colours.
+    """
 
     width: int
     height: int
@@ -57,6 +61,7 @@ class Head:
     is_grey: bool
     bits: int
     has_alpha: bool
+    by_pillow: bool = False
 
 
 def is_sequence(path: Path) -> bool:
@@ -209,14 +214,19 @@ def _head(what: str, file: Path) -> Head | None:
         width, height = image.size if orientation < 5 else image.size[::-1]
         tiles: Any = getattr(image, "tile", ())
         mode, stored = image.mode, str(tiles[0].args) if tiles else ""
-        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0]
+        tags = getattr(image, "tag_v2", {})
+        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0] or max(tags.get(_BITS, (8,))) > 8
         has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
-        return Head(width, height, orientation, mode in pictures.GREY_MODES, 16 if is_deep else 8, has_alpha)
+        is_grey = mode in pictures.GREY_MODES
+        by_pillow = tags.get(_COMPRESSION) in _JPEG or (is_grey and image.format == "BMP")
+        if (count := pictures.count_of(image)) > 1:
+            raise ValueError(f"{what}: {file.name!r} must hold one picture, it holds {count}")
+        return Head(width, height, orientation, is_grey, 16 if is_deep else 8, has_alpha, by_pillow)
 
 
 def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[NDArray[Any]]:
     """Return the picture's planes, (H, W) each, converted to that kind: grey or R, G, B."""
-    frame = _decoded(what, file)
+    frame = _decoded(what, file, head.by_pillow)
     if _bits(frame) > kind[1] or (kind[0] and not _is_grey(frame)):
         raise ValueError(
             f"{what}: {file.name!r} is {frame.format.name}, of more bits or colours than the film's others"
@@ -240,24 +250,27 @@ def _as_srgb(light: NDArray[Any]) -> NDArray[Any]:
     return np.rint(65535 * curved).astype(np.uint16)
 
 
-def _decoded(what: str, file: Path) -> Any:
-    """Decode the picture with ffmpeg, or with Pillow if ffmpeg cannot."""
-    data = file.read_bytes()
+def _decoded(what: str, file: Path, by_pillow: bool = False) -> Any:
+    """Decode the picture with ffmpeg, or with Pillow if ffmpeg cannot. by_pillow: see Head."""
     try:
+        if by_pillow:
+            return _pillow_frame(file)
         # Read from memory: ffmpeg may take the name for a pattern.
-        with av.open(io.BytesIO(data), "r") as container:
+        with av.open(io.BytesIO(file.read_bytes()), "r") as container:
             stream = container.streams.video[0]
             return next(container.decode(stream))
-    except (av.FFmpegError, IndexError, StopIteration) as error:
+    except Exception as error:  # decoders raise errors of any type
         try:
-            with pictures.opened(file) as image:
-                image.load()
-                mode = "L" if image.mode in pictures.GREY_MODES else "RGB"
-                return av.VideoFrame.from_ndarray(
-                    np.asarray(image.convert(mode)), format={"L": "gray", "RGB": "rgb24"}[mode]
-                )
+            return _pillow_frame(file)
         except Exception:
             raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
+
+
+def _pillow_frame(file: Path) -> Any:
+    with pictures.opened(file) as image:
+        image.load()
+        mode = "L" if image.mode in pictures.GREY_MODES else "RGB"
+        return av.VideoFrame.from_ndarray(np.asarray(image.convert(mode)), format={"L": "gray", "RGB": "rgb24"}[mode])
 
 
 def _is_grey(frame: Any) -> bool:
