@@ -84,7 +84,7 @@ def test_the_figures_are_the_filters(model: str, tmp_path: Path) -> None:
     assert [reference["name"] for reference in content["references"]] == ["0.png", "1.png"]
     clip = source.open_video(tmp_path / "film.mkv", index)
     for i, path in enumerate(paths):
-        coloured = colorize(clip, open_references([path], index), **options)
+        coloured = colorize(clip, open_references([path], index).clip, **options)
         for row in content["rows"]:
             similarity = coloured.get_frame(row["frame"]).props["ExvcSimilarity"]
             assert row["cells"][i]["similarity"] == pytest.approx(similarity, abs=1e-6)

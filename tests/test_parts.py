@@ -46,8 +46,8 @@ def job(tmp_path: Path, model: str) -> Job:
 
 def test_scenes_that_are_left(job: Job) -> None:
     own = core.bs.VideoSource(str(job.source), cachepath=str(job.folder), showprogress=False)
-    result = coloured(job)
-    all_coloured = coloured(Job(**{**vars(job), "left": ()}))
+    result = coloured(job).clip
+    all_coloured = coloured(Job(**{**vars(job), "left": ()})).clip
     assert result.num_frames == 24 and result.format.id == vs.YUV420P8
     for n in (0, 11, 12, 17, 18, 23):
         frame, source = planes(result.get_frame(n)), planes(own.get_frame(n))
@@ -67,16 +67,27 @@ def test_several_references_around_a_frame(job: Job, tmp_path: Path) -> None:
     several = []
     for around in (1, 2):
         colours = dataclasses.replace(job.colours, around=around)
-        props = coloured(Job(**{**two, "colours": colours})).get_frame(13).props
+        props = coloured(Job(**{**two, "colours": colours})).clip.get_frame(13).props
         several.append(props.get("ExvcReferences"))
     assert several == [None, [0, 1]]
+
+
+def test_numbered_references_stay_in_the_order_of_the_plan(job: Job, tmp_path: Path) -> None:
+    """A later scene may take the key frame of an earlier one; the name's number does not move it."""
+    results = []
+    for names in (("b", "a"), ("ref_000012", "ref_000000")):
+        files = tuple(film.make_png(tmp_path / f"{name}.png", seed) for name, seed in zip(names, (1, 0), strict=True))
+        two = dataclasses.replace(job, firsts=(0, 12), references=files, ref_frames=(0, 12), left=())
+        results.append(coloured(two).clip)
+    for n in (3, 15):
+        assert planes(results[0].get_frame(n)) == planes(results[1].get_frame(n))
 
 
 def test_a_film_of_which_all_is_left(job: Job) -> None:
     """It needs no reference."""
     own = core.bs.VideoSource(str(job.source), cachepath=str(job.folder), showprogress=False)
     bare = {**vars(job), "references": (), "ref_frames": (), "left": (Left(0, 24, False),)}
-    assert planes(coloured(Job(**bare)).get_frame(7)) == planes(own.get_frame(7))
+    assert planes(coloured(Job(**bare)).clip.get_frame(7)) == planes(own.get_frame(7))
 
 
 @pytest.mark.parametrize("format", [vs.GRAY8, vs.YUV420P8, vs.YUV444P16, vs.RGB24])
@@ -103,9 +114,9 @@ def test_scenes_with_an_around_of_their_own(job: Job, tmp_path: Path) -> None:
     several = dataclasses.replace(job, references=paths, ref_frames=(0, 3, 9), left=(Left(18, 24, True),))
     own = dataclasses.replace(several, around=(Around(6, 12, 1),))
     wholes = [
-        coloured(dataclasses.replace(several, colours=dataclasses.replace(job.colours, around=n))) for n in (1, 4)
+        coloured(dataclasses.replace(several, colours=dataclasses.replace(job.colours, around=n))).clip for n in (1, 4)
     ]
-    result = coloured(own)
+    result = coloured(own).clip
     assert result.num_frames == 24
     for n in (2, 6, 8, 11, 12, 20):
         one, four = (planes(clip.get_frame(n)) for clip in wholes)

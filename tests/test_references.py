@@ -50,15 +50,18 @@ def array(frame: vs.VideoFrame) -> np.ndarray:
 def test_folders_pictures_and_clips(folder: Path, tmp_path: Path) -> None:
     clip = clip_of(tmp_path / "clip.mkv")
     assert listed([folder, clip]) == [folder / "1.jpg", folder / "2.PNG", clip]
-    frames = list(open_references([folder, clip], tmp_path / "index").frames(close=False))
+    opened = open_references(listed([folder, clip]), tmp_path / "index")
+    frames = list(opened.clip.frames(close=False))
     sizes = [(frame.width, frame.height, frame.format.name) for frame in frames]
     assert sizes == [(60, 40, "RGB24"), (96, 64, "RGB24"), *[(96, 64, "YUV420P8")] * 3]
     assert np.array_equal(array(frames[1]), film.picture(0))
-    assert open_references([folder, clip], tmp_path / "index", stills=True).num_frames == 3
+    assert opened.names == ["1.jpg", "2.PNG", "clip.mkv, frame 0", "clip.mkv, frame 1", "clip.mkv, frame 2"]
+    stills = open_references(listed([folder, clip]), tmp_path / "index", stills=True)
+    assert stills.clip.num_frames == 3 and stills.names == ["1.jpg", "2.PNG", "clip.mkv"]
 
 
 def test_a_thousand_references_hold_no_files(folder: Path, tmp_path: Path) -> None:
-    clip = open_references([folder / "2.PNG"] * 200, tmp_path)
+    clip = open_references([folder / "2.PNG"] * 200, tmp_path).clip
     assert clip.get_frame(199).width == film.WIDTH
     assert len(list(Path(f"/proc/{os.getpid()}/fd").iterdir())) < 150
 
@@ -67,7 +70,7 @@ def test_what_a_picture_states_goes_along(tmp_path: Path) -> None:
     """Alpha as `_Alpha`, full range; colours that are stated by numbers as their tags."""
     alpha = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))
     Image.fromarray(np.dstack([film.picture(0), alpha])).save(tmp_path / "a.png")
-    frame = open_references([tmp_path / "a.png"], tmp_path).get_frame(0)
+    frame = open_references([tmp_path / "a.png"], tmp_path).clip.get_frame(0)
     assert np.array_equal(array(frame), film.picture(0))
     assert np.array_equal(np.asarray(frame.props["_Alpha"][0]), alpha)
     assert (frame.props["_Primaries"], frame.props["_Transfer"]) == (vs.PRIMARIES_BT709, vs.TRANSFER_IEC_61966_2_1)
@@ -91,10 +94,10 @@ def test_samples_of_light(tmp_path: Path, suffix: str) -> None:
 
 def test_a_picture_that_changes(folder: Path, tmp_path: Path) -> None:
     """It is read when it is asked for: another picture of the same size is taken, one of another size is not."""
-    clip = open_references([folder / "2.PNG"], tmp_path)
+    clip = open_references([folder / "2.PNG"], tmp_path).clip
     film.make_png(folder / "2.PNG", 5)
     assert np.array_equal(array(clip.get_frame(0)), film.picture(5))
-    open_changed = open_references([folder / "2.PNG"], tmp_path)
+    open_changed = open_references([folder / "2.PNG"], tmp_path).clip
     film.make_png(folder / "2.PNG", 5, 48, 48)
     with pytest.raises(vs.Error, match=r"reference '.*2\.PNG' changed while it was used"):
         open_changed.get_frame(0)
@@ -113,7 +116,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
         (["notes.txt"], r"reference '.*notes\.txt' must be a film or a picture, this is text"),
     ):
         with pytest.raises(ValueError, match=message):
-            open_references([tmp_path / path for path in paths], tmp_path / "index", stills=True)
+            open_references(listed([tmp_path / path for path in paths]), tmp_path / "index", stills=True)
     with pytest.raises(FileNotFoundError, match=r"reference '.*none\.png' must be a file, there is none"):
         open_references([tmp_path / "none.png"], tmp_path / "index")
 
@@ -161,11 +164,11 @@ def test_coloured_frames_have_the_shape_of_the_film(tmp_path: Path, size: tuple[
     clip = core.std.BlankClip(width=96, height=64, length=1).std.SetFrameProps(_SARNum=2, _SARDen=3)
     files = [film.make_png(tmp_path / "ref_000000.png", 0), film.make_png(tmp_path / "ref_000009.png", 1, *size)]
     if fits:
-        assert open_references(files, tmp_path, film=clip).num_frames == 2
+        assert open_references(files, tmp_path, film=clip).clip.num_frames == 2
     else:
         with pytest.raises(ValueError, match=r"ref_000009\.png' must have the shape of the film, 96x64, .* got 80x64"):
             open_references(files, tmp_path, film=clip)
-    assert open_references(files, tmp_path).num_frames == 2
+    assert open_references(files, tmp_path).clip.num_frames == 2
 
 
 def test_a_scene_takes_its_first_reference_from_its_beginning() -> None:
@@ -227,7 +230,7 @@ class TestFilter:
         """Not a bit of the result depends on it; the opaque half does its part."""
         results = []
         for name, colour in (("black", (0, 0, 0)), ("magenta", (200, 60, 200))):
-            ref = open_references([self.half(tmp_path / f"{name}.png", colour)], tmp_path)
+            ref = open_references([self.half(tmp_path / f"{name}.png", colour)], tmp_path).clip
             options = {"propagate": propagate, "output": output, "size": 64, "device": "cpu", "model": model}
             results.append([bytes(plane) for plane in vsexvc.colorize(clip, ref, **options).get_frame(1)])
         assert results[0] == results[1]
@@ -244,7 +247,7 @@ class TestFilter:
         assert told[1:] == ["Colorize: frame 0 of ref has no colours: frames with it stay grey"]
 
     def test_not_with_the_preset(self, clip: vs.VideoNode, model: str, tmp_path: Path) -> None:
-        ref = open_references([self.half(tmp_path / "a.png", (0, 0, 0))], tmp_path)
+        ref = open_references([self.half(tmp_path / "a.png", (0, 0, 0))], tmp_path).clip
         coloured = vsexvc.colorize(clip, ref, preset="upstream", device="cpu", model=model)
         with pytest.raises(vs.Error, match="ref: must be opaque with preset 'upstream'"):
             coloured.get_frame(0)

@@ -40,7 +40,7 @@ def test_scenes_are_those_of_the_filter(folder: Path, model: str, tmp_path: Path
     assert [scene.stop for scene in scenes] == [20, 29, 60]
     assert [scene.seconds for scene in scenes] == pytest.approx([first / film.RATE for first in FIRSTS], abs=1e-3)
     assert told == [("finding scenes", done, 60) for done in range(1, 61)]
-    coloured = colorize(clip, open_references([folder / "b.png"], tmp_path), model=model, size=64, device="cpu")
+    coloured = colorize(clip, open_references([folder / "b.png"], tmp_path).clip, model=model, size=64, device="cpu")
     starts = [frame.props["ExvcSceneStart"] for frame in coloured.frames(close=True)]
     assert sorted(set(starts)) == FIRSTS and starts == [max(f for f in FIRSTS if f <= n) for n in range(60)]
 
@@ -61,7 +61,7 @@ def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, thre
 
     blank = core.std.BlankClip(format=vs.GRAY8, width=310, height=250, length=16)
     clip = source.with_scenes(blank.std.ModifyFrame(blank, draw), [5, 7])
-    ref = open_references([folder / "b.png"], tmp_path)
+    ref = open_references([folder / "b.png"], tmp_path).clip
     for given in (threshold, None):
         coloured = colorize(clip, ref, model=model, size=64, device="cpu", sc_threshold=given)
         starts = {int(frame.props["ExvcSceneStart"]) for frame in coloured.frames(close=True)}
@@ -280,12 +280,12 @@ def test_typical_frames_are_those_of_the_filter(model: str, tmp_path: Path, monk
         return chosen[scene]
 
     monkeypatch.setattr(pump, "find_typical", find_typical)
-    references = open_references([tmp_path / "a.png", tmp_path / "b.png"], tmp_path)
+    references = open_references([tmp_path / "a.png", tmp_path / "b.png"], tmp_path).clip
     coloured = colorize(clip, references, model=model, size=64, device="cpu")
     for n in (0, 26):
         coloured.get_frame(n).close()
     small = source.small_luma(clip, 64)
-    assert {scene.first: source.typical(small, scene) for scene in scenes} == chosen
+    assert {scene.first: source.shown_frames(small, scene).typical for scene in scenes} == chosen
     assert 7 < chosen[0] < 24
     # The first frame of a scene is taken where it is lit.
-    assert [source.first_good(small, scene) for scene in scenes] == [chosen[0], 26]
+    assert [source.shown_frames(small, scene).first for scene in scenes] == [chosen[0], 26]

@@ -77,7 +77,7 @@ def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[dict[
 def expected(folder: Path, model: str, ref_frames: list[int], names: list[str]) -> list[tuple[int, float, float]]:
     """Of each scene, worst first: its first frame, the mean similarity, the share of the last reference in it."""
     clip = source.with_scenes(source.open_video(folder / "film.mkv", folder), FIRSTS)
-    references = open_references([folder / name for name in names], folder)
+    references = open_references([folder / name for name in names], folder).clip
     coloured = colorize(clip, references, ref_frames=ref_frames, model=model, size=64, device="cpu")
     props = [dict(frame.props) for frame in coloured.frames(close=True)]
     found = []
@@ -125,9 +125,9 @@ def test_before_a_render(folder: Path, model: str, capsys: pytest.CaptureFixture
     small = source.small_luma(clip, 64)
     best = {}
     for number, path in enumerate(pictures):
-        coloured = colorize(clip, open_references([Path(path)], folder), model=model, size=64, device="cpu")
+        coloured = colorize(clip, open_references([Path(path)], folder).clip, model=model, size=64, device="cpu")
         for first, length in zip(FIRSTS, LENGTHS, strict=True):
-            typical = source.typical(small, source.Scene(first, first + length, 0.0))
+            typical = source.shown_frames(small, source.Scene(first, first + length, 0.0)).typical
             one = coloured.get_frame(typical).props["ExvcSimilarity"], f"{number}.png"
             best[first] = max(best.get(first, one), one)
     wanted = sorted((similarity, first, name) for first, (similarity, name) in best.items())

@@ -55,7 +55,7 @@ def _add_render(commands: Any) -> None:
     colour.add_argument("--around", metavar="N", type=int, help="references of a scene that a frame uses, 1..64 (4)")
     colour.add_argument("--memory", metavar="N", type=int, help="earlier frames of a scene that it uses, 0..8 (0)")
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="the film is one scene")
-    _add_threshold(colour)
+    _add_film(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="library that computes the network (torch)")
     colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the device's best")
     encoder = _add_encoder(render)
@@ -133,7 +133,7 @@ def _add_scenes(commands: Any) -> None:
         "--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", help="say which scenes these suit least, worst first"
     )
     _add_network(scenes)
-    _add_threshold(scenes)
+    _add_film(scenes)
     scenes.add_argument("--json", action="store_true", help="a JSON object for each scene, one a line")
 
 
@@ -150,7 +150,7 @@ def _add_keyframes(commands: Any) -> None:
         "--like", metavar="X", type=float, help="similarity from which one frame stands for another, 0..1 (0.5)"
     )
     _add_network(keyframes)
-    _add_threshold(keyframes)
+    _add_film(keyframes)
 
 
 def _add_compare(commands: Any) -> None:
@@ -171,16 +171,18 @@ def _add_compare(commands: Any) -> None:
         help="frames to show (default: of scenes over all the film the first lit one)",
     )
     _add_network(compare)
-    _add_threshold(compare)
+    _add_film(compare)
 
 
 def _add_network(to: Any) -> None:
+    """Add the options of the network."""
     to.add_argument("--model", metavar="NAME_OR_PATH", help="see python -m vsexvc models")
     to.add_argument("--size", metavar="N", type=int, help="shorter side inside the network, 64..1080 (216)")
     to.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if this machine has it")
 
 
-def _add_threshold(to: Any) -> None:
+def _add_film(to: Any) -> None:
+    """Add the options of reading a film and finding its scenes."""
     to.add_argument("--sc-threshold", metavar="X", type=float, help="how unlike both sides of a cut must be, 0..1")
     to.add_argument(
         "--interlaced",

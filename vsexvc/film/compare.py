@@ -23,9 +23,9 @@ from vsexvc.film.references import listed, open_references
 from vsexvc.film.source import (
     Stages,
     find_scenes,
-    first_good,
     open_video,
     picture,
+    shown_frames,
     silent,
     small_luma,
     with_scenes,
@@ -97,7 +97,7 @@ def write(
     if frames is not None and (wrong := [n for n in frames if not 0 <= n < clip.num_frames]):
         raise ValueError(f"frames must be 0..{clip.num_frames - 1}, got {wrong[0]}")
     try:
-        stills = [open_references([path], cache, stills=True) for path in paths]
+        stills = [open_references([path], cache, stills=True).clip for path in paths]
         for still in stills:
             _Column(clip, still, options)  # raises errors before the film is read
         shown: dict[int, float] = {}
@@ -146,12 +146,12 @@ def _of_scenes(
     """
     size = options.get("size", 216)
     scenes = find_scenes(clip, options.pop("sc_threshold", None), size, stages)
-    small, shown = small_luma(clip, size), {}
+    small, shown, typical = small_luma(clip, size), dict[int, float](), dict[int, int]()
     for scene in _spread(scenes, FRAMES):
-        number = first_good(small, scene)
+        number, typical[scene.first] = shown_frames(small, scene)
         shown[number] = scene.seconds + (float((number - scene.first) / clip.fps) if clip.fps else 0.0)
     firsts = [scene.first for scene in scenes]
-    sums = measure(clip, scenes, vs.core.std.Splice(stills, mismatch=True), None, stages, **options)
+    sums = measure(clip, scenes, vs.core.std.Splice(stills, mismatch=True), None, stages, typical, **options)
     return shown, suited(sums, firsts, None, names), with_scenes(clip, firsts)
 
 

@@ -2,7 +2,7 @@
 
     ref_000412.png    frame 412, as it is in the film: coloured, it is a reference (references.py)
 
-Each scene is examined every STEP frames, first at a lit frame (source.first_good). A frame that is similar to a key
+Each scene is examined every STEP frames, first at a lit frame (source.shown_frames). A frame that is similar to a key
 frame is assigned to it; else it becomes a key frame itself. The network measures the similarity: the mean similarity of
 a frame's matches in the key frame, as in Colorize's ExvcSimilarity.
 """
@@ -29,9 +29,9 @@ from vsexvc.film.source import (
     Scene,
     Stages,
     find_scenes,
-    first_good,
     open_video,
     picture,
+    shown_frames,
     silent,
     small_luma,
 )
@@ -160,7 +160,7 @@ def choose(
     keys: dict[int, Keyframe] = {}
     for number, scene in enumerate(scenes, 1):
         stretches = _stretches(number, scene, float(clip.fps or 0))
-        stretches[0] = replace(stretches[0], frame=first_good(small, scene))
+        stretches[0] = replace(stretches[0], frame=shown_frames(small, scene).first)
         for stretch in stretches:
             L = seen.read(stretch.frame)
             if float(L.std()) >= _LEAST_CONTRAST:

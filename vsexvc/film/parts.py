@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import chdir, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import vapoursynth as vs
@@ -35,8 +36,15 @@ from vsexvc.support.errors import first_line
 from vsexvc.support.files import sha256_of
 
 
-def coloured(job: Job, device: str | None = None, states: States | None = None) -> vs.VideoNode:
-    """Return the whole film in colour, or the script's output.
+class Coloured(NamedTuple):
+    """Hold a whole film in colour, or a script's output, and a name for each frame of the references."""
+
+    clip: vs.VideoNode
+    names: list[str]
+
+
+def coloured(job: Job, device: str | None = None, states: States | None = None) -> Coloured:
+    """Open a film and its references and colour it, or run a script.
 
     Args:
         job: the job; its parts, encoding and arguments have no effect.
@@ -48,7 +56,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
     """
     if job.model is None:
         torch.set_num_threads(job.threads)
-        return script_output(job.source, job.source.read_bytes())
+        return Coloured(script_output(job.source, job.source.read_bytes()), [])
     index = Folder(job.folder).index
     film = source.open_video(job.source, index, job.interlaced, job.fps)
     clip = source.with_scenes(film, job.firsts)
@@ -56,9 +64,9 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
     if device is not None:  # this device may not have the job's precision
         colours = dataclasses.replace(colours, device=device, precision=None)
     try:
-        result = None
+        result, names = None, list[str]()
         if job.references:
-            references = open_references(job.references, index, job.stills, film if colours.propagate else None)
+            references, names = open_references(job.references, index, job.stills, film if colours.propagate else None)
             if job.ref_frames is None and (count := references.num_frames) > REFERENCES:
                 raise ValueError(
                     f"--ref must be at most {REFERENCES} frames in all, got {count}: say in a plan which scene takes "
@@ -70,7 +78,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
                 results = {n: colorize(clip, references, **{**arguments, "around": n}) for n in sorted(counts)}
             scenes = [(first, stop, results[most]) for first, stop, most in job.around]
             result = _replaced(results[colours.around], scenes)
-        return _with_left(result, film, job)
+        return Coloured(_with_left(result, film, job), names)
     except vs.Error as error:
         raise ValueError(first_line(error)) from None
 
@@ -136,7 +144,7 @@ class PartMaker:
                     f"{socket.gethostname()}: {name} must be {needed[name]} as begun with, got {here[name]}"
                 )
         self._job, self._folder, self._states = job, Folder(job.folder), Kept(job)
-        self._clip = coloured(job, states=self._states)
+        self._clip = coloured(job, states=self._states).clip
 
     def make(self, number: int, progress: Callable[[int], None] = lambda done: None) -> None:
         """Write a part.

@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vsexvc.film.propose import CARD, COLOURED, propose
 from vsexvc.film.references import listed, numbers_of
-from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, silent, small_luma, typical
+from vsexvc.film.source import Scene, Stages, find_scenes, open_video, picture, shown_frames, silent, small_luma
 from vsexvc.schedule import MOST_AROUND
 
 _COLUMNS, _ROWS = 6, 12  # pictures on a sheet; further scenes go onto further sheets
@@ -202,7 +202,7 @@ def write_sheet(path: Path, clip: vs.VideoNode, scenes: Sequence[Scene], stages:
         shown = scenes[start : start + per_sheet]
         sheet = _Sheet(min(len(scenes), _COLUMNS), math.ceil(len(shown) / _COLUMNS), height)
         for index, scene in enumerate(shown):
-            thumb = picture(clip, typical(small, scene), _THUMB)
+            thumb = picture(clip, shown_frames(small, scene).typical, _THUMB)
             about = f"{start + index + 1}: frame {scene.first}, {timecode(scene.seconds)}, "
             sheet.put(index, thumb, about + counted(scene.stop - scene.first, "frame"))
             progress(start + index + 1, len(scenes))

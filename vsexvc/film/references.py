@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import vapoursynth as vs
@@ -51,7 +51,7 @@ def references(
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
     files = listed([Path(path) for path in several])
     numbers = numbers_of(files, None if clip is None else clip.num_frames)
-    return open_references(files, default_cache()), None if numbers is None else list(numbers)
+    return open_references(files, default_cache()).clip, None if numbers is None else list(numbers)
 
 
 def listed(paths: Sequence[Path]) -> list[Path]:
@@ -121,15 +121,6 @@ def numbered(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if pictures.is_picture(file) and _is_numbered(file))
 
 
-def names_of(files: Sequence[Path], cache: Path, stills: bool = False) -> list[str]:
-    """Return a name for each frame of the clip that open_references makes of the same files. Args, errors: as there."""
-    names = []
-    for file in files:
-        count = 1 if stills or pictures.is_picture(file) else open_any("reference", file, cache).num_frames
-        names += [file.name] if count == 1 else [f"{file.name}, frame {n}" for n in range(count)]
-    return names
-
-
 def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
     """Return the frames from which numbered references apply; a scene's first one applies from its first frame.
 
@@ -144,26 +135,34 @@ def at_scenes(numbers: Sequence[int], firsts: Sequence[int]) -> tuple[int, ...]:
     return tuple(held)
 
 
+class Opened(NamedTuple):
+    """Hold open references: one clip of their frames, each in its own size and format, and a name for each frame."""
+
+    clip: vs.VideoNode
+    names: list[str]
+
+
 def open_references(
-    paths: Sequence[Path], cache: Path, stills: bool = False, film: vs.VideoNode | None = None
-) -> vs.VideoNode:
-    """Return one clip of the pictures and all frames of the clips, each in its own size and format.
+    files: Sequence[Path], cache: Path, stills: bool = False, film: vs.VideoNode | None = None
+) -> Opened:
+    """Open pictures, and clips with all of their frames, in the given order.
 
     Args:
-        paths: pictures, clips, and folders of pictures (see `listed`).
+        files: pictures and clips, see `listed`.
         cache: see source.open_video.
         stills: whether only the first frame of each clip is used.
         film: the references are coloured frames of this film and must have its shape. None: any shape.
 
     Raises:
-        OSError, ValueError: see source.open_video and pictures.read; a grey clip; a folder without pictures; another
-            shape than the film's.
+        OSError, ValueError: see source.open_video and pictures.read; a grey clip; another shape than the film's.
     """
-    files = listed(paths)
     clips = [_opened(path, cache, stills) for path in files]
     if film is not None:
         _check_shapes(files, clips, film)
-    return vs.core.std.Splice(clips, mismatch=True)
+    names: list[str] = []
+    for file, count in ((file, clip.num_frames) for file, clip in zip(files, clips, strict=True)):
+        names += [file.name] if count == 1 else [f"{file.name}, frame {n}" for n in range(count)]
+    return Opened(vs.core.std.Splice(clips, mismatch=True), names)
 
 
 def _check_shapes(files: Sequence[Path], clips: Sequence[vs.VideoNode], film: vs.VideoNode) -> None:

@@ -32,7 +32,7 @@ from vsexvc.film.folder import Folder
 from vsexvc.film.job import Colours, Job, fingerprint, part_keys, versions
 from vsexvc.film.join import Other, join
 from vsexvc.film.parts import PartMaker, coloured, script_outputs
-from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, skipped
+from vsexvc.film.references import at_scenes, listed, numbers_of, skipped
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
 from vsexvc.film.takes import split
@@ -118,7 +118,7 @@ def render(order: Order, report: Report) -> None:
     sound = None if order.sound is None else order.sound.absolute()
     order = dataclasses.replace(order, source=order.source.absolute(), out=order.out.absolute(), sound=sound)
     with Folder(order.work or order.out.with_name(order.out.name + ".parts")) as folder:
-        job, rate, other = _prepared(order, folder, report)
+        job, names, rate, other = _prepared(order, folder, report)
         frames = [stop - first for first, stop in job.parts]
         total = sum(frames)
         made = _make_parts(order, job, folder, report)
@@ -146,7 +146,6 @@ def render(order: Order, report: Report) -> None:
             order.partial.unlink(missing_ok=True)
         if job.model is not None:
             sums = [one for _, part in parts for one in part.sums]
-            names = names_of(job.references, folder.index, job.stills)
             trust.tell(trust.suited(sums, job.firsts, job.ref_frames, names), report)
         if order.frames is not None:
             folder.begin({**folder.manifest(), "redone": None})
@@ -222,8 +221,8 @@ def _check(order: Order) -> None:
             raise FileNotFoundError(f"--ref must be pictures, clips and folders, there is no {str(reference)!r}")
 
 
-def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fraction | None, Other | None]:
-    """Return the job, continued or begun in the folder; the clip's rate; the file of the other streams.
+def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[str], Fraction | None, Other | None]:
+    """Return the job, continued or begun in the folder; references' names; the clip's rate; the other streams' file.
 
     This finds all errors of the arguments before scenes and colours are computed, which takes hours.
     """
@@ -244,7 +243,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
     if not folder.index.exists() and order.source.is_file() and not order.is_script:
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
-        first = (clip := coloured(job))[:1]
+        clip, names = coloured(job)
+        first = clip[:1]
         if script_outputs(job.source, job.source.read_bytes()).alpha is not None:
             report("note", text=f"left out: the alpha of output 0 of {order.source.name}")
     else:
@@ -256,7 +256,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
             numbers_of(job.references, film.num_frames)
         format = int(suited_format(film, order.encoding.pix_fmt))
         job = dataclasses.replace(job, colours=dataclasses.replace(job.colours, format=format))
-        clip = coloured(job, "cpu" if order.workers or order.ray else None)
+        clip, names = coloured(job, "cpu" if order.workers or order.ray else None)
     if scheme is not None and order.plan is not None:
         plan.check_film(scheme, order.plan, clip.num_frames)
     if order.frames is not None:
@@ -283,7 +283,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, Fracti
         for number in redo.touched(job, order.frames):
             folder.drop(number)
     folder.begin({"asked": asked, "firsts": job.firsts, "redone": redone})
-    return job, Fraction(clip.fps) if clip.fps else None, other
+    return job, names, Fraction(clip.fps) if clip.fps else None, other
 
 
 def _divided(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 
 from vsexvc.film.sequence import is_sequence, open_sequence
 from vsexvc.frames import ERROR, luma, tagged
-from vsexvc.scenes import Marks, Picture, small_pictures
+from vsexvc.scenes import Marks, small_pictures
 from vsexvc.session import network_size
 from vsexvc.support.errors import first_line
 from vsexvc.typical import LOOK, lit_frames, thumbnail, typical_frame
@@ -131,8 +131,20 @@ def small_luma(clip: vs.VideoNode, size: int = 216) -> vs.VideoNode:
     return luma(tagged(clip, progressive=True), width, height)
 
 
-def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
-    """Return the scene's first frames, of which one is chosen to stand for it, small.
+class Shown(NamedTuple):
+    """Name frames that show a scene.
+
+    Attributes:
+        first: the scene's first frame, or the typical one where that is black, white or at the end of a fade.
+        typical: the frame that stands for the scene, as Colorize chooses it; never a black one if others exist.
+    """
+
+    first: int
+    typical: int
+
+
+def shown_frames(small: vs.VideoNode, scene: Scene) -> Shown:
+    """Choose frames that show a scene, from its first LOOK frames.
 
     Args:
         small: see small_luma.
@@ -148,24 +160,8 @@ def first_frames(small: vs.VideoNode, scene: Scene) -> list[Picture]:
                 pictures.append(thumbnail(frame))
         except vs.Error as error:
             raise ValueError(f"frame {number} of the film cannot be read: {first_line(error)}") from None
-    return pictures
-
-
-def typical(small: vs.VideoNode, scene: Scene) -> int:
-    """Return the frame that stands for a scene, as Colorize chooses it; never a black one if others exist.
-
-    Args, errors: of first_frames.
-    """
-    return scene.first + typical_frame(first_frames(small, scene))
-
-
-def first_good(small: vs.VideoNode, scene: Scene) -> int:
-    """Return the scene's first frame, or where that is black, white or at the end of a fade, the typical one.
-
-    Args, errors: of first_frames.
-    """
-    pictures = first_frames(small, scene)
-    return scene.first + (0 if lit_frames(pictures)[0] == 0 else typical_frame(pictures))
+    typical = scene.first + typical_frame(pictures)
+    return Shown(scene.first if lit_frames(pictures)[0] == 0 else typical, typical)
 
 
 def _duration(frame: vs.VideoFrame, clip: vs.VideoNode) -> Fraction:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import vapoursynth as vs
 
 from vsexvc.film.plan import counted
-from vsexvc.film.references import at_scenes, listed, names_of, numbers_of, open_references
-from vsexvc.film.source import Scene, Stages, silent, small_luma, typical, with_scenes
+from vsexvc.film.references import at_scenes, listed, numbers_of, open_references
+from vsexvc.film.source import Scene, Stages, shown_frames, silent, small_luma, with_scenes
 from vsexvc.plugin import colorize
 from vsexvc.pump import REFERENCES
 from vsexvc.support.errors import first_line
@@ -124,6 +124,7 @@ def measure(
     references: vs.VideoNode,
     ref_frames: Sequence[int] | None,
     stages: Stages = silent,
+    typical: Mapping[int, int] | None = None,
     **options: Any,
 ) -> tuple[Sum, ...]:
     """Match the typical frame of each scene with the references, as Colorize does.
@@ -134,6 +135,7 @@ def measure(
         references: the reference clip; without `ref_frames` it may have any number of frames.
         ref_frames, options: arguments of Colorize.
         stages: see source.Stages.
+        typical: typical frames that are known already, by the scene's first frame.
 
     Raises:
         ValueError: an argument is out of range, or a frame cannot be read.
@@ -141,7 +143,7 @@ def measure(
     firsts = [scene.first for scene in scenes]
     marked, small = with_scenes(clip, firsts), small_luma(clip, options.get("size", 216))
     starts = range(0, references.num_frames, REFERENCES if ref_frames is None else references.num_frames)
-    tally, progress = Tally(firsts, ref_frames), stages("comparing scenes")
+    tally, progress, known = Tally(firsts, ref_frames), stages("comparing scenes"), typical or {}
     try:
         clips = [
             colorize(
@@ -154,7 +156,8 @@ def measure(
             for start in starts
         ]
         for done, scene in enumerate(scenes, 1):
-            number, best = typical(small, scene), dict[str, Any]()
+            number = known[scene.first] if scene.first in known else shown_frames(small, scene).typical
+            best: dict[str, Any] = {}
             for start, warped in zip(starts, clips, strict=True):
                 with warped.get_frame(number) as frame:
                     props = dict(frame.props)
@@ -191,8 +194,9 @@ def of_files(
     files, firsts = listed(paths), [scene.first for scene in scenes]
     numbers = numbers_of(files, clip.num_frames)
     ref_frames = None if numbers is None else at_scenes(numbers, firsts)
-    sums = measure(clip, scenes, open_references(files, cache), ref_frames, stages, **options)
-    return suited(sums, firsts, ref_frames, names_of(files, cache))
+    references = open_references(files, cache)
+    sums = measure(clip, scenes, references.clip, ref_frames, stages, **options)
+    return suited(sums, firsts, ref_frames, references.names)
 
 
 def weakest(scenes: Sequence[Suited]) -> list[Suited]:
