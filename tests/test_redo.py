@@ -11,7 +11,7 @@ import pytest
 from film import decoded, make_film, make_png
 
 from vsexvc.__main__ import main
-from vsexvc.film import render, takes
+from vsexvc.film import takes
 from vsexvc.film.encode import Encoding
 from vsexvc.film.job import Colours, Job, part_keys
 from vsexvc.film.plan import Left
@@ -182,7 +182,7 @@ class Studio:
 @pytest.fixture
 def studio(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Studio:
     """A film of three scenes and parts."""
-    monkeypatch.setattr(render, "LEAST", 5)
+    monkeypatch.setattr(takes, "LEAST", 5)
     return Studio(tmp_path, model, capsys, (8, 10, 6))
 
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from vsexvc.__main__ import main
 from vsexvc.film import render
 from vsexvc.film.encode import find_ffmpeg
-from vsexvc.film.render import LEAST, parts_of
+from vsexvc.film.takes import LEAST, parts_of
 from vsexvc.film.times import later, script_times
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from film import make_film, make_png
 from test_compare import content_of
 
 from vsexvc.__main__ import main
-from vsexvc.film import render, source, trust
+from vsexvc.film import source, takes, trust
 from vsexvc.film.references import open_references
 from vsexvc.film.trust import Suited, Sum, Tally, line, suited, summary, weakest
 from vsexvc.plugin import colorize
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed in range(2):
         make_png(tmp_path / f"{seed}.png", seed)
     monkeypatch.setattr(trust, "WEAK", 2.0)
-    monkeypatch.setattr(render, "LEAST", 5)
+    monkeypatch.setattr(takes, "LEAST", 5)
     return tmp_path
 
 

@@ -12,7 +12,9 @@ import vapoursynth as vs
 
 from vsexvc.backends.options import PRECISIONS, ComputeOptions
 from vsexvc.frames import HANDLED, is_handled
+from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import REFERENCES
+from vsexvc.schedule import MOST_AROUND, MOST_MEMORY, Schedule
 
 BACKENDS = ("torch", "openvino")
 
@@ -106,7 +108,32 @@ def flag(name: str, value: Any) -> bool:
         fail(name, "True or False", repr(value))
 
 
-def check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
+def check_schedule(
+    clip: vs.VideoNode,
+    ref: vs.VideoNode,
+    ref_frames: int | Sequence[int] | None,
+    propagate: bool,
+    sc: bool,
+    sc_threshold: float | None,
+    around: int,
+    memory: int,
+) -> Schedule:
+    """Return the schedule that these arguments of Colorize define."""
+    if sc_threshold is not None:
+        sc_threshold = check_range("sc_threshold", number("sc_threshold", sc_threshold), 0, 1)
+    return Schedule(
+        clip.num_frames,
+        ref.num_frames,
+        _check_ref_frames(ref_frames, ref.num_frames, clip.num_frames),
+        flag("propagate", propagate),
+        flag("sc", sc),
+        sc_threshold,
+        check_range("around", integer("around", around), 1, MOST_AROUND),
+        check_range("memory", integer("memory", memory), 0, MOST_MEMORY),
+    )
+
+
+def _check_ref_frames(ref_frames: int | Sequence[int] | None, count: int, num_frames: int) -> tuple[int, ...] | None:
     if ref_frames is None:
         if count > REFERENCES:
             accepted = f"of at most {REFERENCES} frames without ref_frames (a looped picture: ref[0])"
@@ -144,7 +171,22 @@ def check_device(name: str | None, index: int) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_computation(backend: str, precision: str | None, trt: bool, threads: int | None) -> ComputeOptions:
+def check_preset(name: str, size: int, ref: vs.VideoNode) -> Preset:
+    one_of("preset", name, PRESETS, " or ".join(map(repr, PRESETS)))
+    preset = PRESETS[name]
+    if preset.size and size != 216:
+        fail("size", f"216 with preset {name!r}", size)
+    if preset.size and not (ref.width and ref.height):
+        fail("ref", f"of constant size with preset {name!r}", "a clip of variable size")
+    return preset
+
+
+def check_computation(
+    backend: str, precision: str | None, default: str | None, trt: bool, threads: int | None
+) -> ComputeOptions:
+    """Return the options of the backends. default: the precision if none is given."""
+    if isinstance(precision, str | None) and not precision:
+        precision = default
     one_of("backend", backend, BACKENDS, " or ".join(map(repr, BACKENDS)))
     if trt and backend != "torch":
         fail("trt", "False with another backend than 'torch'", trt)

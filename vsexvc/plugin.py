@@ -9,6 +9,7 @@ from __future__ import annotations
 import vsexvc.support.openmp as openmp  # first: it loads torch
 
 # isort: split
+import dataclasses
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import vapoursynth as vs
 
 from vsexvc.arguments import (
@@ -25,18 +27,19 @@ from vsexvc.arguments import (
     check_device,
     check_format,
     check_mask,
+    check_preset,
     check_range,
-    check_ref_frames,
     check_references,
+    check_schedule,
     fail,
     flag,
     integer,
     number,
     one_of,
 )
+from vsexvc.backends.options import ComputeOptions
 from vsexvc.graph import build
-from vsexvc.presets import PRESETS
-from vsexvc.schedule import MOST_AROUND, MOST_MEMORY, Schedule
+from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session
 from vsexvc.support.errors import first_line
 from vsexvc.weights import store
@@ -124,42 +127,19 @@ def colorize(
     _load_plugin()
     check_clip("clip", clip)
     check_references(ref)
-    size = check_range("size", integer("size", size), 64, 1080)
-    saturation = check_range("saturation", number("saturation", saturation), 0, 4)
-    if sc_threshold is not None:
-        sc_threshold = check_range("sc_threshold", number("sc_threshold", sc_threshold), 0, 1)
     if mask is not None:
         check_mask(mask, clip)
     one_of("output", output, OUTPUTS, f"one of {', '.join(OUTPUTS)}")
-    one_of("preset", preset, PRESETS, " or ".join(map(repr, PRESETS)))
-    shape = PRESETS[preset]
-    if shape.size and size != 216:
-        fail("size", f"216 with preset {preset!r}", size)
-    if shape.size and not (ref.width and ref.height):
-        fail("ref", f"of constant size with preset {preset!r}", "a clip of variable size")
+    size = check_range("size", integer("size", size), 64, 1080)
+    saturation = check_range("saturation", number("saturation", saturation), 0, 4)
+    shape = check_preset(preset, size, ref)
     target = check_format(shape.size or (clip.width, clip.height), clip.format, format, output)
-    around = check_range("around", integer("around", around), 1, MOST_AROUND)
-    memory = check_range("memory", integer("memory", memory), 0, MOST_MEMORY)
-    starts = check_ref_frames(ref_frames, ref.num_frames, clip.num_frames)
+    schedule = check_schedule(clip, ref, ref_frames, propagate, sc, sc_threshold, around, memory)
+    if preset:
+        schedule = dataclasses.replace(schedule, around=1, memory=0)
     place = check_device(device, integer("device_index", device_index))
-    if model is not None and not isinstance(model, str | os.PathLike):
-        fail("model", "a name or a path", repr(model))
-    if precision is None or (isinstance(precision, str) and not precision):
-        precision = shape.precision
-    how = check_computation(backend, precision, flag("trt", trt), threads)
-    try:
-        name = None if model is None else os.fspath(model)
-        network = store.shared(name, place, how, auto_download=flag("auto_download", auto_download))
-    except (ValueError, OSError, RuntimeError) as error:
-        raise vs.Error(f"Colorize: {first_line(error)}") from None
-    if openmp.MAY_SPIN and place.type == "cpu" and how.backend == "torch" and how.threads != 1:
-        _tell_once(
-            "Colorize: torch was loaded before vsexvc, with threads that spin where they wait: on a busy machine set "
-            "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
-        )
-    around, memory = (1, 0) if preset else (around, memory)
-    propagate, sc = flag("propagate", propagate), flag("sc", sc)
-    schedule = Schedule(clip.num_frames, ref.num_frames, starts, propagate, sc, sc_threshold, around, memory)
+    computed = check_computation(backend, precision, shape.precision, flag("trt", trt), threads)
+    network = _shared(model, place, computed, flag("auto_download", auto_download))
     return build(
         clip,
         ref,
@@ -172,8 +152,25 @@ def colorize(
         output=output,
         format=target,
         preset=shape,
-        threads=how.threads,
+        threads=computed.threads,
     )
+
+
+def _shared(model: Any, device: torch.device, computed: ComputeOptions, auto_download: bool) -> ColorizationNet:
+    """Return the network, which filters of a process share. Raise vapoursynth.Error if it cannot be loaded."""
+    if model is not None and not isinstance(model, str | os.PathLike):
+        fail("model", "a name or a path", repr(model))
+    try:
+        name = None if model is None else os.fspath(model)
+        network = store.shared(name, device, computed, auto_download=auto_download)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise vs.Error(f"Colorize: {first_line(error)}") from None
+    if openmp.MAY_SPIN and device.type == "cpu" and computed.backend == "torch" and computed.threads != 1:
+        _tell_once(
+            "Colorize: torch was loaded before vsexvc, with threads that spin where they wait: on a busy machine set "
+            "OMP_WAIT_POLICY=PASSIVE, load vsexvc first, or take threads=1"
+        )
+    return network
 
 
 @lru_cache

@@ -35,13 +35,12 @@ from vsexvc.film.parts import PartMaker, coloured, script_outputs
 from vsexvc.film.references import at_scenes, listed, numbers_of, skipped
 from vsexvc.film.rehearse import rehearse
 from vsexvc.film.sequence import is_sequence, listing, notices
-from vsexvc.film.takes import split
+from vsexvc.film.takes import parts_of, split
 from vsexvc.film.times import check_whole, film_times, later, script_times
 from vsexvc.support.errors import first_line
 from vsexvc.support.files import settle
 from vsexvc.weights import store
 
-LEAST = 48  # least frames of a part made of whole scenes, if the film has as many
 SCRIPT_PART = 240  # frames of a script's part, since a script's scenes are unknown
 MOST_THREADS = 4  # torch's threads in each worker by default: more gain little at this size
 
@@ -230,16 +229,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
     manifest = folder.manifest()
     began: dict[str, Any] = manifest.get("asked", {})
     job, asked = _job(order, scheme, folder, began.get("threads"))
-    is_other = bool(began) and _of_all(began) != _of_all(asked)
-    if order.frames is not None:
-        redo.check_begun(bool(began), redo.difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
-    if is_other:
-        report("note", text=f"starting over: what was begun had another {redo.difference(began, asked)}")
-    elif began and began != asked:
-        report("note", text=f"making anew what depends on this: {redo.difference(began, asked)} changed")
-    if not began or _differ(began, asked, _OF_FILM):
-        folder.clear()
-
+    _compare(order, began, asked, folder, report)
     if not folder.index.exists() and order.source.is_file() and not order.is_script:
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
@@ -284,6 +274,30 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
             folder.drop(number)
     folder.begin({"asked": asked, "firsts": job.firsts, "redone": redone})
     return job, names, Fraction(clip.fps) if clip.fps else None, other
+
+
+def _compare(order: Order, began: dict[str, Any], asked: dict[str, Any], folder: Folder, report: Report) -> None:
+    """Report how the arguments differ from those of the earlier run; clear the folder if the film does.
+
+    Args:
+        order: the arguments.
+        began: the earlier run's arguments as JSON; empty: there was none.
+        asked: this order's arguments as JSON.
+        folder: the working folder.
+        report: called for each event.
+
+    Raises:
+        ValueError: `order.frames` is given and there is no earlier run to join with.
+    """
+    is_other = bool(began) and _of_all(began) != _of_all(asked)
+    if order.frames is not None:
+        redo.check_begun(bool(began), redo.difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
+    if is_other:
+        report("note", text=f"starting over: what was begun had another {redo.difference(began, asked)}")
+    elif began and began != asked:
+        report("note", text=f"making anew what depends on this: {redo.difference(began, asked)} changed")
+    if not began or _differ(began, asked, _OF_FILM):
+        folder.clear()
 
 
 def _divided(
@@ -385,14 +399,3 @@ def _scenes(order: Order, scheme: plan.Plan | None, film: vs.VideoNode, report: 
 
     scenes = source.find_scenes(film, order.sc_threshold, order.colours.size, stages)
     return [scene.first for scene in scenes]
-
-
-def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
-    """Group whole scenes into parts of at least LEAST frames; the last part takes what remains."""
-    starts = [0]
-    for first in firsts[1:]:
-        if first - starts[-1] >= LEAST:
-            starts.append(first)
-    if len(starts) > 1 and num_frames - starts[-1] < LEAST:
-        starts.pop()
-    return list(pairwise([*starts, num_frames]))

@@ -1,4 +1,4 @@
-"""Split long scenes into parts, and keep the recurrent state at each part's end, so that no frame is computed twice.
+"""Divide a film into parts, and keep the recurrent state at a part's end inside a scene: no frame is computed twice.
 
 A part that begins inside a scene continues from the state at the end of the part before it. If that state is missing or
 damaged, the scene is computed again up to there: the bytes are the same.
@@ -10,6 +10,7 @@ import os
 import socket
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,8 +22,20 @@ from vsexvc.schedule import BLOCK
 from vsexvc.session import State
 from vsexvc.support.files import settle
 
+LEAST = 48  # least frames of a part made of whole scenes, if the film has as many
 LONGEST = 480  # most frames of a part
 STEP = 240  # frames of the parts that a longer one is split into
+
+
+def parts_of(firsts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+    """Group whole scenes into parts of at least LEAST frames; the last part takes what remains."""
+    starts = [0]
+    for first in firsts[1:]:
+        if first - starts[-1] >= LEAST:
+            starts.append(first)
+    if len(starts) > 1 and num_frames - starts[-1] < LEAST:
+        starts.pop()
+    return list(pairwise([*starts, num_frames]))
 
 
 def split(parts: Sequence[tuple[int, int]], job: Job) -> list[tuple[int, int]]:
