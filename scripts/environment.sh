@@ -14,7 +14,7 @@ stamp() {
 make_environment() {
     local venv=$ROOT/.venv python
     python=$(find_python) || exit 1
-    # An environment whose interpreter is gone, or is not the one asked for, is made anew.
+    # Make the environment again if its interpreter is missing or is not the requested one.
     if ! usable "$venv/bin/python" || { [ -n "${PYTHON:-}" ] && ! same_python "$venv/bin/python" "$python"; }; then
         printf 'making .venv with %s\n' "$python" >&2
         "$python" -m venv --clear "$venv" >&2 || fail "could not make $venv with $python"

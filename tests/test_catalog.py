@@ -138,7 +138,10 @@ def test_without_stderr_nothing_goes_to_stdout(
 
 def test_resume_after_a_cut_connection(server: Server, cache: Path) -> None:
     server.cut_after = 600_000
-    fails(server, "the connection ended after 600000 of 1500000 bytes; they are kept, the same command goes on")
+    fails(
+        server,
+        "ended after 600000 of 1500000 bytes; the received bytes are kept, the same command resumes",
+    )
     fails(server, "ended after 1200000 of 1500000 bytes")
     assert part(cache) == CONTENT[:1_200_000]
     server.cut_after = None
@@ -269,7 +272,7 @@ def test_a_full_disk_keeps_what_has_come(server: Server, cache: Path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        fails(server, r"zip\.part' cannot be written: No space left on device; what has come is kept")
+        fails(server, r"zip\.part' cannot be written: No space left on device; the received bytes are kept")
     kept = part(cache)
     assert 0 < len(kept) <= 700_000 and CONTENT.startswith(kept)
     ends_well(server)

@@ -101,7 +101,7 @@ def test_no_torch(tmp_path: Path) -> None:
     assert failed(steps) == ["torch"]
     assert "No module named 'torch'" in steps["torch"]["said"]
     assert steps["torch"]["help"].startswith('pip install "torch')
-    assert steps["vsexvc"]["said"] == "left out: needs torch"
+    assert steps["vsexvc"]["said"] == "skipped: requires torch"
 
 
 def test_no_vspipe(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_the_line_by_finger(browser: Browser, three: Path) -> None:
 def test_what_is_said(browser: Browser, three: Path) -> None:
     """Names as they are, the best of each row, a name for every control, no error and no request."""
     browser.open(three, 1200, 1000)
-    assert browser.run("document.title") == "film.mkv under 3 references"
+    assert browser.run("document.title") == "film.mkv with 3 references"
     captions = browser.run("[...document.querySelectorAll('figcaption')].map(e => e.innerText)")
     assert [("most similar" in text, "0.600" in text) for text in captions] == [
         (column == row, column == row) for row in (0, 1) for column in (0, 1, 2)
@@ -280,7 +280,7 @@ def test_one_reference(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "one.html"
     path.write_text(compare.page("film.mkv", "", NAMES[:1], [flat(COLOURS[0])], rows(1)), encoding="utf-8")
     browser.open(path, 1200, 1000)
-    assert browser.run("document.title") == "film.mkv under one reference"
+    assert browser.run("document.title") == "film.mkv with one reference"
     assert browser.run("document.querySelectorAll('.best').length") == 0
     assert browser.run("['summary', 'scenes'].map(id => document.getElementById(id).offsetHeight)") == [0, 0]
 

@@ -129,7 +129,7 @@ def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert sum(stretch["frames"] for key in content["keys"] for stretch in key["stretches"]) == 33
     capsys.readouterr()
     assert main([*command, "--device", "cpu"]) == 1
-    assert "must hold no references yet, ref_000000.png is there already" in capsys.readouterr().err
+    assert "must hold no references yet, ref_000000.png exists already" in capsys.readouterr().err
     for wrong, message in (
         (["--like", "1.5"], "like must be 0..1, got 1.5"),
         (["--size", "5"], "size must be 64..1080"),

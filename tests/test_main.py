@@ -98,7 +98,7 @@ def test_what_is_there_is_not_downloaded_again(devc: Server, cache: Path, capsys
     fails(capsys, "remove '.*' to download it again", "download", "devc", "--sha256", "0" * 64)
     path = cache / "devc.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match="python -m vsexvc download devc makes it anew"):
+    with pytest.raises(ValueError, match="python -m vsexvc download devc downloads it again"):
         store.load("devc")
     assert run(capsys, "download", "devc")[0] == 0
     assert store.load("devc").config == SMALL
@@ -213,7 +213,7 @@ def test_convert_and_check(devc: Server, tmp_path: Path, capsys: pytest.CaptureF
         (["download", "nope"], "NAME must be one of devc, exvc, exvc-small, got 'nope'"),
         (["convert", "/nowhere"], "No such file or directory: /nowhere"),
         (["check", "devc"], "python -m vsexvc download devc"),
-        (["check", "/nowhere/x.pth"], "got '/nowhere/x.pth', which is not there"),
+        (["check", "/nowhere/x.pth"], "got '/nowhere/x.pth', which does not exist"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )

@@ -62,7 +62,7 @@ def test_threshold(tmp_path: Path) -> None:
 def test_no_work_is_overwritten(tmp_path: Path) -> None:
     """Said before the film is even looked for."""
     (tmp_path / "plan.toml").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"plan '.*plan\.toml' must be a new file, it is there already"):
+    with pytest.raises(FileExistsError, match=r"plan '.*plan\.toml' must be a new file, it exists already"):
         plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "plan.toml")
     assert (tmp_path / "plan.toml").read_text() == "mine"
     with pytest.raises(ValueError, match=r"sheet must be a \.png, got '.*sheet\.jpg'"):
@@ -80,7 +80,7 @@ def test_no_folder_to_write_to(tmp_path: Path, what: str) -> None:
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(PermissionError, match=r"plan '.*p\.toml' must be in a folder that can be written to"):
+    with pytest.raises(PermissionError, match=r"plan '.*p\.toml' must be in a folder that can be written"):
         plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "p.toml")
 
 
@@ -202,7 +202,7 @@ def test_pictures_named_by_their_frames(tmp_path: Path) -> None:
         ),
         (
             HEAD + FIRST.replace('"a.png"', '["ref_000001.png", "ref_000001.jpg"]'),
-            "scene 1, .*: reference '.*ref_000001.jpg' must have a number of its own, ref_000001.png has it too",
+            "scene 1, .*: reference '.*ref_000001.jpg' must have a number of its own, ref_000001.png has the same",
         ),
         (HEAD + FIRST + "around = 0\n", r"scene 1: around must be 1\.\.64, got 0"),
         (HEAD + FIRST + "around = 65\n", r"scene 1: around must be 1\.\.64, got 65"),

@@ -521,7 +521,7 @@ def test_vapoursynth_of_another_place(is_installed: bool, model: str, tmp_path: 
     else:
         other = str(tmp_path / "vapoursynth" / "plugins")
         assert done.stdout.startswith(f"Colorize: the plugin core.exvc must be in {other} or ")
-        assert done.stdout.count("\n") == 1 and "it is in neither" in done.stdout
+        assert done.stdout.count("\n") == 1 and "but is in neither" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")

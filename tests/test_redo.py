@@ -1,4 +1,4 @@
-"""What of a render is made anew when something changes, and that the film is the same as one made from nothing."""
+"""Which parts of a render are made again after a change; the film is the same as one made from nothing."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_one_scene_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert made("a.mkv", {0: 0, 50: 1, 110: 2}, *kept)[0] == [0, 1, 2]
     index = sorted((path, path.stat().st_mtime_ns) for path in (work / "index").iterdir())
     parts, notes = made("b.mkv", {0: 0, 50: 2, 110: 2}, *kept)
-    assert parts == [1] and notes == ["making anew what depends on this: ref_frames, references changed"]
+    assert parts == [1] and notes == ["making parts again that depend on changed arguments: ref_frames, references"]
     assert made("c.mkv", {0: 0, 110: 2}, *kept)[0] == [0]
     assert sorted(path.name for path in work.glob("0*.mkv")) == ["000000.mkv", "000001.mkv"]
     assert sorted((path, path.stat().st_mtime_ns) for path in (work / "index").iterdir() if path.suffix != ".txt") == [
@@ -192,22 +192,22 @@ def test_frames_of_one_part(studio: Studio) -> None:
     assert not studio.work.exists()
     studio.render("a.mkv", "--keep")
     before = studio.states()
-    assert studio.render("b.mkv", "--frames", "9:12") == ["made anew: frames 8 to 17: 1 of 3 parts"]
+    assert studio.render("b.mkv", "--frames", "9:12") == ["made again: frames 8 to 17: 1 of 3 parts"]
     assert studio.anew(before) == [1] and studio.is_whole("b.mkv")
     # Another picture in the first scene.
     before = studio.states()
     studio.plan({0: '"1.png"', 8: '"1.png"', 18: '"2.png"'})
-    assert studio.render("c.mkv", "--frames", "7:8")[-1] == "made anew: frames 0 to 7: 1 of 3 parts"
+    assert studio.render("c.mkv", "--frames", "7:8")[-1] == "made again: frames 0 to 7: 1 of 3 parts"
     assert studio.anew(before) == [0] and studio.is_whole("c.mkv")
     # And one in the last, which was not asked for.
     before = studio.states()
     studio.plan({0: '"2.png"', 8: '"1.png"', 18: '"1.png"'})
     assert studio.render("d.mkv", "--frames", "0:1")[-1] == (
-        "made anew: frames 0 to 7; 18 to 23, which were missing or depend on another change: 2 of 3 parts"
+        "made again: frames 0 to 7; 18 to 23, which were missing or depend on another change: 2 of 3 parts"
     )
     assert studio.anew(before) == [0, 2] and studio.is_whole("d.mkv")
     before = studio.states()
-    assert studio.render("e.mkv", "--frames", "7:19") == ["made anew: frames 0 to 23: 3 of 3 parts"]
+    assert studio.render("e.mkv", "--frames", "7:19") == ["made again: frames 0 to 23: 3 of 3 parts"]
     assert studio.anew(before) == [0, 1, 2]
 
 
@@ -242,7 +242,7 @@ def test_frames_of_a_run_that_was_stopped(studio: Studio, monkeypatch: pytest.Mo
         assert "stopped" in studio.refused("--frames", "8:24")
     before = studio.states()
     assert sorted(before) == ["000000.mkv", "000001.mkv"]
-    assert studio.render("b.mkv", "--frames", "8:24") == ["made anew: frames 18 to 23: 1 of 3 parts"]
+    assert studio.render("b.mkv", "--frames", "8:24") == ["made again: frames 18 to 23: 1 of 3 parts"]
     assert studio.anew(before) == [2] and studio.is_whole("b.mkv")
     studio.render("c.mkv", "--frames", "8:24")  # that one had come to its end
     assert studio.anew(before) == [1, 2]
@@ -251,7 +251,7 @@ def test_frames_of_a_run_that_was_stopped(studio: Studio, monkeypatch: pytest.Mo
 def test_frames_of_a_long_take(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes on from there is made anew, what lies before is not even computed."""
+    """Parts that continue from there are made again; earlier ones are not even computed."""
     studio = Studio(tmp_path, model, capsys, (180,))
     studio.plan({0: '{0 = "0.png", 170 = "1.png"}'})
     monkeypatch.setattr(takes, "LONGEST", 60)
@@ -268,7 +268,7 @@ def test_frames_of_a_long_take(
     with monkeypatch.context() as patched:
         patched.setattr(Session, "step", counted)
         (told,) = studio.render("b.mkv", "--frames", "85:90")
-    assert told == "made anew: frames 80 to 119; 120 to 179, which go on from there: 2 of 4 parts"
+    assert told == "made again: frames 80 to 119; 120 to 179, which continue from there: 2 of 4 parts"
     assert studio.anew(before) == [2, 3] and 100 <= steps <= 108
     assert (tmp_path / "b.mkv").read_bytes() == (tmp_path / "a.mkv").read_bytes()
     # Another second picture takes part from 128 frames before its own, frame 42: the first part is kept.
@@ -278,7 +278,7 @@ def test_frames_of_a_long_take(
         patched.setattr(Session, "step", counted)
         told = studio.render("c.mkv", "--frames", "150:160")[-1]
     assert told == (
-        "made anew: frames 120 to 179; 40 to 119, which were missing or depend on another change: 3 of 4 parts"
+        "made again: frames 120 to 179; 40 to 119, which were missing or depend on another change: 3 of 4 parts"
     )
     assert studio.anew(before) == [1, 2, 3] and 140 <= steps <= 148
     assert studio.is_whole("c.mkv")

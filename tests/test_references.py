@@ -111,7 +111,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     for paths, message in (
         (["grey.png"], r"reference '.*grey\.png' must have colours, this one is grey \(L\)"),
         (["grey.mkv"], r"reference '.*grey\.mkv' must have colours, its first frame is grey"),
-        (["empty"], r"reference '.*empty' must be a picture, a clip or a folder of pictures, it has none"),
+        (["empty"], r"reference '.*empty' must be a picture, a clip or a folder of pictures, this folder holds none"),
         ([], "references must be one or more pictures or clips, got none"),
         (["notes.txt"], r"reference '.*notes\.txt' must be a film or a picture, this is text"),
     ):

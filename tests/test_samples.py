@@ -85,7 +85,7 @@ def test_flow_is_made_once_and_anew_where_the_file_is_damaged(
         caplog.clear()
         again = sample()
         assert all(torch.equal(wanted[key], again[key]) for key in wanted)
-        assert f"made anew: {kept}" in caplog.text
+        assert f"made again: {kept}" in caplog.text
         assert kept.read_bytes() == whole
     monkeypatch.setattr(flow, "both_ways", None)
     sample()

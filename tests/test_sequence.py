@@ -136,7 +136,7 @@ def test_patterns(tmp_path: Path) -> None:
     assert [file.name for file in sequence.listing(tmp_path / "b_%04d.png")] == ["b_0001.png"]
     with pytest.raises(ValueError, match="there are none"):
         sequence.listing(tmp_path / "a_%d.png")  # which has no zeros before it
-    with pytest.raises(ValueError, match=r"one run of numbered pictures, got .* name those that are meant by"):
+    with pytest.raises(ValueError, match=r"one run of numbered pictures, got .* name a pattern for one of the runs"):
         sequence.listing(tmp_path)
     (tmp_path / "a%d.png").touch()
     assert not sequence.is_sequence(tmp_path / "a%d.png")

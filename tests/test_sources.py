@@ -68,7 +68,7 @@ def test_what_is_no_feature_net_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be a file of tensors"):
         sources.read(str(tmp_path / "text"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="it is neither"):
+    with pytest.raises(ValueError, match="it is none"):
         sources.read(str(tmp_path / "other.pt"))
 
 

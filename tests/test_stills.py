@@ -286,8 +286,8 @@ def test_main_names_what_it_cannot_use(folder, tmp_path):
     model = tmp_path / "tiny.safetensors"
     store.save(network(), model, {})
     for given, line in (
-        ((empty,), "empty must hold pictures, it has none"),
-        ((folder, "--references", empty), "empty must hold pictures, it has none"),
+        ((empty,), "empty must hold pictures, but has none"),
+        ((folder, "--references", empty), "empty must hold pictures, but has none"),
         ((folder, "--by", "name"), "--by name needs --references"),
     ):
         with pytest.raises(ValueError, match=line):

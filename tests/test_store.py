@@ -258,7 +258,7 @@ class TestUntrustedArchives:
     def test_archives_of_something_else(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
             file.writestr("readme.txt", b"hello")
-        self.refused(tmp_path / "a.zip", r"must hold vgg19_conv\*.pth, which is not there")
+        self.refused(tmp_path / "a.zip", r"must hold vgg19_conv\*.pth, which is missing")
 
 
 def test_convert_names_what_it_takes(archive: Path, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ class TestCheck:
 
 def test_a_released_folder_without_a_file_says_which(tmp_path: Path) -> None:
     (write_released(tmp_path) / "vgg19_conv.pth").unlink()
-    with pytest.raises(OSError, match=r"vgg19_conv\*\.pth, which is not there"):
+    with pytest.raises(OSError, match=r"vgg19_conv\*\.pth, which is missing"):
         store.load(str(tmp_path))
 
 

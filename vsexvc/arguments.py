@@ -192,7 +192,7 @@ def check_computation(
         fail("trt", "False with another backend than 'torch'", trt)
     if precision is not None:
         one_of("precision", precision, PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-    # Read now, because torch's own number may change before the next filter is built.
+    # It is read at this point, because torch's number may change before the next filter is built.
     if threads is None:
         threads = torch.get_num_threads()
     else:

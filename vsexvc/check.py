@@ -29,7 +29,7 @@ _LIBRARIES = (".so", ".dll", ".dylib")
 
 
 class _Fault(Exception):
-    """Report what is wrong, and a line that helps."""
+    """Report what is wrong. advice: the remedy."""
 
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(what)
@@ -52,7 +52,7 @@ def run() -> list[Step]:
     for name, (needs, function) in _STEPS.items():
         missing = [need for need in needs if not done[need].ok]
         if missing:
-            done[name] = Step(name, None, f"left out: needs {', '.join(missing)}")
+            done[name] = Step(name, None, f"skipped: requires {', '.join(missing)}")
             continue
         try:
             done[name] = Step(name, True, function())
@@ -70,7 +70,7 @@ def as_dict(steps: list[Step]) -> dict[str, Any]:
 
 
 def lines(steps: list[Step]) -> list[str]:
-    """Return the result as text: one line for each step, and one with help."""
+    """Return the result as text: one line for each step, and one for each remedy."""
     out = []
     for step in steps:
         mark = {True: "ok", False: "FAILED", None: "-"}[step.ok]
@@ -115,8 +115,8 @@ def _vapoursynth() -> str:
         files = [path for path in sorted((folder / "plugins").rglob("*")) if path.suffix in _LIBRARIES]
         bad = [str(path) for path in files if _crashes("import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(path))]
         raise _Fault(
-            f"the process is ended by the system while VapourSynth loads its plugins; damaged: {bad or 'none alone'}",
-            f"{_REINSTALL} the package that the file is of (exvc is vsexvc's)",
+            f"the process crashes while VapourSynth loads its plugins; damaged: {bad or 'none alone'}",
+            f"{_REINSTALL} the package that contains the damaged file (for exvc: vsexvc)",
         )
     try:
         import vapoursynth as vs
@@ -127,12 +127,12 @@ def _vapoursynth() -> str:
         raise _Fault(
             f"the package in {folder} cannot be imported: {first_line(error)}"
             + (f" ({elsewhere} is in use)" if elsewhere else ""),
-            f"{_REINSTALL} vapoursynth; take another libvapoursynth out of LD_LIBRARY_PATH and LD_PRELOAD",
+            f"{_REINSTALL} vapoursynth; remove other libraries libvapoursynth from LD_LIBRARY_PATH and LD_PRELOAD",
         ) from None
     if elsewhere := _foreign_library(folder):
         raise _Fault(
             f"another libvapoursynth is in use: {elsewhere}, not that of {folder}",
-            "take it out of LD_LIBRARY_PATH and LD_PRELOAD: plugins are looked for beside the one that is in use",
+            "remove it from LD_LIBRARY_PATH and LD_PRELOAD: VapourSynth looks for plugins beside the library in use",
         )
     return f"{version}, {folder}"
 
@@ -208,9 +208,9 @@ def _speed() -> str:
     began = time.perf_counter()
     for frame in out.frames(close=True):
         if "ExvcReference" not in frame.props:
-            raise _Fault("a frame came back without its properties", "another plugin may have the namespace exvc")
+            raise _Fault("a frame lacks its properties", "another plugin may have the namespace exvc")
     seconds = time.perf_counter() - began
-    return f"{_FRAMES} frames of 640x360 in {seconds:.2f} s, {_FRAMES / seconds:.1f} a second, the first included"
+    return f"{_FRAMES} frames of 640x360 in {seconds:.2f} s, {_FRAMES / seconds:.1f} a second, with the first"
 
 
 def _vspipe() -> str:

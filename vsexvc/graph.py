@@ -1,9 +1,9 @@
-"""Build the filter's graph from arguments that are checked.
+"""Build the filter's graph from checked arguments.
 
 clip -> luma at the network's size, with measures for cuts -.
 ref  -> RGBS -----------------------------------------------+-> exvc.PyFilter(Pump) -> similarity, a, b -.
 clip (in the output's format) ---------------------------------------------------------------------------+
-mask (where there is one) -------------------------------------------------------------------------------+
+mask (if given) -----------------------------------------------------------------------------------------+
                                                                    exvc.PyFilter(Merge): clip's frames, new U, V
 
 The last filter exists several times, each for every second, third ... frame, because PyFilter makes one frame at a

@@ -78,28 +78,28 @@ def colorize(
         clip: YUV, GRAY or RGB, 8-16 bit integer, half or float; progressive and not HDR. Its own colours are ignored. Y
             of YUV and GRAY is kept bit for bit; of RGB the BT.709 luma is kept. Black borders stay neutral.
         ref: YUV or RGB, one reference in each frame; sizes and formats may vary from frame to frame.
-        ref_frames: for each frame of `ref` the frame of `clip` from which it holds, ascending; the first one also holds
-            before. None: a single reference holds everywhere; of several, at most 64, each scene takes the one that is
-            most similar to its typical frame, one of its first 24.
+        ref_frames: for each frame of `ref` the frame of `clip` from which it is used, ascending; the first one is also
+            used before. None: a single reference is used everywhere; of several, at most 64, each scene takes the most
+            similar one to its typical frame, which is among its first 24.
         model: name of an installed model or path of a weights file; None: the default.
         size: shorter side of the picture inside the network, 64..1080.
         saturation: factor on a and b, 0..4; colours stay in gamut (vsexvc.colour.spaces.ColorSpace.chroma).
-        mask: GRAY of the clip's size: where it is white the clip's own colours are kept, grey between is a blend. One
-            that is shorter than the clip continues with its last frame.
+        mask: GRAY of the clip's size: where it is white, the clip's own colours are kept; where it is grey, both are
+            blended. A mask that is shorter than the clip continues with its last frame.
         output: "color"; "similarity": the similarity of each pixel's match in the reference, as a mask (GRAY
             of the clip's depth, full range, 0..1), independent of mask and saturation; "warped": the clip in the
             colours of the aligned reference alone, without the colour net.
-        format: of the result, VapourSynth's number for it. None: that of the clip, for GRAY YUV 4:4:4 of its depth.
+        format: VapourSynth's number of the result's format. None: that of the clip; for GRAY YUV 4:4:4 of its depth.
         propagate: start each scene, and each of `ref_frames`, from the reference itself: for references that are
             coloured frames of the clip. Between two of them colours come from both sides, if they are in one scene and
             at most 128 frames apart (fewer where `size` is above 380): these frames are read ahead.
         sc: restart at scene cuts.
         sc_threshold: least difference between the pictures on both sides of a change that begins a scene, 0 (any) to 1
             (none); 0.05 more for gradual changes. None: use `_SceneChangePrev` where frames have it, elsewhere 0.3.
-        preset: "upstream": pre- and post-processing of the authors' script, for comparison with it, except its final
-            smoother. Clip, references and mask are cut to 16:9 and brought to 768x432, which the result has too; Lab is
-            halved for the network, all bilinearly; ab times 1.25 (and `saturation`) goes up bilinearly and not along
-            edges; black borders are picture. That script knows no cuts: sc=False. "": none of this.
+        preset: "upstream": pre- and post-processing as in the authors' script, for comparison with it, without its
+            final smoother. Clip, references and mask are cut to 16:9 and resized to 768x432, which is also the size of
+            the result; Lab is halved for the network. ab times 1.25 (and `saturation`) is enlarged bilinearly, not
+            along edges. Black borders are treated as picture. The script does not detect cuts: pass sc=False. "": none.
         auto_download: download a known model that is not installed; False: the error names the command.
         device: "cpu" or "cuda"; None: cuda if there is a GPU.
         device_index: which CUDA device.
@@ -179,10 +179,10 @@ def _tell_once(text: str) -> None:
 
 
 def _load_plugin() -> None:
-    """Load the native plugin if VapourSynth has not: it looks beside itself, which may be another site-packages.
+    """Load the native plugin if VapourSynth has not: it looks in its own site-packages only.
 
     Raises:
-        vapoursynth.Error: this package's site-packages has no such plugin either.
+        vapoursynth.Error: the site-packages of this package does not contain it either.
     """
     if hasattr(vs.core, "exvc"):
         return
@@ -194,8 +194,8 @@ def _load_plugin() -> None:
     if not libraries:
         where = Path(vs.__file__).parent
         raise vs.Error(
-            f"Colorize: the plugin core.exvc must be in {where / 'plugins'} or {folders[0]}, it is in neither: install "
-            "vsexvc into the same site-packages as vapoursynth"
+            f"Colorize: the plugin core.exvc must be in {where / 'plugins'} or {folders[0]}, but is in neither: "
+            "install vsexvc into the same site-packages as vapoursynth"
         )
     vs.core.std.LoadPlugin(str(libraries[0]))
 
@@ -214,5 +214,5 @@ def _entry(**arguments: Any) -> Mapping[str, Any]:
 
 
 def bind() -> None:
-    """Give `_entry` to the native Colorize, which calls this (native/exvc.c)."""
+    """Pass `_entry` to the native Colorize, which calls this function (native/exvc.c)."""
     vs.core.exvc.Bind(func=_entry)

@@ -26,7 +26,7 @@ class Schedule:
     Attributes:
         num_frames: frames of the clip.
         num_references: frames of the reference clip.
-        ref_frames: for each reference the frame from which it holds, ascending (the first also holds before); None:
+        ref_frames: for each reference the frame from which it is used, ascending (the first also before); None:
             each scene takes the reference that its typical frame is most similar to: typical.py.
         propagate: whether a segment starts from its reference as the previous frame; `ref_frames` then start segments.
         sc: whether the recurrence restarts at cuts.
@@ -45,7 +45,7 @@ class Schedule:
     memory: int = 0
 
     def switch_before(self, n: int) -> int:
-        """Return the last of `ref_frames` not after frame n, 0 where there is none."""
+        """Return the last of `ref_frames` up to frame n; 0 if there is none."""
         frames = self.ref_frames or ()
         index = bisect_right(frames, n)
         return frames[index - 1] if index else 0

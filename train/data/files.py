@@ -86,7 +86,7 @@ def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     except FileNotFoundError:
         pass
     except (ValueError, EOFError) as error:
-        log.warning("made anew: %s (%s)", target, error)
+        log.warning("made again: %s (%s)", target, error)
     array = make()
     with appearing(target) as file:
         np.save(file, array)

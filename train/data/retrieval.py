@@ -107,7 +107,7 @@ def _read(cache: Path) -> dict[str, NDArray[np.float16]]:
     except FileNotFoundError:
         pass
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("made anew: %s (%s)", cache, error)
+        log.warning("made again: %s (%s)", cache, error)
     return {}
 
 

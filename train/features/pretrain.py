@@ -191,7 +191,7 @@ def pretrain(options: PretrainOptions) -> Path:
         both.load_state_dict(state["both"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
-        log.info("going on from %s: step %d, %.1f minutes", path, step, seconds / 60)
+        log.info("continuing from %s: step %d, %.1f minutes", path, step, seconds / 60)
 
     def save() -> None:
         tensors = {key: value.detach().cpu() for key, value in net.state_dict().items()}

@@ -73,7 +73,7 @@ def read(source: str) -> Source:
         wanted = FeatureNet(NetworkConfig()).state_dict().keys()
         return Source({key: state[key] for key in wanted}, 1.0, "upstream")
     raise ValueError(
-        f"features {source!r} must be torchvision's VGG19, vgg19_conv.pth or a checkpoint of `features`, it is neither"
+        f"features {source!r} must be torchvision's VGG19, vgg19_conv.pth or a checkpoint of `features`, it is none"
     )
 
 
@@ -88,7 +88,7 @@ def _download() -> dict[str, Tensor]:
 
 
 def _from_torchvision(state: dict[str, Tensor]) -> Source:
-    """Rename torchvision's layers: it numbers all of `features` in one row, convolution, ReLU, ..., pool per block."""
+    """Rename torchvision's layers, which are numbered through all blocks: convolution, ReLU, ..., pool."""
     tensors, index = {}, 0
     wanted = FeatureNet(NetworkConfig()).state_dict().keys()
     for block, count in enumerate(_LAYERS, 1):

@@ -53,7 +53,9 @@ def clip_paths(folder: Path, limit: int | None = None, every: int = 1) -> list[P
     """
     paths = files.find([folder], files.VIDEO_SUFFIXES)
     if not paths:
-        raise ValueError(f"evaluate: {folder} must hold clips ({', '.join(sorted(files.VIDEO_SUFFIXES))}), it has none")
+        raise ValueError(
+            f"evaluate: {folder} must hold clips ({', '.join(sorted(files.VIDEO_SUFFIXES))}), but has none"
+        )
     return paths[::every][:limit]
 
 

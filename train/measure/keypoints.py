@@ -220,7 +220,7 @@ def measure[D](matcher: Matcher[D], folder: Path, *, every: int = 1, limit: int 
     classes = {name: pictures[::every][:limit] for name, pictures in read_keypoints(folder).items()}
     classes = {name: pictures for name, pictures in classes.items() if len(pictures) > 1}
     if not classes:
-        raise ValueError(f"keypoints: {folder} must have two pictures of a class, it has none")
+        raise ValueError(f"keypoints: {folder} must have two pictures of a class, but has none")
     followed_classes = followed(list(classes.items()), "keypoints", " classes", head="train")
     found = {name: errors(matcher, of_class) for name, of_class in followed_classes}
     figures = {name: {row: pck(distances) for row, distances in rows.items()} for name, rows in found.items()}

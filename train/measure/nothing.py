@@ -42,7 +42,7 @@ def least_colourful(folder: Path, count: int = PHOTOGRAPHS) -> list[Path]:
     """
     paths = find([folder], IMAGE_SUFFIXES)
     if not paths:
-        raise ValueError(f"nothing: {folder} must hold pictures, it has none")
+        raise ValueError(f"nothing: {folder} must hold pictures, but has none")
     return sorted(paths, key=lambda path: (metrics.colourfulness(read_image(path)), path.name))[:count]
 
 

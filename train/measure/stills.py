@@ -82,7 +82,7 @@ def read_judges(classifier: Path | None, inception: Path | None, device: str | t
             raise FileNotFoundError(f"images: --{option} must be torchvision's {name}, {given} is not there")
         else:
             nets.append(None)
-            missing.append(f"{measure}: not measured, for want of {name}: put it into {folder} or give --{option} FILE")
+            missing.append(f"{measure}: not measured, {name} is missing: put it into {folder} or give --{option} FILE")
     return Judges(nets[0], nets[1], tuple(missing))
 
 
@@ -361,7 +361,7 @@ def main(options: ImagesOptions) -> None:
     root = options.references or options.folder
     references = find([root], IMAGE_SUFFIXES)
     if not pictures or not references:
-        raise ValueError(f"images: {options.folder if not pictures else root} must hold pictures, it has none")
+        raise ValueError(f"images: {options.folder if not pictures else root} must hold pictures, but has none")
     if options.limit is not None:
         pictures = [pictures[round(k)] for k in np.linspace(0, len(pictures) - 1, min(options.limit, len(pictures)))]
     if options.by == "name":

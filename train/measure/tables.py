@@ -151,7 +151,3 @@ def _label(picture: Picture, text: str) -> Picture:
     labelled[: height + below + 6, : width + 10] //= 4
     cv2.putText(labelled, text, (5, height + 3), _FONT, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return labelled
-
-
-def _text(canvas: Picture, text: str, place: tuple[int, int]) -> None:
-    cv2.putText(canvas, text, place, _FONT, 0.45, (40, 40, 40), 1, cv2.LINE_AA)

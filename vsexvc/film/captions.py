@@ -1,4 +1,4 @@
-"""Find captions inside the picture stream (EIA-608 and 708), which are lost when the picture is encoded again."""
+"""Find captions inside the picture stream (EIA-608 and 708): they are lost when the picture is encoded again."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _done(job: Job, numbers: Iterable[int]) -> int:
 def check_ray(address: str | None) -> None:
     """Raise ValueError if Ray is not installed or no cluster answers, before the film is read."""
     if importlib.util.find_spec("ray") is None:
-        raise ValueError("--workers and --ray need Ray, which is not installed: pip install vsexvc[ray]")
+        raise ValueError("--workers and --ray require Ray, which is not installed: pip install vsexvc[ray]")
     if address is not None and (host := _HOST.fullmatch(address)):  # Ray would try for a quarter of an hour
         try:
             socket.create_connection((host[1], int(host[2])), timeout=10).close()
@@ -103,20 +103,20 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
         if address is None:
             raise ValueError(f"--workers: Ray does not start: {why}") from None
         # Ray does not say that the cluster refused it because a token is missing.
-        hint = " (does it ask for a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are needed on each machine)"
+        hint = " (does it require a token? RAY_AUTH_MODE=token and its ~/.ray/auth_token are required on each machine)"
         raise ValueError(f"{_WRONG.format(address)}: {why}{hint * isinstance(error, ConnectionError)}") from None
 
 
 def _request(job: Job, workers: int | None, per_gpu: int) -> dict[str, Any]:
-    """Return what each task asks of Ray: num_cpus, num_gpus and memory (bytes).
+    """Return the resources that each task requests of Ray: num_cpus, num_gpus and memory (bytes).
 
     Encoder and memory are requested only as far as the largest machine has them: a task that requests more would never
-    start. If no machine has the CPUs or the GPU, print what the tasks wait for; raise ValueError if none ever can have
-    them.
+    start. If no machine has the CPUs or the GPU, print what the tasks wait for; raise ValueError if this machine is
+    the only one.
     """
     import ray
 
-    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # has no types
+    list_machines: Callable[[], list[dict[str, Any]]] = ray.nodes  # Ray does not type it
     uses_gpu = job.model is not None and job.colours.device == "cuda"
     gpus = math.floor(1e4 / per_gpu) / 1e4 if uses_gpu else 0.0  # Ray counts in 1/10000
     found = [machine["Resources"] for machine in list_machines() if machine["Alive"]]

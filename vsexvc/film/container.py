@@ -62,7 +62,7 @@ class Target:
             self.file = av.open(f"[f={self.name}:{told}]{path}", "w", format="tee", options={"fflags": "+bitexact"})
 
     def added(self, stream: Any, what: str, is_picture: bool = False) -> Any:
-        """Add a stream like this one.
+        """Add a stream with the parameters of another.
 
         Args:
             stream: of another file.

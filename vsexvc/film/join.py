@@ -186,7 +186,7 @@ def _copies(target: Target, picture: Any, other: Other, converts: bool) -> tuple
         if stream.type == "data":
             is_chapters = stream.discard == av.stream.Discard.all
             if not is_chapters and "timecode" not in stream.metadata:  # the picture's tags state it too
-                notices.append(f"left out: {what}, which is for machines")
+                notices.append(f"left out: {what}")
             continue
         context: Any = stream.codec_context
         if stream.type == "audio" and not (context and context.sample_rate):
@@ -289,7 +289,9 @@ def _picture_packets(parts: Sequence[tuple[Path, Part]], times: Times, stream: A
         with av.open(str(path)) as file:
             described = file.streams.video[0].codec_context.extradata
             if head is not None and described != head:
-                raise ValueError(f"part {str(path)!r} was encoded differently from those before: remove it, run again")
+                raise ValueError(
+                    f"part {str(path)!r} was encoded differently from the ones before: remove it and run again"
+                )
             head = described
             packets = (packet for packet in file.demux(video=0) if packet.size)
             for place, (packet, rank) in enumerate(zip(packets, part.order, strict=True)):
@@ -351,7 +353,7 @@ class Clock:
             self._offset = self._end - packet.dts
             self._other.jumps.append(
                 f"{self._what} of {self._other.path.name}: its clock goes back by {back:.1f} s at "
-                f"{float(self._last * base):.1f} s, what follows is joined on"
+                f"{float(self._last * base):.1f} s, later packets follow on without a gap"
             )
         dts = packet.dts + self._offset
         if self._last is not None and dts < self._last:

@@ -61,7 +61,7 @@ class Stretch:
     Attributes:
         scene: number of the scene, from 1.
         first, stop: of the stretch.
-        frame: the one that was examined.
+        frame: the examined one.
         seconds: when the stretch begins.
         similarity: of that frame to its key frame, -1..1.
     """
@@ -123,7 +123,7 @@ def write(
     if not 64 <= size <= 1080:
         raise ValueError(f"size must be 64..1080, got {size}")
     if out.is_dir() and (there := numbered(out)):
-        raise FileExistsError(f"folder {str(out)!r} must hold no references yet, {there[0].name} is there already")
+        raise FileExistsError(f"folder {str(out)!r} must hold no references yet, {there[0].name} exists already")
     clip = open_video(film, cache, interlaced, fps)
     try:
         session = Session(load(model, check_device(device, 0)))

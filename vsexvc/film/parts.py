@@ -84,7 +84,7 @@ def coloured(job: Job, device: str | None = None, states: States | None = None) 
 
 
 def _with_left(result: vs.VideoNode | None, film: vs.VideoNode, job: Job) -> vs.VideoNode:
-    """Return the coloured film, with frames of `film` in stretches without colours. coloured: None: all are such."""
+    """Return the coloured film with frames of `film` in stretches without colours. result: None: all are such."""
     own = film.format if job.colours.format is None else vs.core.get_video_format(job.colours.format)
     if result is None:
         result = uncoloured(film, own, is_grey=False)
@@ -126,7 +126,7 @@ def script_outputs(path: Path, text: bytes) -> vs.VideoOutputTuple:
     output = vs.get_outputs().get(0)
     vs.clear_outputs()
     if not isinstance(output, vs.VideoOutputTuple):
-        raise ValueError(f"script {str(path)!r} must have a clip as its output 0, it has none")
+        raise ValueError(f"script {str(path)!r} must have a clip as its output 0, but has none")
     return output
 
 
@@ -141,7 +141,7 @@ class PartMaker:
         for name in needed:
             if here[name] != needed[name]:
                 raise ValueError(
-                    f"{socket.gethostname()}: {name} must be {needed[name]} as begun with, got {here[name]}"
+                    f"{socket.gethostname()}: {name} must be {needed[name]} as when the render began, got {here[name]}"
                 )
         self._job, self._folder, self._states = job, Folder(job.folder), Kept(job)
         self._clip = coloured(job, states=self._states).clip

@@ -94,7 +94,7 @@ def read(path: Path) -> Still | None:
             raise
         raise ValueError(f"{what} cannot be read: {first_line(error)}") from None
     if count > 1:
-        raise ValueError(f"{what} must be one picture, this file holds {count}: save the one that is meant")
+        raise ValueError(f"{what} must be one picture, this file holds {count}: save one of them as a file")
     if image.mode in GREY_MODES:
         raise ValueError(f"{what} must have colours, this one is grey ({image.mode})")
     colour, alpha = _parts(image)

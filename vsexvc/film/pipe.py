@@ -23,7 +23,7 @@ def line(script: Path, out: Path, encoding: Encoding) -> str:
     """Return the command line, for a shell.
 
     Args:
-        script: the script, whose output 0 is encoded. It is run, and its first frame is requested.
+        script: its output 0 is encoded. This function runs the script and requests its first frame.
         out: the file that ffmpeg will write.
         encoding: the encoder's settings.
 

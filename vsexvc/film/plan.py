@@ -8,7 +8,7 @@
 
 Instead of a picture a scene may have several, each with the frame from which it is used (`{0 = "a.png", 40 =
 "b.png"}`), a list of pictures that are named by their frames (`["ref_000000.png", "ref_000040.png"]`), or a folder of
-such pictures, of which it takes those of its frames. `around` limits the references that a frame uses. `reference =
+such pictures; the scene takes those of its own frames. `around` limits the references that a frame uses. `reference =
 false` leaves the scene as it is, and `grey = true` makes it grey.
 
 A scene without a reference continues with that of the scene before. The scenes of a plan are the cuts of the result:
@@ -44,10 +44,10 @@ _PROPOSED = {
     COLOURED: "reference = false  # in colour already",
 }
 _HEAD = """\
-# {count} of {name}. Give each a picture whose colours are to go to it; a path is taken from this file's folder.
-# An empty one goes on with the picture of the scene before. `reference = false` leaves a scene as it is, `grey = true`
-# makes it grey; so it is proposed for scenes that are in colour already, and for title cards. A scene that is no scene
-# of its own can be deleted, one that was missed added, in the order of `first`.
+# {count} of {name}. Name for each a picture that gives its colours; paths are relative to this file's folder.
+# A scene without a name continues with the picture of the scene before. `reference = false` leaves a scene as it is,
+# and is proposed for scenes that are in colour already. `grey = true` makes a scene grey, and is proposed for title
+# cards. You can delete scenes and add others, in the order of `first`.
 """
 
 
@@ -121,7 +121,7 @@ def make(
         OSError, ValueError: the film cannot be read, or a file cannot be written.
     """
     if out is not None and out.exists():
-        raise FileExistsError(f"plan {str(out)!r} must be a new file, it is there already")
+        raise FileExistsError(f"plan {str(out)!r} must be a new file, it exists already")
     if out is not None:
         check_writable("plan", out)
     if sheet is not None:
@@ -225,9 +225,9 @@ def check_writable(what: str, path: Path, *suffixes: str) -> None:
         raise ValueError(f"{what} must be a {suffixes[0]}, got {str(path)!r}")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"{what} {str(path)!r} must be in a folder, there is no {str(folder)!r}")
+        raise FileNotFoundError(f"{what} {str(path)!r} must be in an existing folder, there is no {str(folder)!r}")
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{what} {str(path)!r} must be in a folder that can be written to")
+        raise PermissionError(f"{what} {str(path)!r} must be in a folder that can be written")
 
 
 def timecode(seconds: float) -> str:

@@ -73,19 +73,19 @@ def told(job: Job, frames: tuple[int, int], made: Sequence[int]) -> str:
         made: numbers of the parts, ascending.
     """
     if not made:
-        return "made anew: nothing, the run that was stopped had done it"
-    anew = touched(job, frames)
-    inside = [number for number in made if number in anew and job.parts[number][0] < frames[1]]
-    after = [number for number in made if number in anew and number not in inside]
-    others = [number for number in made if number not in anew]
+        return "made again: nothing, the stopped run had made all of it"
+    again = touched(job, frames)
+    inside = [number for number in made if number in again and job.parts[number][0] < frames[1]]
+    after = [number for number in made if number in again and number not in inside]
+    others = [number for number in made if number not in again]
     said = [f"frames {_spans(job, inside)}"] if inside else []
-    said += [f"{_spans(job, after)}, which go on from there"] if after else []
+    said += [f"{_spans(job, after)}, which continue from there"] if after else []
     said += [f"{_spans(job, others)}, which were missing or depend on another change"] if others else []
-    return f"made anew: {'; '.join(said)}: {len(made)} of {len(job.parts)} parts"
+    return f"made again: {'; '.join(said)}: {len(made)} of {len(job.parts)} parts"
 
 
 def _spans(job: Job, numbers: Sequence[int]) -> str:
-    """Return the frames of parts as a text, such as "0 to 49, 110 to 159"."""
+    """Format the frames of parts, as "0 to 49, 110 to 159"."""
     spans: list[list[int]] = []
     for first, stop in (job.parts[number] for number in numbers):
         if spans and spans[-1][1] == first:

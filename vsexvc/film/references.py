@@ -69,7 +69,9 @@ def listed(paths: Sequence[Path]) -> list[Path]:
             continue
         inside = sorted(file for file in path.iterdir() if pictures.is_picture(file))
         if not inside:
-            raise ValueError(f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, it has none")
+            raise ValueError(
+                f"reference {str(path)!r} must be a picture, a clip or a folder of pictures, this folder holds none"
+            )
         found += inside
     if not found:
         raise ValueError("references must be one or more pictures or clips, got none")
@@ -93,21 +95,21 @@ def numbers_of(files: Sequence[Path], num_frames: int | None = None) -> tuple[in
         if nearly:
             raise ValueError(
                 f"reference {str(nearly[0])!r} must be named by its frame in six digits (ref_000412.png), "
-                "or have no name like that"
+                "or differently"
             )
         return None
     known: list[int] = []
     for file, number in zip(files, numbers, strict=True):
         if number is None:
             raise ValueError(
-                f"reference {str(file)!r} must be named by its frame as others are (ref_000412.png), or none of them"
+                f"reference {str(file)!r} must be named by its frame, as others are (ref_000412.png), or none of them"
             )
         if num_frames is not None and number >= num_frames:
             raise ValueError(f"reference {str(file)!r} must be named by a frame of the film, 0..{num_frames - 1}")
         known.append(number)
     for (file, number), (other, same) in pairwise(zip(files, known, strict=True)):
         if number == same:
-            raise ValueError(f"reference {str(other)!r} must have a number of its own, {file.name} has it too")
+            raise ValueError(f"reference {str(other)!r} must have a number of its own, {file.name} has the same")
     return tuple(known)
 
 
@@ -206,7 +208,7 @@ def _read(path: Path, cache: Path) -> vs.VideoNode:
 
 
 def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
-    """Return a picture as a clip of one frame, which is read on request. still: the picture as it is now."""
+    """Return a picture as a clip of one frame, which is read on request. still: its present content."""
     height, width, _ = still.rgb.shape
     blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, keep=True)
 

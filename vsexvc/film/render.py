@@ -103,7 +103,7 @@ class Order:
 
 
 def render(order: Order, report: Report) -> None:
-    """Make `order.out`, or continue an earlier run that was making it.
+    """Make `order.out`, or continue an earlier run that was stopped.
 
     Args:
         order: the arguments.
@@ -202,13 +202,13 @@ def _check(order: Order) -> None:
     if not order.out.suffix:
         raise ValueError(f"--out must end in the name of a container, as .mkv and .mp4, got {str(order.out)!r}")
     if not order.out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out must lie in a folder that exists, got {str(order.out)!r}")
+        raise FileNotFoundError(f"--out must be in an existing folder, got {str(order.out)!r}")
     if order.out.exists():
-        raise FileExistsError(f"--out must be a new file, {str(order.out)!r} is there already")
+        raise FileExistsError(f"--out must be a new file, {str(order.out)!r} exists already")
     given = (bool(order.references), order.plan is not None)
     of_films = (*given, order.model, order.interlaced, order.fps, order.colours != Colours(), not order.sc)
     if order.is_script and (any(of_films) or order.sc_threshold is not None):
-        raise ValueError("--ref, --plan and other options of colour are for films, a script makes its own")
+        raise ValueError("--ref, --plan and other options of colour are for films; a script colours by itself")
     if not order.is_script and sum(given) != 1:
         raise ValueError(f"IN must have --ref or --plan, got {'both' if all(given) else 'neither'}")
     if order.workers is not None or order.ray is not None:
@@ -293,9 +293,9 @@ def _compare(order: Order, began: dict[str, Any], asked: dict[str, Any], folder:
     if order.frames is not None:
         redo.check_begun(bool(began), redo.difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
     if is_other:
-        report("note", text=f"starting over: what was begun had another {redo.difference(began, asked)}")
+        report("note", text=f"starting over: the earlier run had another {redo.difference(began, asked)}")
     elif began and began != asked:
-        report("note", text=f"making anew what depends on this: {redo.difference(began, asked)} changed")
+        report("note", text=f"making parts again that depend on changed arguments: {redo.difference(began, asked)}")
     if not began or _differ(began, asked, _OF_FILM):
         folder.clear()
 

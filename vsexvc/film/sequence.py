@@ -115,8 +115,8 @@ def _in_order(what: str, files: Sequence[Path], path: Path) -> list[Path]:
     for (number, name, file), (following, other, after) in pairwise(numbered):
         if following == number or name != other:
             raise ValueError(
-                f"{what} must be one run of numbered pictures, got {file.name!r} and {after.name!r}: name those that "
-                "are meant by a pattern, as reel_%06d.png"
+                f"{what} must be one run of numbered pictures, got {file.name!r} and {after.name!r}: name a "
+                "pattern for one of the runs, as reel_%06d.png"
             )
         if following != number + 1:
             raise ValueError(f"{what} must have no gaps, {file.name!r} is followed by {after.name!r}")

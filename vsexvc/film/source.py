@@ -81,7 +81,7 @@ def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Frac
         raise ValueError(f"film {str(path)!r} must be a film, this is a script: render takes it if it is named *.vpy")
     clip = open_any("film", path, cache)
     if not clip.width or not clip.height or clip.format is None or clip.format.color_family == vs.UNDEFINED:
-        raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes on the way")
+        raise ValueError(f"film {str(path)!r} must be of constant size and format, this one changes")
     if interlaced is not None:
         clip = _progressive(clip, interlaced)
     shape = _stated_shape(path)
@@ -218,7 +218,9 @@ def _progressive(clip: vs.VideoNode, interlaced: str) -> vs.VideoNode:
     whole = clip
     if interlaced == "bwdif":
         if not hasattr(vs.core, "bwdif"):
-            raise ValueError("--interlaced bwdif needs that plugin of VapourSynth: pip install vsexvc[deinterlace]")
+            raise ValueError(
+                "--interlaced bwdif requires the VapourSynth plugin bwdif: pip install vsexvc[deinterlace]"
+            )
         made = clip.bwdif.Bwdif(field=1)  # each frame's flag states the order of its fields
         whole = clip.std.FrameEval(
             lambda n, f: made if f.props.get("_FieldBased", 0) else clip, prop_src=clip, clip_src=[made, clip]
@@ -246,7 +248,7 @@ def _stated_shape(path: Path) -> Fraction | None:
 
 
 def losses(path: Path, clip: vs.VideoNode) -> list[str]:
-    """List what of a film's picture its clip lacks, a line each: a row or column that cannot be subsampled, alpha."""
+    """List the parts of a film's picture that its clip lacks: rows or columns that cannot be subsampled, alpha."""
     try:
         with av.open(str(path)) as file:
             stream = next(s for s in file.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
@@ -279,7 +281,7 @@ def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
     """Open a film or a picture of any sizes and formats. what: its name in errors; else see open_video."""
     if not hasattr(vs.core, "bs"):
         raise ValueError(
-            "films are read by the VapourSynth plugin bestsource, which is missing: pip install vsexvc[video]"
+            "reading films requires the VapourSynth plugin bestsource, which is missing: pip install vsexvc[video]"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{what} {str(path)!r} must be a file, there is none")

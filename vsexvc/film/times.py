@@ -71,12 +71,12 @@ def film_times(path: Path, cache: Path, fps: Fraction | None = None) -> Times:
     if rises and (back := min(rises) * base) < -_JUMP:
         frame = rises.index(min(rises)) + 1
         raise ValueError(
-            f"film {str(path)!r} must have one clock, at frame {frame} it goes back by {float(-back):.1f} s: "
+            f"film {str(path)!r} must have one clock, but at frame {frame} it goes back by {float(-back):.1f} s: "
             "ffmpeg -i FILM -map 0 -c copy NEW.mkv gives it one"
         )
     if not stamps or min(rises, default=1) <= 0:
         if rate is None:
-            raise ValueError(f"film {str(path)!r} must say when its frames are shown, its times do not rise")
+            raise ValueError(f"film {str(path)!r} must state when its frames are shown, but its times do not rise")
         return later(Times(range(clip.num_frames), 1 / rate, rate), late)
     begin = round(start / base)
     stamps = [stamp - begin for stamp in stamps]
@@ -119,7 +119,7 @@ def check_whole(path: Path, times: Times) -> str | None:
     last = float(times.last or 0) or (shown[-1] - shown[0]) / len(shown)
     if announced > max(shown[-1], shown[-1] - shown[0]) + 1 + last:
         raise ValueError(
-            f"film {str(path)!r} must be whole, its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
+            f"film {str(path)!r} must be whole, but its picture ends after {shown[-1]:.1f} of {announced:.1f} s"
         )
     gap = max(pairwise(shown), key=lambda step: step[1] - step[0], default=(0.0, 0.0))
     return f"there are no frames from {gap[0]:.1f} to {gap[1]:.1f} s" if gap[1] - gap[0] > _JUMP else None
@@ -163,7 +163,7 @@ def later(times: Times, seconds: Fraction) -> Times:
     return Times([stamp * steps + shift for stamp in times.stamps], base, times.rate, times.last)
 
 
-# --- what a file says -------------------------------------------------------------------------------------------
+# --- facts of a file --------------------------------------------------------------------------------------------
 
 
 def picture_of(file: Any) -> Any:

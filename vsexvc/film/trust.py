@@ -213,7 +213,7 @@ def line(scene: Suited) -> str:
 
 
 def summary(scenes: Sequence[Suited]) -> str:
-    """Return the line above the scenes that are named."""
+    """Return the line above the named scenes."""
     if not scenes:
         return "no scene takes colours from a reference"
     named = [scene for scene in scenes if scene.verdict]
@@ -229,7 +229,7 @@ def summary(scenes: Sequence[Suited]) -> str:
 
 
 def tell(scenes: Sequence[Suited], report: Any) -> None:
-    """Report the summary and the scenes that are named. report: of vsexvc.support.report."""
+    """Report the summary and the weakest scenes. report: of vsexvc.support.report."""
     report("references", scenes=len(scenes), text=summary(scenes))
     for scene in weakest(scenes):
         report(

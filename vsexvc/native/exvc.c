@@ -1,14 +1,14 @@
-/* exvc.c - the native face of vsexvc: what makes `core.exvc` exist.
+/* exvc.c - register the functions of `core.exvc`.
  *
- * A VapourSynth namespace comes only from a native plugin, so this file registers one and hands all work to Python:
+ * Only a native plugin can add a namespace to VapourSynth. This one passes all work to Python:
  *
- *   Colorize  asks Python's vsexvc.plugin for its entry point and calls it with the arguments of the caller.
- *   Bind      is how that entry point gets here as a VSFunction (internal).
+ *   Colorize  gets its entry point from vsexvc.plugin and calls it with the caller's arguments.
+ *   Bind      receives this entry point as a VSFunction; only vsexvc.plugin calls it.
  *   PyFilter  is a filter whose frames a Python callable computes, step by step, until Ctrl-C (pyfilter.c).
  *
- * What may not enter: anything about colour, networks or arguments' meaning; Python headers or a link to libpython
- * (its few stable-ABI functions are looked up at run time, so that a host without Python gets an error message where
- * an undefined symbol would end its process); a VSFunction in a global (plugins have no unload hook to free it in).
+ * This file does not interpret arguments, and does not use Python's headers or link to libpython: the few functions of
+ * the stable ABI are looked up at run time. So a host without Python gets an error message; an undefined symbol would
+ * end its process. No VSFunction is kept in a global, because plugins have no unload hook that could free it.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,7 +23,7 @@
 enum { MESSAGE_SIZE = 1024 };
 
 /* ---------------------------------------------------------------------------------------------------------------
- * Python, as far as Colorize needs it
+ * The functions of Python that Colorize calls
  */
 
 typedef void PyObject;
@@ -41,7 +41,7 @@ typedef struct Python {
     void (*Py_DecRef)(PyObject *);
 } Python;
 
-/* Looks every name up in the running process. False where one is missing: no Python in here, or one too old. */
+/* Looks up every function in this process. Returns false if one is missing: there is no Python, or it is too old. */
 static bool python_find(Python *py) {
     const struct {
         const char *name;
@@ -63,7 +63,7 @@ static bool python_find(Python *py) {
     return true;
 }
 
-/* Takes the exception that is set and writes `what`, then the exception, to message. The GIL is held. */
+/* Clears the current exception and writes `what` and the exception to message. The caller holds the GIL. */
 static void python_error(const Python *py, const char *what, char message[MESSAGE_SIZE]) {
     PyObject *exception = py->PyErr_GetRaisedException();
     PyObject *repr = exception ? py->PyObject_Repr(exception) : NULL;
@@ -80,7 +80,7 @@ static void python_error(const Python *py, const char *what, char message[MESSAG
  * Colorize and Bind
  */
 
-/* Where Bind leaves the entry point for the Colorize call that waits for it further down the same stack. */
+/* Holds the entry point that Bind received, for the call of Colorize that is lower in the same stack. */
 typedef struct Binding {
     VSFunction *entry; /* owned by Colorize */
     VSCore *core;
@@ -99,7 +99,7 @@ static void VS_CC bind_create(const VSMap *in, VSMap *out, void *user, VSCore *c
     waiting->core = core;
 }
 
-/* Runs vsexvc.plugin.bind(), which calls Bind above. False with a message where that fails. */
+/* Calls vsexvc.plugin.bind(), which calls Bind. Returns false and writes a message if that fails. */
 static bool ask_python(Binding *binding, char message[MESSAGE_SIZE]) {
     Python py;
     if (!python_find(&py) || !py.Py_IsInitialized()) {
@@ -144,7 +144,7 @@ static void VS_CC colorize_create(const VSMap *in, VSMap *out, void *user, VSCor
         vsapi->copyMap(in, arguments);
         vsapi->callFunction(binding.entry, arguments, answer);
         vsapi->freeMap(arguments);
-        const char *raised = vsapi->mapGetError(answer); /* "[VS_PY_EXC_ID:...": Python knows its exception by it */
+        const char *raised = vsapi->mapGetError(answer); /* "[VS_PY_EXC_ID:...": names the exception */
         if (raised) {
             vsapi->mapSetError(out, raised);
         } else if (vsapi->mapGetType(answer, "error") == ptData) {

@@ -1,4 +1,4 @@
-/* host.c - see host.h. The library links to no Python: its functions are looked up in the process at run time. */
+/* host.c - see host.h. This library does not link to Python: functions are looked up in the process at run time. */
 #define _GNU_SOURCE /* RTLD_DEFAULT, dladdr, RTLD_NODELETE */
 #include <signal.h>
 #include <stdatomic.h>
@@ -19,7 +19,7 @@ uint32_t host_interrupts(void) {
 #include <windows.h>
 
 void *host_python(const char *name) {
-    /* What modules of the stable ABI link to, as VapourSynth's own; it forwards to that of the version. */
+    /* Modules of the stable ABI, such as VapourSynth's, link to these; they forward to the version's own library. */
     static const wchar_t *const libraries[] = { L"python3.dll", L"python3t.dll" };
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
         HMODULE library = GetModuleHandleW(libraries[i]);
@@ -39,9 +39,9 @@ static HMODULE library_of(const void *address, DWORD flags) {
     return library;
 }
 
-/* Whether the C runtime's handler of SIGINT, the next to be called, is Python's. */
+/* Returns whether the C runtime's handler of SIGINT, which is called next, is Python's. */
 static bool python_answers(void) {
-    void *(*get)(int); /* PyOS_getsig: of the C runtime that Python has, which need not be this library's */
+    void *(*get)(int); /* PyOS_getsig: for the C runtime of Python, which may differ from this library's */
     void *symbol = host_python("PyOS_getsig"), *python = host_python("Py_IsInitialized");
     if (!symbol || !python)
         return false;
@@ -88,20 +88,20 @@ static void on_interrupt(int number, siginfo_t *info, void *context) {
         pythons.sa_handler(number);
 }
 
-/* Whether an address lies in the library (or program) that Python is in. */
+/* Returns whether an address is in the same library (or program) as Python. */
 static bool in_python(void *address) {
     void *python = host_python("Py_IsInitialized");
     Dl_info here, there;
     return python && dladdr(address, &here) && dladdr(python, &there) && here.dli_fbase == there.dli_fbase;
 }
 
-/* Keeps this library in the process when the core that loaded it goes: the handler stays. False where it cannot. */
+/* Keeps this library loaded after its core is freed, because the handler stays. Returns false if that fails. */
 static bool stay(void) {
     Dl_info here;
     return dladdr((void *)&interrupts, &here) && dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* signal.signal() puts Python's handler back, wherever a script calls it: this one is put before it again. */
+/* Puts on_interrupt before Python's handler; again for each request, because signal.signal() restores Python's. */
 void host_watch_interrupts(void) {
     static atomic_flag busy = ATOMIC_FLAG_INIT;
     struct sigaction present;

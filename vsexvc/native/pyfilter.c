@@ -1,16 +1,17 @@
 /* pyfilter.c - exvc.PyFilter: a filter whose frames a Python callable computes, step by step.
  *
- * A request for output frame n runs so:
- *   1. clips[0] is asked for frame n.
- *   2. step(n=, nums=, clips=, frames=) is called with what was asked for: frames[i] is frame nums[i] of
- *      clips[clips[i]]. Calls never overlap (fmParallelRequests), and may come in any order of n.
- *   3. {"frame": f}: done. {"error": text}: the request fails. {"need": [...], "need_clip": [...]}: those frames are
- *      asked for in place of the former ones, and 2. follows with the same n.
- * Where Ctrl-C came since 1., interrupt() is called in place of step; what it raises is how the request fails. The core
- * keeps requests from 1. while an older one waits for its turn here, so those asked for before Ctrl-C may come after it.
- * Therefore all that come before the filter has none left share the fate of the first. And the last one lingers: it
- * takes another round, which wakes a thread, and waits up to 50 ms for that thread to bring the next one in line to 1.
- * (With one thread there is none to wake.)
+ * A request for output frame n has these steps:
+ *   1. Frame n of clips[0] is requested.
+ *   2. step(n=, nums=, clips=, frames=) is called with the requested frames: frames[i] is frame nums[i] of
+ *      clips[clips[i]]. Calls never overlap (fmParallelRequests); n comes in any order.
+ *   3. The answer is {"frame": f}: the request is done; {"error": text}: it fails; or {"need": [...],
+ *      "need_clip": [...]}: these frames are requested in place of the former ones, and 2. follows with the same n.
+ *
+ * If Ctrl-C has come since 1., interrupt() is called in place of step, and its exception is the request's error. The
+ * core delays 1. of later requests while an earlier request waits for its turn, so a request made before Ctrl-C may
+ * reach 1. after it. Therefore all requests share the count of the first one until none is left. The last one
+ * lingers: it requests its frames again, which wakes a thread, and waits up to 50 ms for that thread to bring the next
+ * request to 1. (With one thread there is none to wake.)
  */
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -29,15 +30,15 @@ enum { MESSAGE_SIZE = 1024 };
 typedef struct Filter {
     VSFunction *step;
     VSFunction *interrupt; /* NULL: none was given */
-    _Atomic uint64_t busy; /* upper half: requests under way; lower: host_interrupts() when the first of them came */
+    _Atomic uint64_t busy; /* upper half: current requests; lower: host_interrupts() when the first of them came */
     VSVideoInfo vi;
     int num_clips;
     VSNode **clips;
 } Filter;
 
-/* What one request waits for. Owned by the request's frameData. */
+/* Holds the frames that a request waits for. The request's frameData owns it. */
 typedef struct Needs {
-    uint32_t interrupts; /* how many there had been when the request came */
+    uint32_t interrupts; /* host_interrupts() when the request came */
     bool lingers;
     int size;
     struct Need {
@@ -61,7 +62,7 @@ static void needs_request(const Needs *needs, const Filter *filter, VSFrameConte
         vsapi->requestFrameFilter(needs->need[i].num, filter->clips[needs->need[i].clip], context);
 }
 
-/* Counts a request in, and returns its `interrupts`. */
+/* Adds a request to `busy` and returns its `interrupts`. */
 static uint32_t enter(Filter *filter) {
     uint64_t old = atomic_load(&filter->busy), new;
     do
@@ -78,7 +79,7 @@ static bool is_last(Filter *filter) {
     return atomic_load(&filter->busy) >> 32 == 1;
 }
 
-/* Sets the error of a request, in printf's way. Always NULL, so that a caller can return it. */
+/* Sets the error of a request, formatted as by printf. Returns NULL, which the caller can return. */
 static void *fail(VSFrameContext *context, const VSAPI *vsapi, const char *text, ...) {
     char message[MESSAGE_SIZE];
     va_list args;
@@ -89,7 +90,8 @@ static void *fail(VSFrameContext *context, const VSAPI *vsapi, const char *text,
     return NULL;
 }
 
-/* The frames that step asks for, each checked: the core takes a wrong number for another. NULL: error set. */
+/* Reads and checks the frames that step requests: the core would replace a wrong number by another one.
+ * Returns NULL and sets an error if one is wrong. */
 static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, uint32_t before,
                          VSFrameContext *context, const VSAPI *vsapi) {
     int size = vsapi->mapNumElements(answer, "need");
@@ -124,7 +126,7 @@ static Needs *needs_read(const VSMap *answer, const Filter *filter, int n, uint3
     return needs;
 }
 
-/* Calls step with the frames that were asked for, and lets go of them. The answer is the caller's to free. */
+/* Calls step with the requested frames and releases them. The caller frees the answer. */
 static VSMap *call_step(const Filter *filter, int n, const Needs *needs, VSFrameContext *context,
                         const VSAPI *vsapi) {
     VSMap *arguments = vsapi->createMap();
@@ -144,7 +146,7 @@ static VSMap *call_step(const Filter *filter, int n, const Needs *needs, VSFrame
     return answer;
 }
 
-/* How a request ends that Ctrl-C came into: an answer that holds an error. It is the caller's to free. */
+/* Calls interrupt for a request during which Ctrl-C came. The answer holds an error; the caller frees it. */
 static VSMap *call_interrupt(const Filter *filter, const VSAPI *vsapi) {
     VSMap *answer = vsapi->createMap();
     if (filter->interrupt) {
@@ -157,7 +159,7 @@ static VSMap *call_interrupt(const Filter *filter, const VSAPI *vsapi) {
     return answer;
 }
 
-/* The frame of an answer, checked against what the filter declared: the core aborts on a wrong one. */
+/* Returns the frame of an answer if it has the declared format and size: the core aborts on a wrong one. */
 static const VSFrame *frame_read(const VSMap *answer, const Filter *filter, int n, VSFrameContext *context,
                                  const VSAPI *vsapi) {
     const VSFrame *frame = vsapi->mapGetFrame(answer, "frame", 0, NULL);
@@ -193,7 +195,7 @@ static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, 
         *frame_data = needs;
         return NULL;
     }
-    if (reason != arAllFramesReady) { /* arError: a frame that was asked for failed, its error is set */
+    if (reason != arAllFramesReady) { /* arError: a requested frame failed, its error is set */
         free(needs);
         leave(filter);
         return NULL;
@@ -213,7 +215,7 @@ static const VSFrame *VS_CC filter_get_frame(int n, int reason, void *instance, 
     const VSFrame *frame = NULL;
     const char *raised = vsapi->mapGetError(answer);
     if (raised) {
-        vsapi->setFilterError(raised, context); /* as it is: Python finds its exception by "[VS_PY_EXC_ID:..." */
+        vsapi->setFilterError(raised, context); /* unchanged: "[VS_PY_EXC_ID:..." names the exception */
     } else if (vsapi->mapGetType(answer, "error") == ptData) {
         vsapi->setFilterError(vsapi->mapGetData(answer, "error", 0, NULL), context);
     } else if (vsapi->mapGetType(answer, "frame") == ptVideoFrame) {
@@ -241,7 +243,7 @@ static void VS_CC filter_free(void *instance, VSCore *core, const VSAPI *vsapi) 
     free(filter);
 }
 
-/* What the output looks like: clips[0], but for what is given. An error text where that is no constant format. */
+/* Sets the output's format and size: the given ones, else those of clips[0]. Returns an error text, or NULL. */
 static const char *filter_video_info(VSVideoInfo *vi, const VSMap *in, VSCore *core, const VSAPI *vsapi) {
     if (vsapi->mapNumElements(in, "format") > 0) {
         int64_t id = vsapi->mapGetInt(in, "format", 0, NULL);

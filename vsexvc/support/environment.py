@@ -6,15 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_WAITS = (
-    "OMP_WAIT_POLICY",
-    "GOMP_SPINCOUNT",
-    "KMP_BLOCKTIME",
-)  # variables with which users set how OpenMP's threads wait
+# Variables with which users choose how OpenMP's threads wait.
+_WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def passive() -> dict[str, str]:
-    """Return the variables that make OpenMP's waiting threads sleep; none if the user has set how they wait."""
+    """Return the variables that make OpenMP's waiting threads sleep; none if the user has set one of _WAITS."""
     return {} if any(name in os.environ for name in _WAITS) else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 

@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         stored = None
     if not isinstance(stored, dict):
-        raise ValueError(f"record {str(path)!r} must be JSON, it is damaged; remove it")
+        raise ValueError(f"record {str(path)!r} must be JSON, but is damaged; remove it")
     return stored
 
 

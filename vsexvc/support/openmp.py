@@ -2,8 +2,8 @@
 
 Torch's CPU loops end at barriers. The OpenMP runtime lets the threads that arrive first spin there for milliseconds. On
 a busy machine (an encoder runs too) they take the cores of the thread that they wait for, and a frame takes many times
-its share. The runtime reads its policy from the environment once, when it is loaded, so the variable is set for that
-time. A value of the user has priority, and a torch that is already loaded keeps its policy.
+as long. The runtime reads its policy from the environment once, when it is loaded, so the variable is set for that
+time. A value that the user has set has priority. A torch that is already loaded keeps its policy.
 """
 
 from __future__ import annotations

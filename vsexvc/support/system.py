@@ -55,10 +55,10 @@ def lock(file: IO[Any], wait: bool = True) -> bool:
 
 def remove_locked(file: IO[Any], path: Path) -> None:
     """Remove the file at `path`, which is open and locked as `file`, and close it."""
-    if not _WINDOWS:  # first the name: nobody else may lock what is about to go
+    if not _WINDOWS:  # the name is removed before the lock: no other process can lock this file afterwards
         path.unlink()
     file.close()
-    if _WINDOWS:  # which cannot remove an open file: a process that has opened it since keeps it
+    if _WINDOWS:  # it cannot remove an open file; a process that has opened it meanwhile keeps it
         with suppress(PermissionError):
             path.unlink()
 
@@ -66,8 +66,8 @@ def remove_locked(file: IO[Any], path: Path) -> None:
 def replace(source: Path, target: Path) -> None:
     """Rename a file, replacing a file of the new name.
 
-    On Windows neither may be open anywhere, and what scans new files for viruses opens them for a moment: therefore it
-    is tried for two seconds.
+    On Windows neither file may be open in any process, and virus scanners open new files for a moment. Therefore this
+    function tries for two seconds.
 
     Raises:
         PermissionError: one of them is still open.

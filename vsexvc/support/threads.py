@@ -15,17 +15,18 @@ _TRIM = 64  # calls after which free memory goes back to the system (10 ms)
 
 
 def apart[*P, R](function: Callable[[*P], R], *arguments: *P) -> R:
-    """Call a function in a thread that then ends, with all that libraries keep for each thread that calls them."""
+    """Call a function in a thread that then ends, so that libraries free what they keep for each calling thread."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function, *arguments).result()
 
 
 class TorchThread:
-    """Compute all tensors of a filter in one thread, whichever thread of VapourSynth calls; ends with its last filter.
+    """Compute all tensors of a filter in one thread, whichever thread of VapourSynth calls.
 
-    Torch keeps a team of threads for every thread that calls it. If a process has more of them than cores, OpenMP lets
-    all of them sleep between two loops, and a frame takes half as long again. Therefore only this thread computes with
-    more than one, and the networks of all filters share one worker for each device.
+    Torch keeps a team of threads for every thread that calls it. If a process has more of these threads than cores,
+    OpenMP lets all of them sleep between two loops, and a frame takes 1.5 times as long. Therefore only this thread
+    computes with several, and the networks of all filters share one such thread for each device. The thread ends with
+    its last filter.
 
     No frame is made here: frames and tensors that one thread allocates in turn from glibc's heap split each other's
     free blocks, and memory grows without end (measured: 1 MB a frame at 432x240). VapourSynth's own frames still cost
@@ -37,7 +38,7 @@ class TorchThread:
 
         Args:
             threads: of torch that it computes with; None: torch's own number.
-            device: its thread is that of all workers for this device with as many threads; None: one of its own.
+            device: all workers of one device and number of threads share one thread; None: a thread of its own.
         """
         threads = threads or torch.get_num_threads()
         pool = None if device is None else _pools.get((str(device), threads))
@@ -75,8 +76,8 @@ class Interrupted(KeyboardInterrupt):
     def __bool__(self) -> bool:
         """Return True. VapourSynth asks in the thread that waits in get_frame, just before it raises this.
 
-        Being Python, the call lets that thread act on the pending SIGINT: its handler raises from here, once. Else it
-        would run while VapourSynth closes its books on the request, which then would be waited for at exit for ever.
+        The call runs Python code, so that thread handles the pending SIGINT here, once. Otherwise the handler would run
+        while VapourSynth ends the request, and VapourSynth would wait for that request forever at exit.
         """
         return True
 

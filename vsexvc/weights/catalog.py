@@ -157,7 +157,7 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
         ValueError: the hash differs. The file is removed.
     """
     if known.url is None:
-        raise ValueError(f"model {known.name!r} must have an address to be downloaded, it has none")
+        raise ValueError(f"model {known.name!r} must have an address to be downloaded, but has none")
     archive = cache_folder() / f"{known.name}.zip"
     part = archive.with_name(archive.name + ".part")
     if not archive.exists():
@@ -168,7 +168,7 @@ def fetch(known: Known, sha256: str | None = None, stated: str = "") -> tuple[Pa
         except OSError as error:  # errors of the network are DownloadError: this one is the disk's
             raise DownloadError(
                 f"download {known.name}: {str(error.filename or part)!r} cannot be written: {error.strerror or error}; "
-                "what has come is kept, the same command resumes it"
+                "the received bytes are kept, the same command resumes"
             ) from None
     whole = archive if archive.exists() else part
     seen = sha256_of(whole)

@@ -27,7 +27,7 @@ RELEASED_CONFIG = NetworkConfig(temperature=1e-10)  # in effect the arg max, as 
 _LARGEST = 300 << 20  # bytes of one released file, unpacked: twice the largest, the colour net's
 
 
-ZIP, OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\n"  # how torch's files begin, since 1.6 and before
+ZIP, OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\n"  # first bytes of torch's files, since 1.6 and before
 
 
 _UNUSED_VGG = ("conv5_3.weight", "conv5_3.bias", "conv5_4.weight", "conv5_4.bias")
@@ -56,7 +56,7 @@ def is_archive(path: Path) -> bool:
 def in_folder(folder: Path, name: str) -> Path:
     paths = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{name}*.pth"))
     if not paths:
-        raise FileNotFoundError(f"model folder {str(folder)!r} must hold {name}*.pth, which is not there")
+        raise FileNotFoundError(f"model folder {str(folder)!r} must hold {name}*.pth, which is missing")
     return paths[-1]
 
 
@@ -71,7 +71,7 @@ def _released_files(source: Path) -> Iterator[tuple[str, bytes]]:
         for name in RELEASED.values():
             members = sorted(m.filename for m in archive.infolist() if _is_released(m.filename, name))
             if not members:
-                raise ValueError(f"model archive {str(source)!r} must hold {name}*.pth, which is not there")
+                raise ValueError(f"model archive {str(source)!r} must hold {name}*.pth, which is missing")
             size = archive.getinfo(members[-1]).file_size
             with archive.open(members[-1]) as file:  # read() returns up to 2 GB of a member with a wrong length
                 content = file.read(size)
@@ -85,10 +85,11 @@ def _is_released(member: str, name: str) -> bool:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive to read members of, in memory.
+    """Open a zip archive, to read its members in memory. Nothing is unpacked to disk.
 
-    Nothing is unpacked to disk; an archive that would write outside of its folder if something did is refused all the
-    same. Raises ValueError for that, for members that are too large, and for damage found then or while reading.
+    Raises:
+        ValueError: a member's path points outside of the archive's folder; a member is too large; the archive is
+            damaged, which is also found while members are read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -102,7 +103,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                     check_size(member.file_size, f"{path}/{name}", _LARGEST)
             yield archive
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: encrypted, or packed in a way that zipfile does not know
+        # RuntimeError: encrypted, or compressed by a method that zipfile does not support
         raise ValueError(f"model archive {str(path)!r} is damaged: {first_line(error)}") from None
 
 
@@ -112,7 +113,7 @@ def check_size(size: int, label: str, largest: int) -> None:
 
 
 def state_dict(content: bytes, label: str, largest: int) -> dict[str, Tensor]:
-    if content.startswith(ZIP):  # torch's files are archives too, which its reader would unpack at any size
+    if content.startswith(ZIP):  # torch's files are archives too, and torch unpacks any size
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 check_size(sum(member.file_size for member in archive.infolist()), label, largest)

@@ -82,7 +82,7 @@ def find(model: str | None, auto_download: bool = False) -> Path:
             f"model {model!r} must be downloaded first: python -m vsexvc download {model} (or auto_download=True)"
         )
     if path.suffix or len(path.parts) > 1:
-        raise FileNotFoundError(f"model must be an existing weights file, got {str(model)!r}, which is not there")
+        raise FileNotFoundError(f"model must be an existing weights file, got {str(model)!r}, which does not exist")
     names = sorted(known.keys() | catalog.KNOWN.keys())
     raise ValueError(f"model must be one of {', '.join(names)} or a path, got {model!r}")
 
@@ -90,8 +90,8 @@ def find(model: str | None, auto_download: bool = False) -> Path:
 def download(name: str, sha256: str | None = None) -> Path:
     """Download a known model into the user's cache: fetch, check, convert; the archive is removed.
 
-    An undamaged one that is there already stays. The first download records the archive's hash, and every later one
-    must have it.
+    An undamaged file in the cache is kept. The first download records the archive's hash; every later one must have
+    it.
 
     Args:
         name: of catalog.KNOWN.
@@ -262,7 +262,7 @@ def load_file(path: Path) -> ColorizationNet:
     if record is not None and record.sha256 != (seen := hashlib.sha256(content).hexdigest()):
         raise ValueError(
             f"model {str(path)!r} is damaged: sha256 must be {record.sha256} as when it was downloaded, got {seen}; "
-            f"python -m vsexvc download {path.stem} makes it anew"
+            f"python -m vsexvc download {path.stem} downloads it again"
         )
     try:
         tensors = load_tensors(content)

@@ -25,7 +25,7 @@ class DownloadError(OSError):
 
 
 class Transfer:
-    """Transfer one file over HTTP into `part`: existing bytes are kept if the server still has the same file."""
+    """Transfer one file over HTTP into `part`. Existing bytes are kept if the server still has the same file."""
 
     def __init__(self, name: str, url: str, part: Path) -> None:
         self.name, self.url, self.part = name, url, part
@@ -121,7 +121,7 @@ class Transfer:
             raise self._cut(f"the connection broke: {error}") from None
 
     def _cut(self, what: str) -> DownloadError:
-        return DownloadError(f"download {self.name}: {what}; they are kept, the same command goes on from there")
+        return DownloadError(f"download {self.name}: {what}; the received bytes are kept, the same command resumes")
 
 
 class _Redirects(HTTPRedirectHandler):
