@@ -129,7 +129,7 @@ class TestPlugin:
         return vsview
 
     def test_every_property_is_in_words(self, plugin: Any) -> None:
-        from vsexvc.frames import REPORTED
+        from vsexvc.output import REPORTED
 
         formats = {one.prop_key: one for one in plugin.vsview_frameprops_register_formatter_properties()}
         assert set(formats) == set(REPORTED)

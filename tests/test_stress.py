@@ -39,8 +39,8 @@ from skimage import color as skcolor
 from torch import Tensor
 
 from vsexvc import graph, plugin
-from vsexvc.frames import REPORTED
 from vsexvc.graph import build
+from vsexvc.output import REPORTED
 from vsexvc.schedule import Schedule
 from vsexvc.typical import LOOK, thumbnail, typical_frame
 

@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import torch
 import vapoursynth as vs
 
-from vsexvc.backends.options import PRECISIONS, ComputeOptions
+from vsexvc.backends.options import BACKENDS, PRECISIONS, ComputeOptions
 from vsexvc.frames import HANDLED, is_handled
 from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import REFERENCES
 from vsexvc.schedule import MOST_AROUND, MOST_MEMORY, Schedule
 
-BACKENDS = ("torch", "openvino")
+_NAMED = tuple(name for name in BACKENDS if name != "tensorrt")  # `trt` selects that one
 
 
 def check_references(ref: Any) -> None:
@@ -187,7 +187,7 @@ def check_computation(
     """Return the options of the backends. default: the precision if none is given."""
     if isinstance(precision, str | None) and not precision:
         precision = default
-    one_of("backend", backend, BACKENDS, " or ".join(map(repr, BACKENDS)))
+    one_of("backend", backend, _NAMED, " or ".join(map(repr, _NAMED)))
     if trt and backend != "torch":
         fail("trt", "False with another backend than 'torch'", trt)
     if precision is not None:

@@ -1,8 +1,9 @@
 """Find where scenes begin in a run of small grey pictures: cuts, dissolves and fades. NumPy only.
 
-Everything is computed from the products of the pictures without their means. The cosine of two pictures, their
-similarity, depends on what they show; exposure, flicker and the level of a fade do not change it. A frame `before` is
-the last of a scene, and a frame `after`, `gap` frames later, the first of the next, where
+This module holds the rules; scenes.py applies them to clips. Everything is computed from the products of the pictures
+without their means. The cosine of two pictures, their similarity, depends on their content; exposure, flicker and the
+level of a fade do not change it. A frame `before` is the last of a scene, and a frame `after`, `gap` frames later, the
+first of the next, if
 
 1. no frame of the few up to `before` is similar to any of the few from `after`. Flashes and black frames inside a scene
    fail here: the scene continues after them.

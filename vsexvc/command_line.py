@@ -64,7 +64,12 @@ def _add_render(commands: Any) -> None:
     colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the device's best")
     encoder = _add_encoder(render)
     encoder.add_argument("--sound", metavar="FILE", type=Path, help="take sound, subtitles and chapters from this file")
-    run = render.add_argument_group("running")
+    _add_running(render)
+
+
+def _add_running(to: Any) -> None:
+    """Add the options of processes and of the working folder."""
+    run = to.add_argument_group("running")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=_positive, help="processes on this machine, through Ray (1)")
     where.add_argument(
@@ -99,6 +104,7 @@ def _add_render(commands: Any) -> None:
 
 
 def _add_encoder(to: Any) -> Any:
+    """Add the options of the encoder; return their group."""
     encoder = to.add_argument_group("encoder")
     encoder.add_argument("--codec", metavar="NAME", help="encoder of ffmpeg: libx264 (default), libx265, ffv1, ...")
     encoder.add_argument("--crf", metavar="X", type=float, help="quality, lower is better (16 for x264 and x265)")

@@ -1,4 +1,7 @@
-"""Remember which frames are scene cuts. Memory depends on the frames that were examined, not on the clip's length."""
+"""Store which frames are known to be scene cuts; changes.py finds them.
+
+The memory depends on the number of examined frames, not on the clip's length.
+"""
 
 from __future__ import annotations
 

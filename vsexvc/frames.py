@@ -22,8 +22,6 @@ RGB_LUMA = 1  # the luma of RGB pictures is BT.709's
 _SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
 ERROR = "ExvcError"  # on a frame of `tagged`: the reason that it cannot be used
 HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
-# Properties of coloured frames; the last two only if several references are used.
-REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart", "ExvcReferences", "ExvcShares")
 _UNFIELDED = (
     "std.SetFieldBased(0) or --interlaced ignore where only the flag is wrong, else deinterlace it, as bwdif and "
     "--interlaced bwdif do"

@@ -20,9 +20,10 @@ import vapoursynth as vs
 
 from vsexvc.arguments import check_format
 from vsexvc.backends.options import cuda_extras
-from vsexvc.frames import REPORTED, RGB_LUMA, luma, tagged
+from vsexvc.frames import RGB_LUMA, luma, tagged
 from vsexvc.handover import states_handed
 from vsexvc.merge import Merge
+from vsexvc.output import REPORTED
 from vsexvc.presets import PRESETS, Preset
 from vsexvc.pump import Pump
 from vsexvc.scenes import MARK, REQUESTED_AHEAD, measure_cuts

@@ -23,7 +23,8 @@ from torch import Tensor
 from vsexvc.backends.transfer import upload
 from vsexvc.colour.spaces import ColorSpace
 from vsexvc.colour.upsample import Grid, subsample, upsample_ab
-from vsexvc.frames import REPORTED, UNSPECIFIED, Lightness, Tags, read_tags
+from vsexvc.frames import UNSPECIFIED, Lightness, Tags, read_tags
+from vsexvc.output import REPORTED
 from vsexvc.support.errors import first_line
 from vsexvc.support.threads import TorchThread
 

@@ -1,4 +1,4 @@
-"""Make VapourSynth's frames of what the network has computed, with their properties."""
+"""Make VapourSynth frames of the network's results, and set the properties that Colorize adds (REPORTED)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import vapoursynth as vs
 from torch import Tensor
 
 from vsexvc.borders import Area
-from vsexvc.frames import REPORTED
+
+# Properties of coloured frames, in the order of `Output.frame`; the last two only if several references are used.
+REPORTED = ("ExvcReference", "ExvcSimilarity", "ExvcSceneStart", "ExvcReferences", "ExvcShares")
 
 
 @dataclass(frozen=True)
 class Output:
-    """Hold one coloured frame at the network's size: planes (3, h, w) float32 on the CPU, as (similarity, a, b).
+    """Hold one coloured frame at the network's size.
 
-    They are valid once `arrived` has returned. `area`: rows and columns within black borders. `shares`: of positions
-    that each reference gave their colour to, by its index; a remembered frame gave it to the others.
+    Attributes:
+        planes: (3, h, w) float32 on the CPU, (similarity, a, b); valid after `arrived` has returned.
+        arrived: waits for the planes' copy from the device.
+        area: rows and columns within black borders.
+        shares: by a reference's index, the share of positions that have its colour; remembered frames have the rest.
+        segment: first frame of the segment.
     """
 
     planes: Tensor
@@ -28,7 +34,7 @@ class Output:
     segment: int
 
     def frame(self) -> vs.VideoFrame:
-        """Make the frame. It runs in VapourSynth's own threads, so nothing of torch computes here: see TorchThread."""
+        """Make the frame. This runs in VapourSynth's threads, so torch must not compute here: see TorchThread."""
         self.arrived()
         planes = self.planes.numpy()
         if not np.isfinite(planes).all():

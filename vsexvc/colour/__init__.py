@@ -1,1 +1,1 @@
-"""Colour arithmetic: CIE Lab, video colour spaces, chroma at full size."""
+"""Convert colours: CIE Lab, video colour spaces (matrix, transfer, primaries), chroma at full size, transparency."""
