@@ -59,7 +59,7 @@ def _add_render(commands: Any) -> None:
         "--memory", metavar="N", type=int, help="earlier frames of its scene that a frame uses, 0..8 (0)"
     )
     colour.add_argument("--no-sc", dest="sc", action="store_false", help="treat the film as one scene")
-    _add_film(colour)
+    _add_reading(colour)
     colour.add_argument("--backend", choices=("torch", "openvino"), help="library that computes the network (torch)")
     colour.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: the device's best")
     encoder = _add_encoder(render)
@@ -142,7 +142,6 @@ def _add_scenes(commands: Any) -> None:
         help="list the scenes of a film and write a plan for them",
         description="List the number, first frame, number of frames and time of each scene.",
     )
-    scenes.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     scenes.add_argument(
         "-o",
         "--out",
@@ -163,7 +162,6 @@ def _add_scenes(commands: Any) -> None:
         nargs="+",
         help="report the scenes that these references suit least, worst first",
     )
-    _add_network(scenes)
     _add_film(scenes)
     scenes.add_argument("--json", action="store_true", help="write a JSON object for each scene, one on each line")
 
@@ -175,14 +173,12 @@ def _add_keyframes(commands: Any) -> None:
         description="Write frames that are worth colouring as ref_NNNNNN.png, and keyframes.html, a page that shows "
         "which scenes each stands for. When they are coloured, pass the folder to render --ref.",
     )
-    keyframes.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     keyframes.add_argument(
         "-o", "--out", metavar="DIR", type=Path, required=True, help="folder for the pictures and the page"
     )
     keyframes.add_argument(
         "--like", metavar="X", type=float, help="least similarity with which a frame stands for another, 0..1 (0.5)"
     )
-    _add_network(keyframes)
     _add_film(keyframes)
 
 
@@ -193,7 +189,6 @@ def _add_compare(commands: Any) -> None:
         description="Write one HTML page that shows frames of the film with each reference, maps of their similarity, "
         "and a slider between any two results.",
     )
-    compare.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
     compare.add_argument(
         "--ref", metavar="PICTURE_OR_CLIP", type=Path, nargs="+", required=True, help="references to compare"
     )
@@ -205,8 +200,14 @@ def _add_compare(commands: Any) -> None:
         nargs="+",
         help="frames to show (default: the first lit frame of scenes from the whole film)",
     )
-    _add_network(compare)
     _add_film(compare)
+
+
+def _add_film(to: Any) -> None:
+    """Add the film that a command examines, and the options of reading it and of the network."""
+    to.add_argument("source", metavar="IN", type=Path, help="a film, or numbered pictures")
+    _add_network(to)
+    _add_reading(to)
 
 
 def _add_network(to: Any) -> None:
@@ -218,7 +219,7 @@ def _add_network(to: Any) -> None:
     to.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if this machine has one")
 
 
-def _add_film(to: Any) -> None:
+def _add_reading(to: Any) -> None:
     """Add the options of reading a film and finding its scenes."""
     to.add_argument(
         "--sc-threshold", metavar="X", type=float, help="least difference of the pictures around a cut, 0..1 (0.3)"

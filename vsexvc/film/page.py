@@ -20,12 +20,15 @@ def filled(template: str, content: dict[str, Any]) -> str:
     """Return the HTML of a page.
 
     Args:
-        template: a file of the package vsexvc; `{STYLE}` in it stands for page.css, `{CONTENT}` for the content.
+        template: a file of the package vsexvc; in it `{STYLE}` stands for page.css, `{SCRIPT}` for page.js, and
+            `{CONTENT}` for the content.
         content: what the page's script shows; JSON can hold it.
     """
-    texts = [files("vsexvc").joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css")]
-    # A name may contain "</script>".
-    return texts[0].replace("{STYLE}", texts[1]).replace("{CONTENT}", json.dumps(content).replace("<", "\\u003c"))
+    page, style, script = (
+        files("vsexvc").joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css", "page.js")
+    )
+    told = json.dumps(content).replace("<", "\\u003c")  # a name may contain "</script>"
+    return page.replace("{STYLE}", style).replace("{SCRIPT}", script).replace("{CONTENT}", told)
 
 
 def embedded(image: Image.Image) -> str:
