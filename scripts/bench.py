@@ -3,12 +3,12 @@
     python scripts/bench.py [--what network correlation ...] [--device cuda] [--long] [--json FILE]
 
     gmac         operations of a frame, counted in every convolution and matrix product that torch runs
-    network      frames inside the network: each backend and precision here against a plain loop, as the authors run it
-    correlation  eq. 3-5 alone, with logits so low that exp leaves the normal numbers, against benign ones
-    precision    ab of each backend and precision against fp32, one step and fed back (with --clips, of true frames)
-    around       time of each step around the network for a YUV420P8 frame on one thread
+    network      time of a frame inside the network: each backend and precision, and a plain loop like the authors'
+    correlation  time of eq. 3-5 alone: logits so low that exp gives subnormal numbers, against usual ones
+    precision    error in ab of each backend and precision against fp32: one step, a recurrence (--clips: true frames)
+    around       time of each step before and after the network for a YUV420P8 frame, on one thread
     filter       core.exvc.Colorize through vspipe: frames per second and peak memory
-    busy         the same beside processes that compute: times as long, and times the fair share of the cores
+    busy         the same beside other processes that compute: ratio of the times, also to the fair share of the cores
 
 Candidates take turns within a round (A B A B), so that a machine that slows down affects all of them. The table gives
 the reason for each that this machine cannot run.

@@ -1,13 +1,11 @@
 """Run the demo of scripts/demo.sh: bestsource -> core.exvc.Colorize -> vspipe -> ffmpeg, on a clip and a reference.
 
-Without arguments it first makes a clip out of photographs that scikit-image ships: one scene each under a moving
-camera, turned grey, with a cut between scenes. The reference of the first scene is a photograph of another person, of
-matplotlib's. Those of the others are another view of their picture (mirrored, turned, nearer; for the stereo pair the
-other eye).
+Without arguments it first makes a grey clip from photographs that scikit-image ships: each is one scene under a moving
+camera. The reference of the first scene is a photograph of another person, which matplotlib ships. Each other scene has
+another view of its photograph as reference (mirrored, turned, nearer; for the stereo pair the other eye).
 
-It writes, into the output folder: demo.vpy (the script that was run), out.mp4, and sheet.png (source, reference and
-result of several frames side by side). This file uses the filter only through the script
-that it writes, as an encoder would.
+The output folder gets demo.vpy (the script that was run), out.mp4, and sheet.png (source, reference and result of
+several frames side by side). This file uses the filter only through that script, as an encoder would.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 # Sourced by demo.sh and test.sh: finds a Python, makes .venv in the checkout and installs vsexvc[$EXTRA] into it.
 # Afterwards ROOT is the checkout, PYTHON the environment's interpreter, and its programs (vspipe) come first on PATH.
-# An environment that is there and complete is used as it is. Messages go to stderr.
+# A complete environment is used unchanged. Messages go to stderr.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 . "$ROOT/scripts/python.sh"
 
-# What the installed package was made from; another answer than the one kept in .venv means: install again.
+# Hashes the sources of the installed package; if .venv/installed holds another hash, the package is installed again.
 stamp() {
     cat "$ROOT/pyproject.toml" "$ROOT/hatch_build.py" "$ROOT"/vsexvc/native/*.[ch] | sha256sum
 }
@@ -24,7 +24,7 @@ make_environment() {
         # ${CC:-} may be a command with arguments; the build hook looks for a compiler in the same order.
         command -v ${CC:-cc} >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
             fail "found no C compiler: install one (Debian: apt-get install gcc libc6-dev), or name one in \$CC"
-        printf 'installing vsexvc and what it needs into .venv (torch alone is some GB)\n' >&2
+        printf 'installing vsexvc and its dependencies into .venv (torch alone takes some GB)\n' >&2
         "$venv/bin/python" -m pip install --disable-pip-version-check -e "$ROOT[$EXTRA]" >&2 || fail "pip install failed"
         printf '%s %s\n' "$EXTRA" "$(stamp)" >"$venv/installed"
     fi

@@ -1,8 +1,6 @@
 """Train a network and measure it.
 
-features: pretrain a feature net. meaning: make the semantic part of a network. fit: train a network from folders of
-clips and pictures. evaluate: measure weights against truth and baselines. ablate: repeat a run without each of the
-losses (Table 5). images: colour pictures, each by its most similar one (Table 1).
+Table 1 and Table 5 are those of the paper. docs/training.md explains the commands.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class Ablate(Fit):
     """Repeat a run without each of the losses (Table 5).
 
     Attributes:
-        evaluate: folders of clips to measure on.
+        evaluate: folders of clips that are measured.
     """
 
     evaluate: tuple[Path, ...] = field(kw_only=True)

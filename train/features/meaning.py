@@ -47,11 +47,11 @@ class MeaningOptions:
         images: folders of pictures.
         pictures: most pictures that are used.
         steps: steps in which the guess is trained.
-        batch: pictures of a step.
-        learning_rate: the highest; it falls along a cosine.
+        batch: pictures in each step.
+        learning_rate: highest learning rate; it falls along a cosine.
         huber: error in ab up to which Huber's loss is quadratic; small values give median colours, large ones means.
         vivid: additional weight of colourful cells, so that the guess is not too pale.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         threads: torch's threads; 0: torch's own choice.
     """
 

@@ -41,19 +41,19 @@ class PretrainOptions:
         out: folder of the checkpoint, features.pt; a run in it is continued.
         clips: folders of videos.
         images: folders of pictures.
-        input: L, for the correspondence, or imagenet, for the losses: colour, scaled as torchvision does.
+        input: input of the net: L for the correspondence; imagenet (colour, scaled as by torchvision) for the losses.
         width: factor on the channel counts of VGG19.
         size: rows and columns of a view.
         minutes: budget of training time; either this or steps.
         steps: budget in steps.
-        batch: pairs of views of a step.
-        learning_rate: the highest; it falls along a cosine.
+        batch: pairs of views in each step.
+        learning_rate: highest learning rate; it falls along a cosine.
         temperature: temperature of the comparison of views.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         workers: processes that make views.
         threads: torch's threads; 0: torch's own choice.
         device: cpu or cuda.
-        checkpoint_minutes: between checkpoints.
+        checkpoint_minutes: minutes between checkpoints.
     """
 
     out: Path

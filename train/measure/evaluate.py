@@ -42,8 +42,8 @@ class Request:
         legacy: folders of black-and-white clips, each with a folder of references.
         frames: of each clip at most.
         rounds: how often clips are played forward and backward.
-        every: step through the clips of a folder, the pairs of faces, the pictures of a class.
-        limit: only so many of these, the first.
+        every: use only every Nth clip of a folder, pair of faces, picture of a class.
+        limit: use only the first N of these; None: all.
         out: folder for plots, contact sheets and the baselines' figures.
     """
 
@@ -151,12 +151,12 @@ class EvaluateOptions:
         what: measures to run. Default: all that the folders allow.
         data: folder that contains the known folders.
         model: name or path of the weights. Default: the shipped ones.
-        baselines_only: only baselines, without a network.
+        baselines_only: measure only baselines, without a network.
         device: cpu, or one that torch sees.
-        frames: most frames of each clip.
+        frames: use at most N frames of each clip.
         rounds: how often clips are played forward and backward.
-        every: only every Nth clip of a folder, pair of faces, picture of a class.
-        limit: of these only the first N.
+        every: use only every Nth clip of a folder, pair of faces, picture of a class.
+        limit: use only the first N of these.
         out: folder for tables, plots, contact sheets and the baselines' figures.
     """
 

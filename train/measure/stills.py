@@ -328,7 +328,7 @@ class ImagesOptions:
         inception: torchvision's Inception v3, for FID.
         synsets: file with the ids of the classes (n01440764 ...) by index, each the first word of a line.
         device: cpu, or one that torch sees.
-        limit: only N pictures, spread over the folder.
+        limit: use only N pictures, spread over the folder.
         out: folder for the table, contact sheets and descriptors.
     """
 
