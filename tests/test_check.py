@@ -62,7 +62,7 @@ def test_a_plugin_that_is_cut_off(copied: Path) -> None:
     steps = check(copied)
     assert failed(steps) == ["vapoursynth"]
     assert steps["vapoursynth"]["said"].endswith(f"damaged: {[str(plugin)]}")
-    assert "exvc is vsexvc's" in steps["vapoursynth"]["help"]
+    assert "for exvc: vsexvc" in steps["vapoursynth"]["help"]
 
 
 def test_a_damaged_plugin(copied: Path) -> None:

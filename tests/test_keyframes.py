@@ -182,9 +182,9 @@ def test_what_is_said(browser: Browser, shown: Path) -> None:
     assert said == ["0:00:00.0, stands for 20 frames of 2 scenes", "0:00:00.4, stands for 70 frames of 2 scenes"]
     items = browser.run("[...document.querySelectorAll('li')].map(e => e.innerText.replaceAll('\\n', '; '))")
     assert items == [
-        "scene 1; 0:00:00.0, 10 frames; where it is from",
+        "scene 1; 0:00:00.0, 10 frames; its own stretch",
         "scene 3; 0:00:00.8, 10 frames; frame 20, similarity 0.830",
-        "scene 2; 0:00:00.4, 10 frames; where it is from",
+        "scene 2; 0:00:00.4, 10 frames; its own stretch",
         "scene 4; 0:00:01.2, 60 frames; frame 30, similarity 0.910",
     ]
     pictures = browser.run("[...document.querySelectorAll('img')].map(e => [e.alt, e.complete && e.naturalWidth])")

@@ -73,7 +73,7 @@ def test_the_released_archive_from_its_address_to_a_network(
 ) -> None:
     monkeypatch.setitem(catalog.KNOWN, "devc", dataclasses.replace(catalog.KNOWN["devc"], url=server.url))
     server.content, server.cut_after = archive.read_bytes(), 600_000
-    fails(capsys, "ended after 600000 of .* bytes; they are kept", "download", "devc")
+    fails(capsys, "ended after 600000 of .* bytes; the received bytes are kept", "download", "devc")
     assert names(cache) == ["devc.lock", "devc.zip.part", "devc.zip.part.json"]
     server.cut_after = None
     code, out, err = run(capsys, "download", "devc")

@@ -139,7 +139,7 @@ def test_numbers() -> None:
     [
         (
             ["ref_000000.png", "b.png"],
-            r"reference 'b\.png' must be named by its frame as others are \(ref_",
+            r"reference 'b\.png' must be named by its frame, as others are \(ref_",
         ),
         (["a.png", "ref_12.png"], r"reference 'ref_12\.png' must be named by its frame in six digits \(ref_"),
         (["ref_000012 (1).png"], r"reference 'ref_000012 \(1\)\.png' must be named by its frame in six digits"),

@@ -353,7 +353,7 @@ class TestCheck:
         save_file({"x": torch.zeros(1)}, tmp_path / "a")
         assert check(str(tmp_path / "a"))[1][0].endswith("a: safetensors of something else")
         assert not check(str(tmp_path))[0]
-        with pytest.raises(OSError, match="not there"):
+        with pytest.raises(OSError, match="does not exist"):
             check(str(tmp_path / "b.pth"))
 
 
