@@ -95,7 +95,7 @@ def test_the_figures_are_the_filters(model: str, tmp_path: Path) -> None:
         compare.write(tmp_path / "film.mkv", paths, out, index, frames=[13], **options)
     with pytest.raises(ValueError, match=r"Colorize: size must be 64\.\.1080, got 5"):
         compare.write(tmp_path / "film.mkv", paths, out, index, model=model, size=5)
-    with pytest.raises(FileNotFoundError, match=r"page '.*page\.html' must be in an existing folder, there is no '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"page '.*page\.html' must be in an existing folder"):
         compare.write(tmp_path / "film.mkv", paths, tmp_path / "nowhere" / "page.html", index, **options)
     with pytest.raises(ValueError, match=r"page must be a \.html, got '.*film\.mkv'"):
         compare.write(tmp_path / "film.mkv", paths, tmp_path / "film.mkv", index, **options)
