@@ -1,13 +1,19 @@
-"""Redo a stretch of a film that was rendered before: choose the parts to make again, and report them."""
+"""Compare a render with an earlier run: what has changed, which parts of a stretch are made again, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job
 from vsexvc.film.takes import follows
+
+OF_FILM = ("input", "interlaced", "fps")  # arguments that the index depends on
+OF_SCENES = ("size", "sc", "sc_threshold")  # further arguments that found scenes depend on
+# These change some parts only.
+_OF_PARTS = {"references", "ref_frames", "left", "around_in_scenes", "scenes", "sc", "sc_threshold"}
 
 
 def stretch_of(text: str) -> tuple[int, int]:
@@ -24,7 +30,7 @@ def check(frames: tuple[int, int], num_frames: int) -> None:
         raise ValueError(f"--frames must be within the film, 0:{num_frames}, got {frames[0]}:{frames[1]}")
 
 
-def check_begun(is_begun: bool, difference: str, folder: Path) -> None:
+def _check_begun(is_begun: bool, difference: str, folder: Path) -> None:
     """Raise ValueError if there is no earlier run to join with.
 
     Args:
@@ -52,6 +58,45 @@ def difference(began: dict[str, Any], asked: dict[str, Any]) -> str:
             is_short = not isinstance(old or new, list | dict) and max(len(str(old)), len(str(new))) < 30
             words.append(f"{key} ({old}, now {new})" if is_short else key)
     return ", ".join(words)
+
+
+def compare(
+    frames: tuple[int, int] | None,
+    began: dict[str, Any],
+    asked: dict[str, Any],
+    folder: Folder,
+    report: Callable[..., None],
+) -> None:
+    """Report how the arguments differ from those of the earlier run; clear the folder if the film does.
+
+    Args:
+        frames: the stretch to make again; None: there is none.
+        began: the earlier run's arguments as JSON; empty: there was none.
+        asked: this run's arguments as JSON.
+        folder: the working folder.
+        report: called for each event.
+
+    Raises:
+        ValueError: `frames` are given and there is no earlier run to join with.
+    """
+    is_other = bool(began) and of_all(began) != of_all(asked)
+    if frames is not None:
+        _check_begun(bool(began), difference(*map(of_all, (began, asked))) if is_other else "", folder.path)
+    if is_other:
+        report("note", text=f"starting over: the earlier run had another {difference(began, asked)}")
+    elif began and began != asked:
+        report("note", text=f"making parts again that depend on changed arguments: {difference(began, asked)}")
+    if not began or differ(began, asked, OF_FILM):
+        folder.clear()
+
+
+def of_all(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that all parts depend on."""
+    return {key: value for key, value in asked.items() if key not in _OF_PARTS}
+
+
+def differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]) -> bool:
+    return any(began.get(name) != asked.get(name) for name in names)
 
 
 def touched(job: Job, frames: tuple[int, int]) -> list[int]:

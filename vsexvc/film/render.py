@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -43,11 +43,6 @@ from vsexvc.weights import store
 
 SCRIPT_PART = 240  # frames of a script's part, since a script's scenes are unknown
 MOST_THREADS = 4  # torch's threads in each worker by default: more gain little at this size
-
-_OF_FILM = ("input", "interlaced", "fps")  # arguments that the index depends on
-_OF_SCENES = ("size", "sc", "sc_threshold")  # further arguments that found scenes depend on
-# These change some parts only.
-_OF_PARTS = {"references", "ref_frames", "left", "around_in_scenes", "scenes", "sc", "sc_threshold"}
 
 Report = Callable[..., None]  # report(event, **facts); "start", "progress", "part", "note" and "end"
 
@@ -229,7 +224,7 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
     manifest = folder.manifest()
     began: dict[str, Any] = manifest.get("asked", {})
     job, asked = _job(order, scheme, folder, began.get("threads"))
-    _compare(order, began, asked, folder, report)
+    redo.compare(order.frames, began, asked, folder, report)
     if not folder.index.exists() and order.source.is_file() and not order.is_script:
         report("note", text=f"reading {order.source.name} once, for its index")
     if order.is_script:
@@ -262,7 +257,12 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
         report("note", text=text)
 
     firsts: list[int] | None = None
-    if not order.is_script and began and scheme is None and not _differ(began, asked, (*_OF_FILM, *_OF_SCENES)):
+    if (
+        not order.is_script
+        and began
+        and scheme is None
+        and not redo.differ(began, asked, (*redo.OF_FILM, *redo.OF_SCENES))
+    ):
         firsts = manifest["firsts"]
     elif not order.is_script:
         firsts = _scenes(order, scheme, film, report)
@@ -274,30 +274,6 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
             folder.drop(number)
     folder.begin({"asked": asked, "firsts": job.firsts, "redone": redone})
     return job, names, Fraction(clip.fps) if clip.fps else None, other
-
-
-def _compare(order: Order, began: dict[str, Any], asked: dict[str, Any], folder: Folder, report: Report) -> None:
-    """Report how the arguments differ from those of the earlier run; clear the folder if the film does.
-
-    Args:
-        order: the arguments.
-        began: the earlier run's arguments as JSON; empty: there was none.
-        asked: this order's arguments as JSON.
-        folder: the working folder.
-        report: called for each event.
-
-    Raises:
-        ValueError: `order.frames` is given and there is no earlier run to join with.
-    """
-    is_other = bool(began) and _of_all(began) != _of_all(asked)
-    if order.frames is not None:
-        redo.check_begun(bool(began), redo.difference(*map(_of_all, (began, asked))) if is_other else "", folder.path)
-    if is_other:
-        report("note", text=f"starting over: the earlier run had another {redo.difference(began, asked)}")
-    elif began and began != asked:
-        report("note", text=f"making parts again that depend on changed arguments: {redo.difference(began, asked)}")
-    if not began or _differ(began, asked, _OF_FILM):
-        folder.clear()
 
 
 def _divided(
@@ -314,16 +290,7 @@ def _divided(
         parts = split(parts_of(firsts, num_frames), job)
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
     prints = [one for _, one in asked.get("references", ())]
-    return dataclasses.replace(job, keys=part_keys(job, _of_all(asked), prints))
-
-
-def _of_all(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that all parts depend on."""
-    return {key: value for key, value in asked.items() if key not in _OF_PARTS}
-
-
-def _differ(began: dict[str, Any], asked: dict[str, Any], names: Collection[str]) -> bool:
-    return any(began.get(name) != asked.get(name) for name in names)
+    return dataclasses.replace(job, keys=part_keys(job, redo.of_all(asked), prints))
 
 
 def _about(order: Order, scheme: plan.Plan | None, folder: Folder, film: vs.VideoNode) -> list[str]:
