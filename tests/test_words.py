@@ -9,7 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("vsexvc", "train", "scripts") for path in (ROOT / folder).rglob("*.py"))
-TEXTS = [*SOURCES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+NATIVE = sorted((ROOT / "vsexvc" / "native").glob("*.[ch]"))
+PAGES = [*sorted((ROOT / "vsexvc").glob("*.html")), *sorted((ROOT / "scripts").glob("*.sh"))]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/README.md", "train/RUNS.md")
+TEXTS = [*SOURCES, *NATIVE, *PAGES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in NAMES)]
 
 # A docstring may open with these; a new verb is added here.
 _VERBS = """
@@ -34,6 +37,14 @@ TURNS = (
     r"\bwhat is left of\b",
     r"\bcomes? along\b",
     r"\bis gone on with\b",
+    r"\bof which\b",
+    r"\ba room\b",
+    r"\bcomes to\b",
+    r"\blooks? whether\b",
+    r"\bfor want of\b",
+    r"\ball the same\b",
+    r"\bmade anew\b",
+    r"\bis there already\b",
 )
 
 
@@ -59,7 +70,8 @@ def test_what_is_no_verb_is_found() -> None:
 
 
 def turns_in(text: str) -> list[str]:
-    joined = " ".join(re.sub(r"^\s*#", "", line).strip() for line in text.splitlines())  # one may span two lines
+    # One may span two lines.
+    joined = " ".join(re.sub(r"^\s*(#|\*|/\*)", "", line).strip() for line in text.splitlines())
     return [found[0] for turn in TURNS for found in re.finditer(turn, joined, re.IGNORECASE)]
 
 

@@ -1,4 +1,4 @@
-"""Find the colour profile of a picture: embedded, or stated by numbers, of which a profile is made.
+"""Find the colour profile of a picture: the embedded one, or one made of the numbers that the file states.
 
 PNG states a gamma and chromaticities (gAMA, cHRM); cameras state Adobe RGB by the interoperability index of EXIF.
 Pillow does not read the profile of a JPEG 2000 file.
