@@ -23,8 +23,8 @@ _SRGB, _BT709 = int(vs.TRANSFER_IEC_61966_2_1), int(vs.PRIMARIES_BT709)
 ERROR = "ExvcError"  # on a frame of `tagged`: the reason that it cannot be used
 HANDLED = "8 to 16 bit integer, half or float, subsampled by at most 4"
 _UNFIELDED = (
-    "std.SetFieldBased(0) or --interlaced ignore where only the flag is wrong, else deinterlace it, as bwdif and "
-    "--interlaced bwdif do"
+    "if only the flag is wrong, use std.SetFieldBased(0) or --interlaced ignore; else deinterlace it, for example with "
+    "bwdif or --interlaced bwdif"
 )
 _NOT_FOR_RESIZE = ("_Field", "_FieldBased")
 

@@ -34,11 +34,10 @@ _SPACES = 4  # colour spaces whose tables are kept
 
 
 class Merge:
-    """Write the output: a copy of the source's frame with new U and V (RGB: R, G and B).
+    """Make output frames. It has no state: frames come in any order, in any thread.
 
-    Y and the frame properties are the source's own. It has no state: frames come in any order, in any thread. clips: 1
-    the source in the output's format and size, 2 its GRAY16 luma and 3 its colours at the network's size (see Pump), 4
-    the mask.
+    The clips of the PyFilter are: 1 the source in the output's format and size, 2 its GRAY16 luma and 3 its colours at
+    the network's size (see Pump), 4 the mask.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Merge:
         masked: bool = False,
         guided: bool = True,
     ) -> None:
-        """Prepare the making of frames.
+        """Prepare.
 
         Args:
             grey: whether the clip was GRAY, which has no tags of colour to keep.
@@ -90,7 +89,7 @@ class Merge:
             return {"error": f"Colorize: frame {n}: clip: {first_line(error)}"}
 
     def _within_memory(self, *arguments: Any) -> dict[int, np.ndarray[Any, Any]]:
-        """Compute `_planes`; on the CPU as soon as the device's memory is exhausted."""
+        """Compute `_planes`; on the CPU from the first time that the device's memory is exhausted."""
         try:
             with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
                 return self._planes(*arguments)

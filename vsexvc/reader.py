@@ -26,7 +26,7 @@ class Reader:
 
     def luma(self, frames: Frames) -> Tensor:
         """Return L (B, 1, h, w), 0..100, of GRAY16."""
-        return self._brought(torch.cat([self._lightness(frame) for frame in frames]))
+        return self._halved(torch.cat([self._lightness(frame) for frame in frames]))
 
     def picture(self, frames: Frames) -> tuple[Tensor, ...]:
         """Return Lab (1, 3, h, w) of one RGBS frame, and alpha (1, 1, h, w) if it has one that is not all opaque.
@@ -51,8 +51,8 @@ class Reader:
             return rgb_to_lab(rgb), alpha
         if size is not None:
             rgb = F.interpolate(rgb, size, mode="bicubic", antialias=True)
-        return (self._brought(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
+        return (self._halved(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
 
-    def _brought(self, lab: Tensor) -> Tensor:
-        """Resize to the network's size. lab: (B, 1 or 3, H, W)."""
+    def _halved(self, lab: Tensor) -> Tensor:
+        """Halve the size if frames have twice the network's. lab: (B, 1 or 3, H, W)."""
         return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab

@@ -26,7 +26,7 @@ from vsexvc.film.encode import Part, encode, seen
 from vsexvc.film.folder import Folder
 from vsexvc.film.job import Job, fingerprint, versions
 from vsexvc.film.references import open_references
-from vsexvc.film.takes import Kept
+from vsexvc.film.takes import KeptStates
 from vsexvc.film.trust import Tally
 from vsexvc.graph import uncoloured
 from vsexvc.handover import States, handed
@@ -143,7 +143,7 @@ class PartMaker:
                 raise ValueError(
                     f"{socket.gethostname()}: {name} must be {needed[name]} as when the render began, got {here[name]}"
                 )
-        self._job, self._folder, self._states = job, Folder(job.folder), Kept(job)
+        self._job, self._folder, self._states = job, Folder(job.folder), KeptStates(job)
         self._clip = coloured(job, states=self._states).clip
 
     def make(self, number: int, progress: Callable[[int], None] = lambda done: None) -> None:

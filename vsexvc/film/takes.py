@@ -71,7 +71,7 @@ def follows(job: Job, number: int) -> bool:
     return first not in job.firsts and not (job.colours.propagate and first in (job.ref_frames or ()))
 
 
-class Kept:
+class KeptStates:
     """Keep the states at the ends of a job's parts, as files of its folder (vsexvc.handover.States)."""
 
     def __init__(self, job: Job) -> None:
