@@ -14,11 +14,12 @@ from typing import Any
 import film
 import numpy as np
 import pytest
+import vapoursynth as vs
 from chromium import Browser, chromium
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsexvc.film import compare, source
+from vsexvc.film import compare, source, trust
 from vsexvc.film.plan import timecode
 from vsexvc.film.references import open_references
 from vsexvc.film.trust import Suited
@@ -62,6 +63,23 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "three.html"
     path.write_text(compare.page("film.mkv", "size 216", NAMES, [flat(c) for c in COLOURS], rows(3)), encoding="utf-8")
     return path
+
+
+def test_the_first_frames_of_a_scene_are_read_once(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To choose a frame for the page, and the typical one for its figure."""
+    film.make_film(tmp_path / "film.mkv", (6, 7), sound=0)
+    chosen: list[int] = []
+
+    def shown_frames(small: vs.VideoNode, scene: source.Scene) -> source.Shown:
+        chosen.append(scene.first)
+        return source.shown_frames(small, scene)
+
+    for module in (compare, trust):
+        monkeypatch.setattr(module, "shown_frames", shown_frames)
+    options = {"model": model, "size": 64, "device": "cpu"}
+    reference = film.make_png(tmp_path / "0.png", 0)
+    found = compare.write(tmp_path / "film.mkv", [reference], tmp_path / "page.html", tmp_path, **options)
+    assert chosen == [0, 6] and [scene.first for scene in sorted(found, key=lambda scene: scene.first)] == [0, 6]
 
 
 def test_the_figures_are_the_filters(model: str, tmp_path: Path) -> None:
