@@ -54,5 +54,5 @@ class Reader:
         return (self._halved(rgb_to_lab(rgb.clamp(0.0, 1.0))),)
 
     def _halved(self, lab: Tensor) -> Tensor:
-        """Halve the size if frames have twice the network's. lab: (B, 1 or 3, H, W)."""
+        """Resize to half if frames have twice the network's size. lab: (B, 1 or 3, H, W)."""
         return F.interpolate(lab, scale_factor=0.5, mode="bilinear") if self._halve else lab

@@ -1,4 +1,4 @@
-"""Bring colours from the network's size to the picture's along the edges of its luma, and to the samples of chroma.
+"""Enlarge colours from the network's size to the picture's along the edges of its luma; sample them for chroma.
 
 Axes: B batch, H and W rows and columns, h and w the same at the network's size.
 """

@@ -135,7 +135,7 @@ def _coloured(
 def _of_scenes(
     clip: vs.VideoNode, stills: list[vs.VideoNode], names: Sequence[str], stages: Stages, options: dict[str, Any]
 ) -> tuple[dict[int, float], list[Suited], vs.VideoNode]:
-    """Return frames of scenes spread over the film with their seconds, the scenes' references, the clip with scenes.
+    """Return the frames to show with their seconds, how well the references suit the scenes, and the clip with scenes.
 
     Args:
         clip: the film.

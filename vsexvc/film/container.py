@@ -81,7 +81,7 @@ class Target:
             raise self.refused(what, stream.type == "audio") from None
 
     def _check(self, stream: Any) -> None:
-        """Raise an error if a header with this stream alone fails: the file's does not say which stream it lacks."""
+        """Raise an error if a header with this stream alone fails: that of the whole file does not name the stream."""
         name = codec_name(stream)
         if self.is_passed and name not in self._listed:
             if name not in self._passed:

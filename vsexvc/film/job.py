@@ -1,4 +1,4 @@
-"""Describe a render: the colours of a film, and everything that a worker needs to know."""
+"""Describe a render: the colours of a film, and everything that a worker requires."""
 
 from __future__ import annotations
 
