@@ -282,11 +282,17 @@ def test_what_goes_nowhere_is_said(model: str, tmp_path: Path, capsys: pytest.Ca
     data = ["-f", "data", "-i", f"{tmp_path}/data", "-map", "0", "-map", "1", "-c", "copy"]
     subprocess.run([find_ffmpeg(), "-loglevel", "error", "-i", str(plain), *data, str(film)], check=True)
     colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
-    for out, codec, is_kept in (("a.mkv", "libvpx-vp9", False), ("b.mp4", "libvpx-vp9", True)):
-        assert main(["render", str(film), "-o", f"{tmp_path}/{out}", *colours, "--codec", codec]) == 0
+    silent = tmp_path / "silent.mkv"
+    make_film(silent, (5,), sound=0, codec=own[:6], filters="setsar=16/11")
+    for out, source, codec, is_kept in (
+        ("a.mkv", film, "libvpx-vp9", True),
+        ("b.mp4", film, "libvpx-vp9", True),
+        ("c.flv", silent, "flv", False),
+    ):
+        assert main(["render", str(source), "-o", f"{tmp_path}/{out}", *colours, "--codec", codec]) == 0
         said = capsys.readouterr().err
-        assert "left out: stream 2 of film.ts (data, no codec)" in said
-        assert ("left out: that pixels are 16:11, which matroska does not hold with vp9" in said) != is_kept
+        assert ("left out: stream 2 of film.ts (data, no codec)" in said) == (source == film)
+        assert ("left out: that pixels are 16:11, which flv does not hold with flv" in said) != is_kept
         shown = vs.core.bs.VideoSource(f"{tmp_path}/{out}", cachepath=str(tmp_path), showprogress=False).get_frame(0)
         assert (shown.props.get("_SARNum"), shown.props.get("_SARDen")) == ((16, 11) if is_kept else (None, None))
 
