@@ -128,6 +128,9 @@ def test_what_bestsource_takes_for_a_film(folder: Path, tmp_path: Path) -> None:
         source.open_video(tmp_path / "notes.txt", tmp_path / "index")
     with pytest.raises(ValueError, match=r"film '.*tone\.mp3' must be a film or a picture, this is sound with a cover"):
         source.open_video(tmp_path / "tone.mp3", tmp_path / "index")
+    subprocess.run([*command[:3], *tone[:4], str(tmp_path / "tone.flac")], check=True)
+    with pytest.raises(ValueError, match=r"film '.*tone\.flac' must be a film or a picture, there is no picture in it"):
+        source.open_video(tmp_path / "tone.flac", tmp_path / "index")
 
 
 def test_a_name_that_is_no_unicode(folder: Path, tmp_path: Path) -> None:

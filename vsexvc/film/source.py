@@ -292,6 +292,8 @@ def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
     except UnicodeEncodeError:
         raise ValueError(f"{what} {str(path)!r} must have a path in Unicode") from None
     except vs.Error as error:
+        if "Invalid track index" in str(error):
+            raise ValueError(f"{what} {str(path)!r} must be a film or a picture, there is no picture in it") from None
         raise ValueError(f"{what} {str(path)!r} cannot be read: {first_line(error)}") from None
     kinds, flags = (np.atleast_1d(tracks[name]) for name in ("tracktypestr", "dispositionstr"))
     if "ansi" in tracks["codecstr"]:  # it draws any text as a picture
