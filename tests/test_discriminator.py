@@ -162,7 +162,7 @@ def test_a_generator_comes_back_with_its_own_keys() -> None:
         assert torch.equal(plain.embed(lab).theta, net.embed(lab).theta)
         arguments = (
             lab[:, :1],
-            Match(lab[:, 1:], lab[:, :1] / 50.0, lab[:, :0], lab[:, :1], lab[:, :0]),
+            Match(lab[:, 1:], lab[:, :1] / 50.0, lab[:, :0], lab[:, :1], lab[:, :0], lab[:, :1]),
             lab,
             torch.ones(1, 1, 1, 1),
         )

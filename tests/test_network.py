@@ -161,13 +161,30 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
-    match = Match(ab, similarity, torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8), torch.empty(1, 0, 4, 4))
+    nothing, cells = torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8)
+    match = Match(ab, similarity, nothing, cells, nothing, cells * 0.0)
     with_previous = network.colorize(L, match, torch.full((1, 3, 32, 32), 3.0), torch.ones(1, 1, 1, 1))
     without = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 1, 1))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
     assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
     grey = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 1, 1))  # of L 50, and it is there
     assert torch.allclose(grey, torch.zeros(1, 2, 32, 32), atol=1e-3)
+
+
+def test_a_previous_colour_of_a_contradicting_reference_is_left() -> None:
+    """The left half is contested: the previous frame's colour there, which was not chosen, counts no more."""
+    network = small(features_input="L", head="blend")
+    with torch.no_grad():  # all weight on the previous frame
+        network.color.conv10_ab.weight.zero_()
+        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
+    L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 40.0), torch.ones(1, 1, 32, 32)
+    nothing, taken, contested = torch.empty(1, 0, 32, 32), torch.ones(1, 2, 8, 8), torch.zeros(1, 1, 8, 8)
+    contested[..., :4] = 1.0
+    match = Match(ab, similarity, nothing, taken, nothing, contested)
+    for previous, left in ((-40.0, 40.0), (36.0, 36.0)):  # the second is the chosen one's, a little changed
+        found = network.colorize(L, match, torch.full((1, 3, 32, 32), previous), torch.ones(1, 1, 1, 1))
+        assert torch.allclose(found[..., :16], torch.full((1, 2, 32, 16), left), atol=1e-3)
+        assert torch.allclose(found[..., 16:], torch.full((1, 2, 32, 16), previous), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.nets.choice import Found, choose
+from vsexvc.nets.choice import CONTRADICTION, Found, choose
 from vsexvc.nets.color import ColorNet
 from vsexvc.nets.config import CELL, NetworkConfig
 from vsexvc.nets.correlation import Correlation
@@ -55,6 +55,7 @@ class Match(NamedTuple):
         evidence: (B, EVIDENCE or 0, H, W).
         taken: (B, R, h, w), 1 where a position takes its colour from that one of R references, else 0.
         seen: (B, SEEN or 0, H/8, W/8): the frame's meaning for the colour net.
+        contested: (B, 1, h, w), 1 where references contradict each other, else 0, see nets/choice.py.
     """
 
     warped_ab: Tensor
@@ -62,6 +63,7 @@ class Match(NamedTuple):
     evidence: Tensor
     taken: Tensor
     seen: Tensor
+    contested: Tensor
 
 
 class ColorizationNet(nn.Module):
@@ -138,7 +140,7 @@ class ColorizationNet(nn.Module):
             sparing: compute in smaller parts, which take less memory.
         """
         found = [self._find(theta, meaning, one, sparing) for one in keys]
-        (detail, by_meaning), taken = choose(found, handicaps)
+        (detail, by_meaning), taken, contested = choose(found, handicaps)
         if meaning is None or by_meaning is None:
             small = detail
         else:
@@ -146,7 +148,7 @@ class ColorizationNet(nn.Module):
             small = torch.cat(self.trust(grey, detail, by_meaning, _finer(meaning.guess)), dim=1)
         large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
         seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
-        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken, seen)
+        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken, seen, contested)
 
     def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
         b, _, h, w = theta.shape
@@ -190,10 +192,24 @@ class ColorizationNet(nn.Module):
             prev_lab: (B, 3, H, W), aligned with the frame; zeros where there is no previous frame.
             has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
         """
+        if match.taken.shape[1] > 1:
+            prev_lab = _without_contradictions(prev_lab, match)
         more = [match.evidence] if self.config.semantic else []
         more += [match.seen] if self.config.semantic_color else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         return ab
+
+
+def _without_contradictions(prev_lab: Tensor, match: Match) -> Tensor:
+    """Return the previous frame with the warped colours where its own are those of a reference that was not chosen.
+
+    The colour net mixes both. A mixture of references that contradict each other would be grey.
+    """
+    contested = F.interpolate(match.contested, scale_factor=CELL) > 0.5
+    apart = torch.linalg.vector_norm(prev_lab[:, 1:] - match.warped_ab, dim=1, keepdim=True)
+    return torch.cat(
+        (prev_lab[:, :1], torch.where(contested & (apart > CONTRADICTION / 2), match.warped_ab, prev_lab[:, 1:])), dim=1
+    )
 
 
 def whole_cells(usable: Tensor, cell: int) -> Tensor:
