@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -233,19 +235,23 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
     command += merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
-    with tempfile.TemporaryFile() as said, closing(frames):
-        # ffmpeg gets a separate process group: only this process handles Ctrl-C.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()
+    with tempfile.TemporaryFile() as said, closing(frames), ThreadPoolExecutor(1) as thread:
+        # ffmpeg gets a separate process group: only this process handles Ctrl-C. It raises in the main thread, so it
+        # cannot interrupt the start, which would leave a process that nobody ends.
+        starting = thread.submit(
+            partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()),
+            command,
         )
-        assert process.stdin is not None
         try:
+            process = starting.result()
+            assert process.stdin is not None
             with suppress(BrokenPipeError), process.stdin:  # ffmpeg's message gives the reason
                 for frame in frames:
                     for chunk in frame.readchunks():
                         process.stdin.write(chunk)
             code = process.wait()
         except BaseException:
+            process = starting.result()
             process.kill()
             process.wait()
             target.unlink(missing_ok=True)
