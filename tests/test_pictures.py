@@ -330,7 +330,7 @@ def test_several_pictures_in_one_file(tmp_path: Path) -> None:
     pages = [Image.fromarray(PICTURE), Image.fromarray(PICTURE[::-1].copy())]
     for name in ("a.gif", "a.tif", "a.webp"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
-        with pytest.raises(ValueError, match=rf"{name[2:]}' must be one picture, this file holds 2: save the one"):
+        with pytest.raises(ValueError, match=rf"{name[2:]}' must be one picture, this file holds 2: save one of them"):
             pictures.read(tmp_path / name)
     pages[0].save(tmp_path / "a.mpo", save_all=True, append_images=pages[1:], quality=95)
     assert distance(read(tmp_path / "a.mpo"), PICTURE) < 3

@@ -85,7 +85,7 @@ def test_samples_of_light(tmp_path: Path, suffix: str) -> None:
     else:
         made = ["-f", "lavfi", "-i", "color=red:s=64x64,format=gbrpf32le", "-frames:v", "1", str(tmp_path / "a.exr")]
         subprocess.run([find_ffmpeg(), "-loglevel", "error", *made], check=True)
-    clip = open_references([tmp_path / f"a.{suffix}"], tmp_path / "index")
+    clip = open_references([tmp_path / f"a.{suffix}"], tmp_path / "index").clip
     with clip.get_frame(0) as frame:
         assert frame.props["_Transfer"] == vs.TRANSFER_LINEAR
         if suffix == "hdr":
