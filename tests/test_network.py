@@ -155,11 +155,17 @@ def test_warp_samples_between_pixels() -> None:
     assert torch.allclose(warp(picture, flow)[0, 0, 0], torch.tensor([0.25, 1.25, 2.25, 3.25, 4.25, 5.25, 6.25, 7.0]))
 
 
-def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None:
+def repeating() -> ColorizationNet:
+    """Return a network that gives all weight to the previous frame."""
     network = small(features_input="L", head="blend")
-    with torch.no_grad():  # all weight on the previous frame
+    with torch.no_grad():
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
+    return network
+
+
+def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None:
+    network = repeating()
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 7.0), torch.ones(1, 1, 32, 32)
     nothing, cells = torch.empty(1, 0, 32, 32), torch.ones(1, 1, 8, 8)
     match = Match(ab, similarity, nothing, cells, nothing, cells * 0.0)
@@ -173,10 +179,7 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
 
 def test_a_previous_colour_of_a_contradicting_reference_is_left() -> None:
     """The left half is contested: the previous frame's colour there, which was not chosen, counts no more."""
-    network = small(features_input="L", head="blend")
-    with torch.no_grad():  # all weight on the previous frame
-        network.color.conv10_ab.weight.zero_()
-        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 20.0]))
+    network = repeating()
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 40.0), torch.ones(1, 1, 32, 32)
     nothing, taken, contested = torch.empty(1, 0, 32, 32), torch.ones(1, 2, 8, 8), torch.zeros(1, 1, 8, 8)
     contested[..., :4] = 1.0
