@@ -16,6 +16,7 @@ from typing import Any
 import av
 
 from vsexvc.film.encode import find_ffmpeg
+from vsexvc.film.times import fraction
 from vsexvc.support.errors import first_line
 
 _NO_TAG = "\0\0\0\0"
@@ -132,7 +133,7 @@ class Target:
 def shape_of(picture: Any) -> Fraction:
     """Return the shape of a stream's pixels, width to height, as its file states it."""
     ratio = picture.sample_aspect_ratio
-    return Fraction(ratio.numerator, ratio.denominator) if ratio else Fraction(1)
+    return fraction(ratio) if ratio else Fraction(1)
 
 
 def codec_name(stream: Any) -> str:
