@@ -10,6 +10,7 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,8 +112,8 @@ def read(path: Path) -> Still | None:
 def _loaded(path: Path) -> tuple[Image.Image, int, bytes | None]:
     """Return the picture, upright, how many the file holds, and its profile. Raise whatever Pillow raises."""
     with opened(path) as image:
-        count, tags = count_of(image), getattr(image, "tag_v2", {})
-        if tags.get(_PLANAR, 1) == 2 and max(tags.get(_BITS, (8,))) > 8:
+        count = count_of(image)
+        if tags_of(image).get(_PLANAR, 1) == 2 and is_deep(image):
             raise ValueError("Pillow reads no TIFF with separate planes of more than 8 bits: save it interleaved")
         profile = profile_of(image)
         image.load()
@@ -146,6 +147,16 @@ def _register() -> None:
             plugin = importlib.import_module(module)
             if opener:
                 getattr(plugin, opener)()
+
+
+def tags_of(image: Image.Image) -> Any:
+    """Return the tags of a TIFF, a mapping by number; none of another format."""
+    return getattr(image, "tag_v2", {})
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether a TIFF states samples of more than 8 bits; its mode in Pillow does not tell."""
+    return bool(max(tags_of(image).get(_BITS, (8,))) > 8)
 
 
 def count_of(image: Image.Image) -> int:

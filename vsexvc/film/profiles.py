@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 Chromaticities = tuple[float, ...]  # x and y of white, red, green and blue
 
@@ -19,7 +19,7 @@ _SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _ADOBE = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 563 / 256
 _SRGB_GAMMA = 2.2
 _NEAR_GAMMA, _NEAR = 0.1, 0.01  # differences up to which numbers mean sRGB
-_EXIF_INTEROP, _INDEX, _OF_ADOBE = 0xA005, 1, "R03"
+_OF_ADOBE = "R03"  # EXIF's interoperability index of Adobe RGB
 _JP2_HEADER, _JP2_COLOUR, _JP2_ICC = b"jp2h", b"colr", (2, 3)  # boxes, and the methods that are profiles
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D50 = np.array([0.9642, 1.0, 0.8249])
@@ -34,8 +34,9 @@ def profile_of(image: Image.Image) -> bytes | None:
         return _of_jpeg2000(image)
     if image.format == "PNG" and "srgb" not in image.info:
         return _of_numbers(image.info.get("gamma"), image.info.get("chromaticity"))
-    if image.format in ("JPEG", "MPO") and image.getexif().get_ifd(_EXIF_INTEROP).get(_INDEX) == _OF_ADOBE:
-        return matrix_profile(*_ADOBE)
+    if image.format in ("JPEG", "MPO"):
+        interop = image.getexif().get_ifd(ExifTags.IFD.Interop)
+        return matrix_profile(*_ADOBE) if interop.get(ExifTags.Interop.InteropIndex) == _OF_ADOBE else None
     return None
 
 

@@ -162,7 +162,8 @@ def open_references(
     if film is not None:
         _check_shapes(files, clips, film)
     names: list[str] = []
-    for file, count in ((file, clip.num_frames) for file, clip in zip(files, clips, strict=True)):
+    for file, clip in zip(files, clips, strict=True):
+        count = clip.num_frames
         names += [file.name] if count == 1 else [f"{file.name}, frame {n}" for n in range(count)]
     return Opened(vs.core.std.Splice(clips, mismatch=True), names)
 

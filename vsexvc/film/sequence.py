@@ -29,7 +29,7 @@ FPS = Fraction(24)  # if no rate is given
 _PATTERN = re.compile(r"%(?:0(\d+))?d")
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
 _ORIENTATION = 0x0112  # of EXIF
-_BITS, _COMPRESSION, _JPEG = 258, 259, (6, 7)  # tags of TIFF, and values of the second
+_COMPRESSION, _JPEG = 259, (6, 7)  # a tag of TIFF, and its values
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda plane: plane,
     2: lambda plane: plane[:, ::-1],
@@ -214,11 +214,10 @@ def _head(what: str, file: Path) -> Head | None:
         width, height = image.size if orientation < 5 else image.size[::-1]
         tiles: Any = getattr(image, "tile", ())
         mode, stored = image.mode, str(tiles[0].args) if tiles else ""
-        tags = getattr(image, "tag_v2", {})
-        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0] or max(tags.get(_BITS, (8,))) > 8
+        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0] or pictures.is_deep(image)
         has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
         is_grey = mode in pictures.GREY_MODES
-        by_pillow = tags.get(_COMPRESSION) in _JPEG or (is_grey and image.format == "BMP")
+        by_pillow = pictures.tags_of(image).get(_COMPRESSION) in _JPEG or (is_grey and image.format == "BMP")
         if (count := pictures.count_of(image)) > 1:
             raise ValueError(f"{what}: {file.name!r} must hold one picture, it holds {count}")
         return Head(width, height, orientation, is_grey, 16 if is_deep else 8, has_alpha, by_pillow)
