@@ -28,6 +28,7 @@ ORDER = {
         "colour.upsample",
         "colour.spaces",
         "nets.motion",
+        "nets.places",
         "nets.features",
         "nets.correspondence",
         "nets.correlation",

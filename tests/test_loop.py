@@ -256,7 +256,8 @@ def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys:
     before = store.load(str(tmp_path / "plain" / "weights.safetensors")).state_dict()
     torch.save(MeaningNet("lite0").state_dict(), tmp_path / "meaning.pt")
     more = f"--init {tmp_path / 'plain' / 'weights.safetensors'} --meaning {tmp_path / 'meaning.pt'} --semantic lite0 "
-    more += "--semantic-color --freeze-meaning --freeze-correspondence --guess 0.5 --aligned 0 --temporal 0 "
+    more += "--semantic-color --warp-upsampling reference --freeze-meaning --freeze-correspondence "
+    more += "--guess 0.5 --aligned 0 --temporal 0 "
     more += "--foreign 0.5 --covered 0.5 --returns 0.5 --no-flow --retrieve-by self"
     given = arguments(folder, tmp_path / "grown", steps=2, more=more)
     assert train_main.main(given) == 0
@@ -271,7 +272,7 @@ def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys:
         assert torch.equal(tensor.half(), after[f"meaning.{name}"].half()), name
     assert after["color.see.weight"].any()
     assert not torch.equal(before["color.conv4_1.weight"], after["color.conv4_1.weight"])
-    assert after["color.conv1_1.0.weight"].shape[1] == before["color.conv1_1.0.weight"].shape[1] + EVIDENCE
+    assert after["color.conv1_1.0.weight"].shape[1] == before["color.conv1_1.0.weight"].shape[1] + EVIDENCE + 1
     smaller = more.replace(str(tmp_path / "plain"), str(tmp_path / "grown")).replace("--semantic-color ", "")
     assert train_main.main(arguments(folder, tmp_path / "shrunk", steps=1, more=smaller)) == 1
     assert "holds a network of another configuration" in capsys.readouterr().err

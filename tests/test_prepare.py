@@ -78,7 +78,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "semantic": {
         "features_input": "L",
         "head": "blend",
-        "warp_upsampling": "bilinear",
+        "warp_upsampling": "reference",
         "semantic": "lite0",
         "semantic_color": True,
     },

@@ -91,8 +91,8 @@ def _freeze(net: ColorizationNet, options: FitOptions) -> None:
 def check_config(config: NetworkConfig, stored: str, path: str) -> None:
     """Raise ValueError unless weights fit the network that is trained.
 
-    The temperature may differ: the released weights are used with another one than in training. Semantic features may
-    be new.
+    The temperature may differ: the released weights are used with another one than in training. Semantic features and
+    the colours of the reference's own pixels may be new.
 
     Args:
         config: of the network that is trained.
@@ -100,14 +100,16 @@ def check_config(config: NetworkConfig, stored: str, path: str) -> None:
         path: of the weights, for the error.
     """
     other = NetworkConfig.from_json(stored)
-    may_differ = *_NUMBERS, *(name for name in _PARTS if not getattr(other, name))
+    may_differ = [*_NUMBERS, *(name for name in _PARTS if not getattr(other, name))]
+    if other.warp_upsampling == "bilinear":
+        may_differ.append("warp_upsampling")
     own = {name: getattr(config, name) for name in may_differ}
     if dataclasses.replace(other, **own) != config:
         raise ValueError(f"fit: {path} holds a network of another configuration: {stored}")
 
 
 def _grown(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Extend the tensors of a network without semantic features to one with them: new ones are taken from `wanted`.
+    """Extend the tensors of a network to one with more parts: new ones are taken from `wanted`.
 
     The colour net's first layer gets further inputs, whose weights are zero.
     """

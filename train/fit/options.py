@@ -171,7 +171,7 @@ RECIPES: dict[RecipeName, Recipe] = {
             "retrieve_by": "self",
         },
         NetworkConfig(
-            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="bilinear",
+            width=0.25, features_input="L", head="blend", motion=6, refine=True, warp_upsampling="reference",
             semantic="lite2", semantic_color=True,
         ),
         samples.DataOptions(

@@ -53,7 +53,7 @@ def correspondences(session: Session, L: Tensor, reference: Reference) -> Iterat
 
 
 def warped_colour(network: ColorizationNet, correspondence: Correspondence) -> Tensor:
-    """Return the warped colour, (1, 2, H, W) on the CPU, upsampled from 1/4 size bilinearly for every network."""
+    """Return the warped colour, (1, 2, H, W) on the CPU, upsampled from 1/4 size at least bilinearly."""
     warped = correspondence.warped_ab
     if network.config.warp_upsampling == "nearest":
         warped = F.interpolate(F.avg_pool2d(warped, 4), size=warped.shape[2:], mode="bilinear")

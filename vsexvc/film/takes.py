@@ -96,7 +96,8 @@ class KeptStates:
             if stored["key"] != self._job.keys[number]:
                 return None
             device = torch.device(self._job.colours.device or "cpu")
-            (prev_lab, prev_phi), *memory = ([x.to(device) for x in some] for some in stored["state"])
+            held: list[list[Any]] = [[x if x is None else x.to(device) for x in some] for some in stored["state"]]
+            (prev_lab, prev_phi), *memory = held
             return State(prev_lab, prev_phi, tuple(Keys(*one) for one in memory))
         except Exception:  # torch raises errors of any type
             return None
@@ -115,7 +116,7 @@ class KeptStates:
         held = ((state.prev_lab, state.prev_phi), *state.memory)
         content: dict[str, Any] = {
             "key": self._job.keys[number],
-            "state": [[x.cpu() for x in some if x is not None] for some in held],
+            "state": [[x if x is None else x.cpu() for x in some] for some in held],
         }
         path = self._folder.state(number)
         partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")

@@ -26,10 +26,12 @@ class Found(NamedTuple):
     Attributes:
         detail: (B, 4, h, w), L_centred, a, b and similarity; (B, 3, h, w), without L, where there is no meaning.
         meaning: (B, 4, h, w), the same by meaning alone; None without semantic features.
+        place: (B, 3, h, w), see nets/places.py; None where colours are not taken from the reference's pixels.
     """
 
     detail: Tensor
     meaning: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Choice(NamedTuple):
@@ -70,12 +72,14 @@ def choose(found: Sequence[Found], handicaps: Tensor | None) -> Choice:
         return (torch.stack(tuple(each), dim=1) * taken.unsqueeze(2)).sum(1)
 
     meanings = [one.meaning for one in found if one.meaning is not None]
+    places = [one.place for one in found if one.place is not None]
     detail = taken_of([one.detail for one in found])
     apart = [torch.linalg.vector_norm(one.detail[:, -3:-1] - detail[:, -3:-1], dim=1, keepdim=True) for one in found]
     matches_as_well = scores > scores.gather(1, best) - _ALIKE
     contradicts = (matches_as_well & (torch.cat(apart, dim=1) > CONTRADICTION)).any(1, keepdim=True)
     contested = (_around(contradicts.float()) > 0.5).float()  # of an area: the matches of single cells are not sure
-    return Choice(Found(detail, taken_of(meanings) if meanings else None), taken, contested)
+    chosen = Found(detail, *(taken_of(some) if some else None for some in (meanings, places)))
+    return Choice(chosen, taken, contested)
 
 
 def _around(x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class ColorNet(nn.Module):
         def up(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
 
-        inputs = 7 + (EVIDENCE if config.semantic else 0)
+        inputs = 7 + (EVIDENCE if config.semantic else 0) + (1 if config.warp_upsampling == "reference" else 0)
         self.conv1_1 = nn.Sequential(conv(inputs, c(32)), nn.ReLU(), conv(c(32), c(64)))
         self.conv1_2, self.conv1_2norm_ss = conv(c(64), c(64)), down(c(64))
         self.conv2_1, self.conv2_2, self.conv2_2norm_ss = conv(c(64), c(128)), conv(c(128), c(128)), down(c(128))
@@ -80,7 +80,7 @@ class ColorNet(nn.Module):
             similarity: (B, 1, H, W).
             prev_lab: (B, 3, H, W); zeros where there is no previous frame, as the network was trained.
             has_previous: (B, 1, 1, 1), 1 or 0. Head "blend" gives a previous frame that does not exist no weight.
-            evidence: (B, EVIDENCE, H, W) of Trust, where the network has one.
+            evidence: (B, C, H, W) of a Match, where the network has some.
             meaning: (B, SEEN, H/8, W/8), with `semantic_color`.
         """
         given = [L_centred, warped_ab, similarity, prev_lab]

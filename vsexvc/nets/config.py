@@ -25,7 +25,8 @@ class NetworkConfig:
         motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
             features before the colour net sees it; 0: not aligned, as in the paper.
         refine: whether the pictures themselves correct that alignment, to fractions of a pixel.
-        warp_upsampling: how the warped colour and the similarity return from 1/4 size.
+        warp_upsampling: how the warped colour and the similarity return from 1/4 size. "reference": bilinear, with the
+            colours of the reference's own pixels where a match is sure of its place (nets/places.py).
         semantic: the EfficientNet-Lite that computes the semantic features; "": none, as in the paper.
         semantic_weight: weight of those features' cosine in the correspondence; the cosine of the details has 1.
         semantic_temperature: tau of the correlation by those features alone.
@@ -38,7 +39,7 @@ class NetworkConfig:
     head: Literal["tanh", "blend"] = "tanh"
     motion: int = 0
     refine: bool = False
-    warp_upsampling: Literal["nearest", "bilinear"] = "nearest"
+    warp_upsampling: Literal["nearest", "bilinear", "reference"] = "nearest"
     semantic: Literal["", "lite0", "lite1", "lite2"] = ""
     semantic_weight: float = 0.25
     semantic_temperature: float = 0.03
@@ -53,9 +54,9 @@ class NetworkConfig:
             )
         if self.head not in ("tanh", "blend"):
             raise ValueError(f"NetworkConfig: head must be tanh or blend, got {self.head!r}")
-        if self.warp_upsampling not in ("nearest", "bilinear"):
+        if self.warp_upsampling not in ("nearest", "bilinear", "reference"):
             raise ValueError(
-                f"NetworkConfig: warp_upsampling must be nearest or bilinear, got {self.warp_upsampling!r}"
+                f"NetworkConfig: warp_upsampling must be nearest, bilinear or reference, got {self.warp_upsampling!r}"
             )
         if self.semantic not in ("", "lite0", "lite1", "lite2"):
             raise ValueError(f"NetworkConfig: semantic must be lite0, lite1, lite2 or empty, got {self.semantic!r}")

@@ -99,10 +99,11 @@ def _between(index: Tensor, count: int) -> Tensor:
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """Sample picture (B, C, H, W) at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) pixels."""
+    """Sample picture (B, C, H', W') at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) pixels."""
+    high, wide = flow.shape[2:]
+    y = torch.arange(high, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    x = torch.arange(wide, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
     h, w = picture.shape[2:]
-    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    x = torch.arange(w, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
     grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
@@ -117,7 +118,7 @@ def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
     Args:
         flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.
         L: (B, 1, H, W) of this frame.
-        prev_L: (B, 1, H, W) of the previous frame.
+        prev_L: (B, 1, H', W') of the previous frame, or of another picture.
 
     Returns:
         (B, 2, H, W).

@@ -25,8 +25,10 @@ from vsexvc.nets.correspondence import CorrespondenceNet, Embedding, unit_vector
 from vsexvc.nets.features import FeatureNet, feature_input, grey_rgb
 from vsexvc.nets.meaning import MEANING_CELL, Meaning, MeaningNet
 from vsexvc.nets.motion import Motion
+from vsexvc.nets.places import pixels_at, places, without
 from vsexvc.nets.trust import Trust
 
+_BESIDE = 32  # channels of a semantic vector beside the details: its first principal components; all give the same dB
 MULTIPLE = 8  # the colour net halves its input three times; relu5_2 is padded where 16 does not divide
 
 
@@ -34,16 +36,20 @@ class Keys(NamedTuple):
     """Hold the positions of one or more references that frames are matched with, in rows.
 
     Attributes:
-        phi: (1, C, N), unit vectors, with the weighted semantic vectors appended (`with_meaning`).
+        phi: (1, C, N), unit vectors, with weighted semantic vectors appended (`with_meaning`).
         lab: (1, 3, N): L_centred and ab of each.
         vectors: (1, C', N') semantic unit vectors at 1/8 size; None where the network has none.
         vectors_lab: (1, 3, N').
+        places: (1, 3, N), see nets/places.py; None where colours are not taken from the reference's pixels.
+        pixels: (1, 3, H', W'): L_centred and ab of the whole reference, see nets/places.py.
     """
 
     phi: Tensor
     lab: Tensor
     vectors: Tensor | None = None
     vectors_lab: Tensor | None = None
+    places: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 class Match(NamedTuple):
@@ -52,7 +58,8 @@ class Match(NamedTuple):
     Attributes:
         warped_ab: (B, 2, H, W).
         similarity: (B, 1, H, W), -1..1.
-        evidence: (B, EVIDENCE or 0, H, W).
+        evidence: (B, C, H, W): of Trust, where the network has one; then how much was taken from the reference's own
+            pixels, 0..1, where the network does so. C is 0 to EVIDENCE + 1.
         taken: (B, R, h, w), 1 where a position takes its colour from that one of R references, else 0.
         seen: (B, SEEN or 0, H/8, W/8): the frame's meaning for the colour net.
         contested: (B, 1, h, w), 1 where references contradict each other, else 0, see nets/choice.py.
@@ -107,18 +114,19 @@ class ColorizationNet(nn.Module):
             usable: (H, W) bool, of a single reference. Cells with any False pixel give no colour, unless all cells have
                 one.
         """
-        phi = self.with_meaning(phi, meaning)
-        colours = F.avg_pool2d(lab, CELL)
-        some = [phi.flatten(2), colours.flatten(2)]
-        if meaning is not None:
-            some += [meaning.vectors.flatten(2), F.avg_pool2d(lab, MEANING_CELL).flatten(2)]
-        if usable is not None:
-            for i in range(0, len(some), 2):
-                cell = CELL if i == 0 else MEANING_CELL
-                whole = whole_cells(usable, cell)
-                if whole.any():
-                    some[i : i + 2] = [x[:, :, whole].contiguous() for x in some[i : i + 2]]
-        return Keys(*some)
+        from_pixels = self.config.warp_upsampling == "reference"
+
+        def cells(x: Tensor, cell: int = CELL) -> Tensor:
+            return _usable(x.flatten(2), usable, cell)
+
+        return Keys(
+            phi=cells(self.with_meaning(phi, meaning)),
+            lab=cells(F.avg_pool2d(lab, CELL)),
+            vectors=None if meaning is None else cells(meaning.vectors, MEANING_CELL),
+            vectors_lab=None if meaning is None else cells(F.avg_pool2d(lab, MEANING_CELL), MEANING_CELL),
+            places=cells(places(phi.shape[2], phi.shape[3], phi.device)) if from_pixels else None,
+            pixels=without(lab, usable) if from_pixels else None,
+        )
 
     def match(
         self,
@@ -140,35 +148,51 @@ class ColorizationNet(nn.Module):
             sparing: compute in smaller parts, which take less memory.
         """
         found = [self._find(theta, meaning, one, sparing) for one in keys]
-        (detail, by_meaning), taken, contested = choose(found, handicaps)
+        (detail, by_meaning, place), taken, contested = choose(found, handicaps)
         if meaning is None or by_meaning is None:
             small = detail
         else:
             grey = F.avg_pool2d(L_centred, CELL)
             small = torch.cat(self.trust(grey, detail, by_meaning, _finer(meaning.guess)), dim=1)
-        large = F.interpolate(small, scale_factor=CELL, mode=self.config.warp_upsampling)
+        mode = "nearest" if self.config.warp_upsampling == "nearest" else "bilinear"
+        large = F.interpolate(small, scale_factor=CELL, mode=mode)
+        warped_ab, similarity, evidence = large[:, :2], large[:, 2:3], large[:, 3:]
+        if place is not None:
+            by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
+            cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
+            own = torch.zeros_like(by_detail)
+            for i, one in enumerate(keys):
+                assert one.pixels is not None
+                ab, sure = pixels_at(place, L_centred, one.pixels)
+                share = by_detail * sure * F.interpolate(taken[:, i : i + 1], scale_factor=CELL)
+                warped_ab, own = warped_ab + share * (ab - cells), own + share
+            evidence = torch.cat((evidence, own), dim=1)
         seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
-        return Match(large[:, :2], large[:, 2:3], large[:, 3:], taken, seen, contested)
+        return Match(warped_ab, similarity, evidence, taken, seen, contested)
 
     def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
         b, _, h, w = theta.shape
         values = keys.lab if meaning is not None else keys.lab[:, 1:]
+        count = values.shape[1]
+        if keys.places is not None:
+            values = torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
         queries = self.with_meaning(theta, meaning).flatten(2)
         found, similarity = self.correlation(queries, keys.phi, values, sparing)
         found, similarity = found.view(b, -1, h, w), similarity.view(b, 1, h, w)
+        found, place = found[:, :count], None if keys.places is None else found[:, count:]
         if meaning is None:
-            return Found(torch.cat((found, similarity), dim=1))
+            return Found(torch.cat((found, similarity), dim=1), None, place)
         assert keys.vectors is not None and keys.vectors_lab is not None
         similarity = similarity / (1.0 + self.config.semantic_weight)
         coarse = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab, sparing)
         by_meaning = torch.cat(coarse, dim=1).view(b, 4, *meaning.vectors.shape[2:])
-        return Found(torch.cat((found, similarity), dim=1), _finer(by_meaning))
+        return Found(torch.cat((found, similarity), dim=1), _finer(by_meaning), place)
 
     def with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
-        """Append the semantic vectors to theta or phi, so that one product weighs both."""
+        """Append the semantic vectors' first channels to theta or phi, so that one product weighs both."""
         if meaning is None:
             return vectors
-        beside = unit_vectors(_finer(meaning.vectors))
+        beside = unit_vectors(_finer(meaning.vectors[:, :_BESIDE]))
         return torch.cat((vectors, beside * self.config.semantic_weight**0.5), dim=1)
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
@@ -194,7 +218,7 @@ class ColorizationNet(nn.Module):
         """
         if match.taken.shape[1] > 1:
             prev_lab = _without_contradictions(prev_lab, match)
-        more = [match.evidence] if self.config.semantic else []
+        more = [match.evidence] if match.evidence.shape[1] else []
         more += [match.seen] if self.config.semantic_color else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         return ab
@@ -215,6 +239,14 @@ def _without_contradictions(prev_lab: Tensor, match: Match) -> Tensor:
 def whole_cells(usable: Tensor, cell: int) -> Tensor:
     """Return for each cell whether all its pixels are usable, (H/cell * W/cell,) bool. usable: (H, W) bool."""
     return F.avg_pool2d(usable[None, None].float(), cell).flatten() == 1.0
+
+
+def _usable(x: Tensor, usable: Tensor | None, cell: int) -> Tensor:
+    """Return, of values (1, C, N) of cells, those of cells that are usable as a whole; all if no cell is."""
+    if usable is None:
+        return x
+    whole = whole_cells(usable, cell)
+    return x[:, :, whole].contiguous() if whole.any() else x
 
 
 def _finer(x: Tensor) -> Tensor:

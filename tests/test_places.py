@@ -1,0 +1,129 @@
+"""The reference's own pixels: found where the frame has moved, not taken where the match or the pictures disagree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsexvc.nets.choice import Found
+from vsexvc.nets.config import NetworkConfig
+from vsexvc.nets.network import ColorizationNet
+from vsexvc.nets.places import pixels_at, places, without
+
+pytestmark = pytest.mark.numbers
+
+H, W = 96, 160
+REACH = 28  # pixels from a border within which local means of L differ where the border of a picture is another one
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Smooth noise, as pictures are: L_centred -40..40, ab -60..60, (1, 3, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator) * 2 - 1
+    smooth = F.interpolate(noise, size=(height + 8, width + 8), mode="bicubic")[:, :, 4:-4, 4:-4].clamp(-1, 1)
+    return smooth * torch.tensor((40.0, 60.0, 60.0)).view(1, 3, 1, 1)
+
+
+def found_at(reference: Tensor, top: float, left: float) -> Tensor:
+    """What eq. 4 finds if each cell of a frame of H x W lies (top, left) pixels further in the reference."""
+    y, x = torch.meshgrid(torch.arange(H // 4.0), torch.arange(W // 4.0), indexing="ij")
+    y = y + top / 4 - (reference.shape[2] // 4 - 1) / 2
+    x = x + left / 4 - (reference.shape[3] // 4 - 1) / 2
+    return torch.stack((x, y, x * x + y * y))[None]
+
+
+def test_places_give_the_mean_place_and_the_variance() -> None:
+    grid = places(3, 5, torch.device("cpu"))
+    assert grid[0, :, 0].tolist() == [-2.0, -1.0, 5.0] and grid[0, :, 7].tolist() == [0.0, 0.0, 0.0]
+    x, y, squares = (grid[..., [5, 9]].mean(2))[0].tolist()  # both ends of the middle row: 2 cells from their middle
+    assert (x, y, squares - x * x - y * y) == (0.0, 0.0, 4.0)
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (5, 3), (8, 22)])
+def test_a_part_of_a_larger_reference(top: int, left: int) -> None:
+    """The same pixels, wherever they lie; a place that is wrong by a pixel is corrected by the pictures."""
+    reference = picture(H + 16, W + 32)
+    frame = reference[:, :, top : top + H, left : left + W]
+    inside = (slice(None), slice(None), slice(REACH, -REACH), slice(REACH, -REACH))
+    ab, sure = pixels_at(found_at(reference, top, left), frame[:, :1], reference)
+    assert (ab - frame[:, 1:])[inside].abs().mean() < 0.5 and sure[inside].mean() > 0.95
+    ab, sure = pixels_at(found_at(reference, top + 1, left + 1), frame[:, :1], reference)
+    wrong = (reference[:, 1:, top + 1 : top + 1 + H, left + 1 : left + 1 + W] - frame[:, 1:])[inside].abs().mean()
+    assert (ab - frame[:, 1:])[inside].abs().mean() < wrong / 4 and sure[inside].mean() > 0.95
+
+
+def test_two_references_of_a_batch() -> None:
+    both = torch.cat((picture(H, W, 0), picture(H, W, 1)))
+    found = found_at(both, 0, 0).expand(2, -1, -1, -1)
+    ab, sure = pixels_at(found, both[:, :1], both)
+    assert (ab - both[:, 1:]).abs().mean() < 0.5 and sure.mean() > 0.95
+    one, _ = pixels_at(found[1:], both[1:, :1], both[1:])
+    assert torch.equal(one, ab[1:])
+
+
+def test_not_where_the_match_has_two_places() -> None:
+    frame = picture(H, W)
+    found = found_at(frame, 0, 0)
+    found[:, 2, :, : W // 8] += 6.0**2  # in the left half: two places, 6 cells to both sides
+    _, sure = pixels_at(found, frame[:, :1], frame)
+    assert sure[..., : W // 2 - 4].max() < 0.02 and sure[..., W // 2 + 4 :].mean() > 0.95
+
+
+def test_not_where_the_pictures_differ() -> None:
+    frame, other = picture(H, W), picture(H, W, 1)
+    other[..., W // 2 :] = frame[..., W // 2 :]
+    _, sure = pixels_at(found_at(frame, 0, 0), frame[:, :1], other)
+    assert sure[..., : W // 2 - 8].mean() < 0.3 and sure[..., W // 2 + REACH :].mean() > 0.95
+
+
+def test_a_pixel_without_colours_is_not_taken() -> None:
+    frame = picture(H, W)
+    usable = torch.ones(H, W, dtype=torch.bool)
+    usable[20:40, 30:50] = False
+    _, sure = pixels_at(found_at(frame, 0, 0), frame[:, :1], without(frame, usable))
+    assert sure[..., 20:40, 30:50].max() < 1e-9 and sure[..., 50 + REACH :].mean() > 0.95
+    assert without(frame, None) is frame
+
+
+def test_the_network_keeps_the_colours_of_single_pixels() -> None:
+    """A picture by itself. Cells of 1/4 size lose its fine colours; its own pixels do not."""
+    frame = picture(H, W)
+    off = {}
+    for how in ("bilinear", "reference"):
+        torch.manual_seed(0)
+        network = ColorizationNet(
+            NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling=how)  # type: ignore[arg-type]
+        ).eval()
+        network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+        with torch.inference_mode():
+            theta, phi = network.embed(frame)
+            match = network.match(frame[:, :1], theta, None, (network.keys(frame, phi, None),))
+        off[how] = float((match.warped_ab - frame[:, 1:]).abs().mean())
+    assert off["reference"] < 0.5 < 3.0 < off["bilinear"]
+
+
+def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left half from one, the right half from the other, as they were chosen."""
+    torch.manual_seed(0)
+    network = ColorizationNet(
+        NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="reference")
+    ).eval()
+    frame = picture(H, W)
+    others = [torch.cat((frame[:, :1], picture(H, W, seed)[:, 1:]), dim=1) for seed in (1, 2)]
+
+    def found(theta: Tensor, meaning: None, keys: object, sparing: bool) -> Found:
+        """The first matches better in the left half, the second in the right half."""
+        i = next(i for i, one in enumerate(every) if one is keys)
+        similarity = torch.full((1, 1, H // 4, W // 4), 0.2)
+        similarity[..., slice(None, W // 8) if i == 0 else slice(W // 8, None)] = 0.9
+        return Found(torch.cat((F.avg_pool2d(others[i][:, 1:], 4), similarity), 1), None, found_at(frame, 0, 0))
+
+    monkeypatch.setattr(network, "_find", found)
+    with torch.inference_mode():
+        theta, phi = network.embed(frame)
+        every = [network.keys(one, phi, None) for one in others]
+        warped = network.match(frame[:, :1], theta, None, every).warped_ab
+    for i, half in enumerate((slice(None, W // 2 - 4), slice(W // 2 + 4, None))):
+        assert (warped - others[i][:, 1:])[..., half].abs().mean() < 0.5
