@@ -105,6 +105,7 @@ def test_figures_are_those_of_evaluate(options, folder, fit):
     model, foreign = found["rows"]["model"], found["foreign"]
     assert row["dB"] == pytest.approx(model["psnr"])
     assert row["last"] == pytest.approx(model["last"])
+    assert (row["CIEDE2000"], row["90 %"]) == pytest.approx((model["delta_e"], model["delta_e_90"]))
     assert row["colourfulness"] == pytest.approx(model["colourfulness"])
     assert row["flicker"] == pytest.approx(model["flicker"])
     assert row["foreign colourfulness"] == pytest.approx(foreign["colourfulness / reference"])

@@ -52,5 +52,7 @@ def test_the_table(network: ColorizationNet, clip: Clip, monkeypatch: pytest.Mon
     monkeypatch.setattr(ends, "read_clip", lambda path, frames: clip)
     table = ends.measure(network, [clip.path], "some", frames=6)
     assert [row[0] for row in table.rows] == ["one reference", "two references"]
+    assert len(table.header) == len(table.rows[0]) == 6
+    assert all(float(figure) < 0.1 for row in table.rows for figure in row[3:5])  # CIEDE2000 of a colour that is right
     assert table.document["contradiction"]["chroma"] == pytest.approx(1.0, abs=0.02)
     assert table.document["contradiction"]["nearer"] == 1.0

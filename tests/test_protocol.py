@@ -318,20 +318,22 @@ def test_foreign_reference_who_decides(acted, monkeypatch):
 def test_run_is_the_quick_validation(acted, folder):
     acted.train()
     found = protocol.run(acted, folder, limit=2, frames=3)
-    assert set(found) == {"warped", "model", "last"}
+    assert set(found) == {"warped", "model", "last", "delta_e", "delta_e_90"}
     assert acted.training
     assert acted.seen == [2, 2]  # two clips, two frames after the first
     clips = [baselines.read_clip(path, 3) for path in baselines.clip_paths(folder, 2)]
     of_clips = [scores.score(clip, protocol.propagate(acted, clip)["model"]) for clip in clips]
     assert found["model"] == pytest.approx(scores.summarise(of_clips)["psnr"])
-    assert found["last"] == pytest.approx(scores.summarise(of_clips)["last"])
+    for name in ("last", "delta_e", "delta_e_90"):
+        assert found[name] == pytest.approx(scores.summarise(of_clips)[name])
 
 
 def test_run_with_the_real_session(folder):
     torch.manual_seed(0)
     network = ColorizationNet(NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear"))
     found = protocol.run(network, folder, limit=1, frames=3)
-    assert all(5 < value < 60 for value in found.values())
+    assert all(5 < found[name] < 60 for name in ("warped", "model", "last"))
+    assert 0 < found["delta_e"] < found["delta_e_90"]
 
 
 # --- what is written ------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from vsexvc.weights import store
 log = logging.getLogger("train")
 
 TERMS = ("smoothness", "perceptual", "contextual", "adversarial")
-_COLUMNS = ("dB", "last", "colourfulness", "flicker", "foreign colourfulness", "left grey")
+_COLUMNS = ("dB", "last", "CIEDE2000", "90 %", "colourfulness", "flicker", "foreign colourfulness", "left grey")
 # Options that may change between calls: they do not affect the result.
 _OF_THE_MACHINE = {"out", "workers", "threads", "device", "validate", "checkpoint_minutes", "validate_minutes"}
 
@@ -161,6 +161,7 @@ def _measured(
         model, truth = (summarise(found.scores[name]) for name in ("model", "truth"))
         foreign = protocol.summarise_foreign(found.foreign) if found.foreign else {}
         row = {"folder": folder.name, "dB": model["psnr"], "last": model["last"]}
+        row |= {"CIEDE2000": model["delta_e"], "90 %": model["delta_e_90"]}
         row |= {name: model[name] for name in ("colourfulness", "flicker")}
         row |= {
             "foreign colourfulness": foreign.get("colourfulness / reference"),

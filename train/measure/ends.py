@@ -80,7 +80,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
     Raises:
         OSError: a clip cannot be read.
     """
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[tuple[float, ...]]] = {}
     conflicts: list[tuple[float, float]] = []
     for path in followed(clips, f"two references: {name}", " clips", head="train"):
         clip = read_clip(path, frames)
@@ -91,7 +91,7 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
     chroma, nearer = np.mean(conflicts, axis=0).tolist()
     return Table(
         title=f"Two references: {name}, {len(clips)} clips",
-        header=("", "dB", "worst frame", "jump at the end over the truth's"),
+        header=("", "dB", "worst frame", "CIEDE2000", "90 %", "jump at the end over the truth's"),
         rows=[[row, *(f"{value:.2f}" for value in values)] for row, values in means.items()],
         document={
             "folder": name,
@@ -107,13 +107,15 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
     )
 
 
-def _figures(clip: Clip, ab: Tensor) -> tuple[float, float, float]:
-    """Return dB, mean and worst frame; change of ab to the last true frame, over the truth's."""
+def _figures(clip: Clip, ab: Tensor) -> tuple[float, ...]:
+    """Return dB, mean and worst frame; CIEDE2000, mean and 90 %; change of ab to the true end, over the truth's."""
     between_ends = Clip(clip.path, clip.rgb[1:-1])
-    each = [metrics.psnr(r, t) for r, t in zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True)]
+    pairs = list(zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True))
+    decibels = [metrics.psnr(result, true) for result, true in pairs]
+    delta_e = np.mean([metrics.delta_e(result, true) for result, true in pairs], axis=0).tolist()
     last, before = clip.lab[-1, 1:], clip.lab[-2, 1:]
     jump = float((last - ab[-1]).norm(dim=0).mean() / (last - before).norm(dim=0).mean().clamp_min(1e-6))
-    return float(np.mean(each)), min(each), jump
+    return float(np.mean(decibels)), min(decibels), *delta_e, jump
 
 
 def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:

@@ -186,22 +186,28 @@ def run(network: ColorizationNet, folder: Path, *, limit: int | None = None, fra
     """Compute the quick figures for validation while training: no baselines, no flow, no files.
 
     Returns:
-        dB as in the protocol: "warped" (the warped colour alone), "model", "last" (the model's last frame).
+        As in the protocol: dB, "warped" (the warped colour alone), "model", "last" (the model's last frame); CIEDE2000
+        of the model, "delta_e" and "delta_e_90".
     """
     training = network.training
     network.eval()
-    found: dict[str, list[list[float]]] = {"warped": [], "model": []}
+    names = {"warped": "warped colour", "model": "model"}
+    found: dict[str, list[list[float]]] = {short: [] for short in names}
+    delta_e: list[tuple[float, float]] = []
     try:
         for path in clip_paths(Path(folder), limit):
             clip = read_clip(path, frames)
             results = propagate(network, clip)
-            for short, name in (("warped", "warped colour"), ("model", "model")):
-                pictures = zip(to_rgb(clip, results[name]), clip.rgb[1:], strict=True)
-                found[short].append([metrics.psnr(result, true) for result, true in pictures])
+            for short, name in names.items():
+                pictures = to_rgb(clip, results[name])
+                found[short].append([metrics.psnr(*pair) for pair in zip(pictures, clip.rgb[1:], strict=True)])
+            each = [metrics.delta_e(*pair) for pair in zip(pictures, clip.rgb[1:], strict=True)]  # of the model
+            delta_e.append(tuple(np.mean(each, axis=0).tolist()))
     finally:
         network.train(training)
     means = {short: float(np.mean([np.mean(values) for values in clips])) for short, clips in found.items()}
-    return means | {"last": float(np.mean([values[-1] for values in found["model"]]))}
+    means["last"] = float(np.mean([values[-1] for values in found["model"]]))
+    return means | dict(zip(("delta_e", "delta_e_90"), np.mean(delta_e, axis=0).tolist(), strict=True))
 
 
 # --- one folder ------------------------------------------------------------------------------------------------------
