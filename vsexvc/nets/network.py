@@ -160,15 +160,23 @@ class ColorizationNet(nn.Module):
         if place is not None:
             by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
             cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
-            own = torch.zeros_like(by_detail)
-            for i, one in enumerate(keys):
-                assert one.pixels is not None
-                ab, sure = pixels_at(place, L_centred, one.pixels)
-                share = by_detail * sure * F.interpolate(taken[:, i : i + 1], scale_factor=CELL)
-                warped_ab, own = warped_ab + share * (ab - cells), own + share
-            evidence = torch.cat((evidence, own), dim=1)
+            pixels, sure = self._pixels(place, taken, L_centred, keys)
+            warped_ab = warped_ab + by_detail * sure * (pixels - cells)
+            evidence = torch.cat((evidence, by_detail * sure), dim=1)
         seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
         return Match(warped_ab, similarity, evidence, taken, seen, contested)
+
+    def _pixels(self, place: Tensor, taken: Tensor, L_centred: Tensor, keys: Sequence[Keys]) -> tuple[Tensor, Tensor]:
+        """Return ab (B, 2, H, W) of the pixels of each position's reference, and how sure each is (B, 1, H, W)."""
+        ab, sure = torch.zeros_like(L_centred).expand(-1, 2, -1, -1), torch.zeros_like(L_centred)
+        for i, one in enumerate(keys):
+            if len(keys) > 1 and not taken[:, i].any():
+                continue
+            assert one.pixels is not None
+            its_ab, its_sure = pixels_at(place, L_centred, one.pixels)
+            is_taken = F.interpolate(taken[:, i : i + 1], scale_factor=CELL)
+            ab, sure = ab + is_taken * its_ab, sure + is_taken * its_sure
+        return ab, sure
 
     def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
         b, _, h, w = theta.shape
