@@ -127,3 +127,22 @@ def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.Mon
         warped = network.match(frame[:, :1], theta, None, every).warped_ab
     for i, half in enumerate((slice(None, W // 2 - 4), slice(W // 2 + 4, None))):
         assert (warped - others[i][:, 1:])[..., half].abs().mean() < 0.5
+
+
+def test_a_pixel_that_is_found_surely_takes_part_in_the_result() -> None:
+    """Whatever the colour net makes of a previous frame of wrong colours."""
+    torch.manual_seed(0)
+    network = ColorizationNet(
+        NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling="reference")
+    ).eval()
+    network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+    with torch.no_grad():
+        network.color.conv10_ab.weight.zero_()
+        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, -20.0, 20.0]))  # the previous colour alone
+    frame, one = picture(H, W), torch.ones(1, 1, 1, 1)
+    with torch.inference_mode():
+        theta, phi = network.embed(frame)
+        match = network.match(frame[:, :1], theta, None, (network.keys(frame, phi, None),))
+        ab = network.colorize(frame[:, :1], match, torch.zeros_like(frame), one)
+    sure = match.evidence[:, -1:]
+    assert sure.mean() > 0.9 and torch.allclose(ab, 0.3 * sure * match.warped_ab, atol=1e-4)

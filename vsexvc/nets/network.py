@@ -29,6 +29,9 @@ from vsexvc.nets.places import pixels_at, places, without
 from vsexvc.nets.trust import Trust
 
 _BESIDE = 32  # channels of a semantic vector beside the details: its first principal components; all give the same dB
+_SURELY = (
+    0.3  # share in the result of a pixel that was surely found in the reference, beside what the colour net gives it
+)
 MULTIPLE = 8  # the colour net halves its input three times; relu5_2 is padded where 16 does not divide
 
 
@@ -229,6 +232,8 @@ class ColorizationNet(nn.Module):
         more = [match.evidence] if match.evidence.shape[1] else []
         more += [match.seen] if self.config.semantic_color else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
+        if self.config.warp_upsampling == "reference":
+            ab = torch.lerp(ab, match.warped_ab, _SURELY * match.evidence[:, -1:])
         return ab
 
 
