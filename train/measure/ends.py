@@ -110,12 +110,12 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
 def _figures(clip: Clip, ab: Tensor) -> tuple[float, ...]:
     """Return dB, mean and worst frame; CIEDE2000, mean and 90 %; change of ab to the true end, over the truth's."""
     between_ends = Clip(clip.path, clip.rgb[1:-1])
-    pairs = list(zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True))
-    decibels = [metrics.psnr(result, true) for result, true in pairs]
-    delta_e = np.mean([metrics.delta_e(result, true) for result, true in pairs], axis=0).tolist()
+    pairs = zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True)
+    each = np.array([(metrics.psnr(result, true), *metrics.delta_e(result, true)) for result, true in pairs])
+    decibels, *delta_e = each.mean(0).tolist()
     last, before = clip.lab[-1, 1:], clip.lab[-2, 1:]
     jump = float((last - ab[-1]).norm(dim=0).mean() / (last - before).norm(dim=0).mean().clamp_min(1e-6))
-    return float(np.mean(decibels)), min(decibels), *delta_e, jump
+    return decibels, float(each[:, 0].min()), *delta_e, jump
 
 
 def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:

@@ -198,10 +198,10 @@ def run(network: ColorizationNet, folder: Path, *, limit: int | None = None, fra
         for path in clip_paths(Path(folder), limit):
             clip = read_clip(path, frames)
             results = propagate(network, clip)
-            for short, name in names.items():
-                pictures = to_rgb(clip, results[name])
-                found[short].append([metrics.psnr(*pair) for pair in zip(pictures, clip.rgb[1:], strict=True)])
-            each = [metrics.delta_e(*pair) for pair in zip(pictures, clip.rgb[1:], strict=True)]  # of the model
+            pictures = {short: to_rgb(clip, results[name]) for short, name in names.items()}
+            for short, shown in pictures.items():
+                found[short].append([metrics.psnr(*pair) for pair in zip(shown, clip.rgb[1:], strict=True)])
+            each = [metrics.delta_e(*pair) for pair in zip(pictures["model"], clip.rgb[1:], strict=True)]
             delta_e.append(tuple(np.mean(each, axis=0).tolist()))
     finally:
         network.train(training)
