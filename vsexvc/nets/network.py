@@ -162,8 +162,9 @@ class ColorizationNet(nn.Module):
             by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
             cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
             pixels, sure = self._pixels(place, taken, L_centred, keys)
-            warped_ab = warped_ab + by_detail * sure * (pixels - cells)
-            evidence = torch.cat((evidence, by_detail * sure), dim=1)
+            share = by_detail * sure
+            warped_ab = warped_ab + share * (pixels - cells)
+            evidence = torch.cat((evidence, share), dim=1)
         seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
         return Match(warped_ab, similarity, evidence, taken, seen, contested)
 

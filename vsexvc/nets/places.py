@@ -18,7 +18,7 @@ from vsexvc.nets.motion import refine, warp
 
 _OFF, _WINDOW = 6.0, 5  # L by which the pixels found may differ from the frame's, averaged over a square of this side
 _SPREAD = 8.0  # variance of a match's places, in cells squared, up to which it has one place
-_OPAQUE_L = 1000.0  # stands for the L of a pixel that gives no colours: no frame has it
+_UNUSABLE_L = 1000.0  # stands for the L of a pixel that gives no colours: no frame has it
 
 
 def places(height: int, width: int, device: torch.device) -> Tensor:
@@ -35,7 +35,7 @@ def without(lab: Tensor, usable: Tensor | None) -> Tensor:
     """Return a reference (1, 3, H', W') whose pixels are found only where they are usable, (H', W') bool."""
     if usable is None:
         return lab
-    return torch.cat((lab[:, :1].masked_fill(~usable, _OPAQUE_L), lab[:, 1:]), dim=1)
+    return torch.cat((lab[:, :1].masked_fill(~usable, _UNUSABLE_L), lab[:, 1:]), dim=1)
 
 
 @torch.no_grad()
