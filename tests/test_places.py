@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,16 @@ def found_at(reference: Tensor, top: float, left: float) -> Tensor:
     y = y + top / 4 - (reference.shape[2] // 4 - 1) / 2
     x = x + left / 4 - (reference.shape[3] // 4 - 1) / 2
     return torch.stack((x, y, x * x + y * y))[None]
+
+
+def matching_itself(warp_upsampling: Literal["bilinear", "reference"] = "reference") -> ColorizationNet:
+    """A network of random weights that matches each cell of a picture surely with itself."""
+    torch.manual_seed(0)
+    network = ColorizationNet(
+        NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling=warp_upsampling)
+    )
+    network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+    return network.eval()
 
 
 def test_places_give_the_mean_place_and_the_variance() -> None:
@@ -91,12 +103,9 @@ def test_the_network_keeps_the_colours_of_single_pixels() -> None:
     """A picture by itself. Cells of 1/4 size lose its fine colours; its own pixels do not."""
     frame = picture(H, W)
     off = {}
-    for how in ("bilinear", "reference"):
-        torch.manual_seed(0)
-        network = ColorizationNet(
-            NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling=how)  # type: ignore[arg-type]
-        ).eval()
-        network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+    hows: tuple[Literal["bilinear", "reference"], ...] = ("bilinear", "reference")
+    for how in hows:
+        network = matching_itself(how)
         with torch.inference_mode():
             theta, phi = network.embed(frame)
             match = network.match(frame[:, :1], theta, None, (network.keys(frame, phi, None),))
@@ -106,10 +115,7 @@ def test_the_network_keeps_the_colours_of_single_pixels() -> None:
 
 def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The left half from one, the right half from the other, as they were chosen."""
-    torch.manual_seed(0)
-    network = ColorizationNet(
-        NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="reference")
-    ).eval()
+    network = matching_itself()
     frame = picture(H, W)
     others = [torch.cat((frame[:, :1], picture(H, W, seed)[:, 1:]), dim=1) for seed in (1, 2)]
 
@@ -131,11 +137,7 @@ def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.Mon
 
 def test_a_pixel_that_is_found_surely_takes_part_in_the_result() -> None:
     """Whatever the colour net makes of a previous frame of wrong colours."""
-    torch.manual_seed(0)
-    network = ColorizationNet(
-        NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling="reference")
-    ).eval()
-    network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
+    network = matching_itself()
     with torch.no_grad():
         network.color.conv10_ab.weight.zero_()
         network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, -20.0, 20.0]))  # the previous colour alone
