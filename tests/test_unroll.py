@@ -175,3 +175,22 @@ def test_the_middle_frame_gives_colours_to_later_ones(monkeypatch: pytest.Monkey
 def test_worn_colours_are_what_the_next_frame_sees() -> None:
     first, second = outputs_without_and_with("worn", batch())
     assert torch.equal(first[:, 0], second[:, 0]) and not torch.equal(first[:, 1], second[:, 1])
+
+
+def test_frames_of_the_lead_in_are_coloured_and_do_not_learn() -> None:
+    samples, drawn = batch(frames=6), set()
+    for seed in range(16):
+        model = unrolled()
+        model.lead_in = 2
+        learns: list[bool] = []
+        model.net.color.register_forward_hook(lambda _, inputs, ab, learns=learns: learns.append(ab.requires_grad))
+        torch.manual_seed(seed)
+        result = model(samples)
+        outputs = result.outputs
+        assert outputs is not None and outputs.shape[1] == len(learns) == 4
+        without = learns.index(True)
+        assert all(learns[without:])
+        each = [losses.l1(outputs[:, t, 1:], samples["lab"][:, t + 2, 1:]) for t in range(without, 4)]
+        assert torch.allclose(result.terms["l1"], torch.stack(each).mean())
+        drawn.add(without)
+    assert drawn == {0, 1, 2}

@@ -61,6 +61,8 @@ def fit(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions)
             f"fit: the adversarial term needs a length of 2 or more and a size of 64 or more, "
             f"got {sample.length} and {sample.size}"
         )
+    if not 0 <= options.lead_in < sample.length:
+        raise ValueError(f"fit: lead_in must be 0 or more and below length {sample.length}, got {options.lead_in}")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -96,7 +98,9 @@ class _Run:
         judge = None
         if o.perceptual or o.contextual:
             judge = networks.judge(options).to(self.device)
-        unrolled = Unrolled(self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16, o.worn, o.remembered)
+        unrolled = Unrolled(
+            self.net, judge, o.weights, o.no_previous, o.feature_noise, o.bf16, o.worn, o.remembered, o.lead_in
+        )
         self.unrolled = unrolled
         self.discriminator = Discriminator(config.width).to(self.device) if o.adversarial else None
         self.optimizers = {"net": self._optimizer(self.net)}

@@ -72,6 +72,8 @@ class FitOptions:
         freeze_meaning: vectors and guess do not learn: vsexvc.nets.meaning stays as `python -m train meaning` made it.
         worn: share of frames whose own colours are spoiled before the next frame sees them.
         remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
+        lead_in: most frames at the start of a sequence that are coloured without learning, so that the net learns from
+            its own worn colours; each batch draws a number. It must be below the length.
     """
 
     out: Path
@@ -124,6 +126,7 @@ class FitOptions:
     freeze_meaning: bool = False
     worn: float = 0.0
     remembered: float = 0.0
+    lead_in: int = 0
 
     @property
     def weights(self) -> dict[str, float]:

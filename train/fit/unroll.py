@@ -20,7 +20,7 @@ from vsexvc.colour.lab import centred, lab_to_rgb, uncentred
 from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.features import Features, feature_input
 from vsexvc.nets.meaning import MEANING_CELL, Meaning
-from vsexvc.nets.network import ColorizationNet, Keys
+from vsexvc.nets.network import ColorizationNet, Keys, Match
 from vsexvc.session import REMEMBERED
 
 # Eq. 8's weight of 0.001 is for a VGG19 with input 0..255; the range of torchvision's is 1/57 of that.
@@ -48,6 +48,7 @@ class Unrolled(nn.Module):
         bf16: whether autocast uses bfloat16.
         worn: share of frames whose colours are spoiled before they become the previous frame.
         remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
+        lead_in: most frames at the start of a sequence that are coloured without learning; each batch draws a number.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Unrolled(nn.Module):
         bf16: bool,
         worn: float = 0.0,
         remembered: float = 0.0,
+        lead_in: int = 0,
     ) -> None:
         super().__init__()
         self.net, self.judge, self.weights = net, judge, weights
         self.no_previous, self.feature_noise, self.bf16, self.worn = no_previous, feature_noise, bf16, worn
-        self.remembered = remembered
+        self.remembered, self.lead_in = remembered, lead_in
         self.strip: Tensor | None = None  # a sample of the last batch, see `picture`
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
@@ -84,46 +86,46 @@ class Unrolled(nn.Module):
         if meaning is not None and wanted["guess"]:
             seen = F.avg_pool2d(lab[:, :, 1:].flatten(0, 1), MEANING_CELL)
             sums["guess"] = losses.l1(meaning.guess, seen)
+        first = 2 + (int(torch.randint(self.lead_in + 1, ())) if self.lead_in and everything else 0)
 
         def add(name: str, value: Tensor) -> None:
-            sums[name] = sums.get(name, 0.0) + value / (s - 2)  # type: ignore[operator]
+            sums[name] = sums.get(name, 0.0) + value / (s - first)  # type: ignore[operator]
 
         for t in range(2, s):
             target, flow, valid = lab[:, t, 1:], batch["flow_backward"][:, t - 2], batch["valid"][:, t - 2]
-            match = self.net.match(lab[:, t, :1], theta[:, t], _frame(meaning, b, t), keys, handicaps[:, : len(keys)])
-            sought = target if meaning is None else self._sought(_frame(meaning, b, t), keys[0], target, true)
-            every = true if meaning is None else torch.ones_like(true)
-            if wanted["warped"]:
-                add("warped", losses.l1(match.warped_ab, sought, every))
-            moved = torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1)
-            moved = self.net.align(theta[:, t], phi[:, t - 1], moved, lab[:, t, :1])
-            if wanted["aligned"] and theta.requires_grad:
-                add("aligned", losses.l1(moved[:, 3:], target, valid))
-            if not everything:
-                continue
-            with self._autocast():
-                ab = self.net.colorize(lab[:, t, :1], match, moved[:, :3], has_previous)
-            add("l1", losses.l1(ab, sought, every))
-            if wanted["decibels"]:
-                add("decibels", losses.decibels(ab, target, true))
-            if wanted["smoothness"]:
-                add("smoothness", losses.smoothness(ab, lab[:, t]))
-            if wanted["temporal"]:
-                before = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never compared with a spoiled frame
-                add("temporal", losses.temporal(ab, before, flow, valid * has_previous))
-            if wanted["follow"]:
-                add("follow", losses.l1(ab, match.warped_ab.detach(), 1 - true))
+            its_meaning, before = _frame(meaning, b, t), torch.cat((prev_lab, lab[:, t - 1, 1:]), dim=1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and t >= first):
+                match = self.net.match(lab[:, t, :1], theta[:, t], its_meaning, keys, handicaps[:, : len(keys)])
+                moved = self.net.align(theta[:, t], phi[:, t - 1], before, lab[:, t, :1])
+                if everything:
+                    with self._autocast():
+                        ab = self.net.colorize(lab[:, t, :1], match, moved[:, :3], has_previous)
+            if t >= first:
+                sought = target if meaning is None else self._sought(its_meaning, keys[0], target, true)
+                every = true if meaning is None else torch.ones_like(true)
+                if wanted["warped"]:
+                    add("warped", losses.l1(match.warped_ab, sought, every))
+                if wanted["aligned"] and theta.requires_grad:
+                    add("aligned", losses.l1(moved[:, 3:], target, valid))
+                if not everything:
+                    continue
+                add("l1", losses.l1(ab, sought, every))
+                if wanted["temporal"]:
+                    earlier = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never compared with a spoiled frame
+                    add("temporal", losses.temporal(ab, earlier, flow, valid * has_previous))
+                for name, value in self._of_colors(ab, lab[:, t], match, true).items():
+                    add(name, value)
             prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
             outputs.append(prev_lab)
             if t == 1 + s // 2 and float(torch.rand(())) < self.remembered:
                 keys.append(self.net.keys(prev_lab.detach(), phi[:, t].detach(), _frame(meaning, b, t)))
             worn = (torch.rand(b, 1, 1, 1, device=lab.device) < self.worn).float()
             prev_lab = torch.lerp(prev_lab, spoiled(prev_lab, 1.0), worn)
-            L, nothing = lab[0, t, :1], torch.zeros_like(target[0])
-            rows = lab[0, 0], torch.cat((L, nothing)), torch.cat((L, match.warped_ab[0])), outputs[-1][0], lab[0, t]
-            self.strip = torch.stack(rows).detach()
         if not outputs:
             return Result(sums, None)
+        grey = F.pad(lab[0, -1, :1], (0, 0, 0, 0, 0, 2))
+        warped = torch.cat((lab[0, -1, :1], match.warped_ab[0]))
+        self.strip = torch.stack((lab[0, 0], grey, warped, outputs[-1][0], lab[0, -1])).detach()
         if self.judge is not None:
             sums |= self._judged(lab, outputs)
         return Result(sums, torch.stack(outputs, dim=1))
@@ -150,6 +152,15 @@ class Unrolled(nn.Module):
             embedding: Embedding = net.correspondence(levels)
             meaning = net.understand(lab.flatten(0, 1)[:, :1].contiguous(memory_format=torch.channels_last))
         return embedding, meaning
+
+    def _of_colors(self, ab: Tensor, lab: Tensor, match: Match, true: Tensor) -> dict[str, Tensor]:
+        """Return the terms of a frame's colours that have a weight; lab: the true ones."""
+        terms = {
+            "decibels": lambda: losses.decibels(ab, lab[:, 1:], true),
+            "smoothness": lambda: losses.smoothness(ab, lab),
+            "follow": lambda: losses.l1(ab, match.warped_ab.detach(), 1 - true),
+        }
+        return {name: term() for name, term in terms.items() if self.weights[name]}
 
     def _sought(self, meaning: Meaning | None, keys: Keys, target: Tensor, true: Tensor) -> Tensor:
         """Return the ab that a frame should get, (B, 2, H, W).
