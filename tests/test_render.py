@@ -685,15 +685,16 @@ def test_a_script_makes_its_own_colours(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_a_render_cannot_keep_is_said(
     folder: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The alpha of a script's output, sound that is not there, and samples of more than 10 bits."""
+    """A script's alpha and its flag of interlaced frames, sound that is not there, and samples of more than 10 bits."""
     script, out = tmp_path / "film.vpy", str(tmp_path / "out.mkv")
     script.write_text(
         "import vapoursynth as vs\nclip = vs.core.std.BlankClip(width=64, height=64, format=vs.YUV420P8, length=2)\n"
-        "clip.set_output(0, clip.std.ShufflePlanes(0, vs.GRAY))\n"
+        "clip.std.SetFieldBased(2).set_output(0, clip.std.ShufflePlanes(0, vs.GRAY))\n"
     )
     make_film(tmp_path / "silent.mkv", (4,), sound=0, codec=("-c:v", "ffv1", "-pix_fmt", "gray16le"))
     assert main(["render", str(script), "-o", out, "--sound", str(tmp_path / "silent.mkv")]) == 0
     said = capsys.readouterr().err
+    assert "film.vpy outputs frames flagged as interlaced: the film is written as progressive" in said
     assert "left out: the alpha of output 0 of film.vpy" in said and "there is no sound in silent.mkv" in said
     render, _, *rest = arguments
     for extra, expected in (([], True), (["--pix-fmt", "yuv420p16le", "--codec", "ffv1"], False)):

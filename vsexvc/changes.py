@@ -1,4 +1,4 @@
-"""Find where scenes begin in a run of small grey pictures: cuts, dissolves and fades. NumPy only.
+"""Define where scenes begin in a run of small grey pictures: cuts, dissolves and fades. NumPy only.
 
 This module holds the rules; scenes.py applies them to clips. Everything is computed from the products of the pictures
 without their means. The cosine of two pictures, their similarity, depends on their content; exposure, flicker and the

@@ -135,7 +135,7 @@ def colorize(
     shape = check_preset(preset, size, ref)
     target = check_format(shape.size or (clip.width, clip.height), clip.format, format, output)
     schedule = check_schedule(clip, ref, ref_frames, propagate, sc, sc_threshold, around, memory)
-    if preset:
+    if shape.alone:
         schedule = dataclasses.replace(schedule, around=1, memory=0)
     place = check_device(device, integer("device_index", device_index))
     computed = check_computation(backend, precision, shape.precision, flag("trt", trt), threads)

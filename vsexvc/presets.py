@@ -16,6 +16,7 @@ class Preset:
         precision: of the network if the caller names none; None: the device's default.
         borders: whether black borders are ignored; False: they are picture.
         guided: whether colours are enlarged along the edges of luma; False: bilinearly.
+        alone: whether a frame has one reference and no remembered frames, whatever the arguments say.
     """
 
     size: tuple[int, int] | None = None
@@ -23,10 +24,11 @@ class Preset:
     precision: str | None = None
     borders: bool = True
     guided: bool = True
+    alone: bool = False
 
 
 PRESETS = {
     "": Preset(),
     # The authors' own script: its pictures have twice the size of the network's.
-    "upstream": Preset(size=(768, 432), gain=1.25, precision="fp32", borders=False, guided=False),
+    "upstream": Preset(size=(768, 432), gain=1.25, precision="fp32", borders=False, guided=False, alone=True),
 }

@@ -1,4 +1,4 @@
-"""Mark the frames of a clip that begin a scene.
+"""Mark the frames of a clip that begin a scene, by the rules of changes.py.
 
 changes.py finds a change in a few small pictures; this module makes the pictures from VapourSynth frames. Frames are
 decided in blocks, each from a window of pictures around it: the result for a frame is a pure function of its

@@ -1,8 +1,8 @@
-"""Compute the losses of section 3.3, each a pure function of tensors; the loop applies their weights.
+"""Compute the losses of section 3.3, each a pure function of tensors; options.py has their weights.
 
-Each returns a scalar, a mean and not a sum, so that its weight holds for any crop and batch: l1, temporal and
-smoothness in units of ab (-128..127), perceptual in the features' own units squared, the others without a unit. All but
-l1 and temporal take half precision and compute in float32.
+unroll.py calls them. Each returns a scalar, a mean and not a sum, so that its weight holds for any crop and batch: l1,
+temporal and smoothness in units of ab (-128..127), perceptual in the features' own units squared, the others without a
+unit. All but l1 and temporal take half precision and compute in float32.
 
 Axes: B batch, H and W the crop, C channels, h and w a feature level's size.
 """

@@ -1,4 +1,4 @@
-"""List the backends and precisions of a network, and which of them a machine has."""
+"""List the backends and precisions of a network, and which of them a machine has; prepare.py calls the backends."""
 
 from __future__ import annotations
 

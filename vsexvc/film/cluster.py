@@ -1,4 +1,4 @@
-"""Make parts in many processes or on many machines, with Ray."""
+"""Make parts in many processes or on many machines, with Ray; render.py decides whether it is used."""
 
 from __future__ import annotations
 

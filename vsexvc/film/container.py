@@ -1,7 +1,8 @@
 """Open a container file to which streams are added; its suffix names the container.
 
 PyAV accepts the codecs that a muxer lists. Muxers write more than they list: FFV1 in MOV; Ut Video, and sound by tags
-of Windows' ACM, in Matroska. ffmpeg's muxer "tee" passes such streams on unchecked. join.py decides what is written.
+of Windows' ACM, in Matroska. ffmpeg's muxer "tee" passes such streams on unchecked. join.py decides what is written;
+encode.py knows what a container needs of the picture, and rehearse.py which containers are proposed instead.
 """
 
 from __future__ import annotations

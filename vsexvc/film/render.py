@@ -230,8 +230,6 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
     if order.is_script:
         clip, names = coloured(job)
         first = clip[:1]
-        if script_outputs(job.source, job.source.read_bytes()).alpha is not None:
-            report("note", text=f"left out: the alpha of output 0 of {order.source.name}")
     else:
         film = source.open_video(order.source, folder.index, order.interlaced, order.fps)
         for text in _about(order, scheme, folder, film):
@@ -249,6 +247,8 @@ def _prepared(order: Order, folder: Folder, report: Report) -> tuple[Job, list[s
     try:
         with first.get_frame(0) as frame:
             job = dataclasses.replace(job, arguments=input_arguments(clip, frame, job.encoding.keeps_range))
+            for text in _about_script(order.source, frame) if order.is_script else ():
+                report("note", text=text)
     except vs.Error as error:
         raise ValueError(f"frame 0 cannot be read: {first_line(error)}") from None
     sound = order.sound or (None if order.is_script or is_sequence(order.source) else order.source)
@@ -291,6 +291,16 @@ def _divided(
     job = dataclasses.replace(job, firsts=tuple(firsts), parts=tuple(parts))
     prints = [one for _, one in asked.get("references", ())]
     return dataclasses.replace(job, keys=part_keys(job, redo.of_all(asked), prints))
+
+
+def _about_script(script: Path, frame: vs.VideoFrame) -> list[str]:
+    """Return notices about what a script outputs and the film does not have. frame: its first one."""
+    notes = []
+    if script_outputs(script, script.read_bytes()).alpha is not None:
+        notes.append(f"left out: the alpha of output 0 of {script.name}")
+    if frame.props.get("_FieldBased", 0):
+        notes.append(f"{script.name} outputs frames flagged as interlaced: the film is written as progressive")
+    return notes
 
 
 def _about(order: Order, scheme: plan.Plan | None, folder: Folder, film: vs.VideoNode) -> list[str]:

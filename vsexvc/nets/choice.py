@@ -1,6 +1,7 @@
 """Choose which of several references a position takes its colour from: one of them, never a mixture.
 
 The paper has one reference. A mixture of references that contradict each other would be grey.
+stretch.py and session.py give the handicaps: of distance in time, and of remembered frames.
 
 Axes: B batch, R references, h and w cells of the correspondence (1/4 of the network's size).
 """

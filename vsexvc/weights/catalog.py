@@ -1,4 +1,4 @@
-"""List known models, locate downloaded ones, and get their archives into the cache.
+"""List known models, shipped and downloaded; locate those in the cache, and get their archives into it.
 
 transfer.py downloads; store.py reads the files. This module does not import torch or VapourSynth; notices go to stderr.
 

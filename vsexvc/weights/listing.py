@@ -1,4 +1,4 @@
-"""Describe the models as text."""
+"""Format the list of models (catalog.py) as text."""
 
 from __future__ import annotations
 
