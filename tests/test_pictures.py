@@ -321,7 +321,7 @@ def test_what_is_no_picture_of_pillow(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"\x1aE\xdf\xa3 nothing that it knows" * 40)
     assert pictures.read(tmp_path / name) is None
     (tmp_path / "a.png").write_bytes(b"no picture, but named like one")
-    with pytest.raises(ValueError, match=r"a\.png' cannot be read: it is damaged, or no picture"):
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read: it is damaged, or of a kind that Pillow does not"):
         pictures.read(tmp_path / "a.png")
 
 

@@ -88,7 +88,9 @@ def read(path: Path) -> Still | None:
         image, count, profile = _loaded(path)
     except UnidentifiedImageError:
         if Image.registered_extensions().get(path.suffix.lower()) in _FORMATS:
-            raise ValueError(f"{what} cannot be read: it is damaged, or no picture") from None
+            raise ValueError(
+                f"{what} cannot be read: it is damaged, or of a kind that Pillow does not read (such as float TIFF)"
+            ) from None
         return None
     except Exception as error:  # decoders raise errors of any type
         if isinstance(error, OSError) and error.errno is not None:

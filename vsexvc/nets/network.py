@@ -148,7 +148,8 @@ class ColorizationNet(nn.Module):
             handicaps: (B, R) of the references, see nets/choice.py; None: zeros.
             sparing: compute in smaller parts, which take less memory.
         """
-        found = [self._find(theta, meaning, one, sparing) for one in keys]
+        queries = self.with_meaning(theta, meaning)
+        found = [self._find(queries, meaning, one, sparing) for one in keys]
         (detail, by_meaning, place), taken, contested = choose(found, handicaps)
         if meaning is None or by_meaning is None:
             small = detail
@@ -180,14 +181,14 @@ class ColorizationNet(nn.Module):
             ab, sure = ab + is_taken * its_ab, sure + is_taken * its_sure
         return ab, sure
 
-    def _find(self, theta: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
-        b, _, h, w = theta.shape
+    def _find(self, queries: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
+        """Match a frame in one reference. queries: (B, C, h, w), theta `with_meaning`."""
+        b, _, h, w = queries.shape
         values = keys.lab if meaning is not None else keys.lab[:, 1:]
         count = values.shape[1]
         if keys.places is not None:
             values = torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
-        queries = self.with_meaning(theta, meaning).flatten(2)
-        found, similarity = self.correlation(queries, keys.phi, values, sparing)
+        found, similarity = self.correlation(queries.flatten(2), keys.phi, values, sparing)
         found, similarity = found.view(b, -1, h, w), similarity.view(b, 1, h, w)
         found, place = found[:, :count], None if keys.places is None else found[:, count:]
         if meaning is None:
