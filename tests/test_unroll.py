@@ -14,7 +14,7 @@ from train.fit.unroll import Unrolled, _with_noise
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.features import FeatureNet, Features
 from vsexvc.nets.meaning import Meaning
-from vsexvc.nets.network import ColorizationNet, Keys
+from vsexvc.nets.network import ColorizationNet, Keys, Match
 
 CONFIG = NetworkConfig(width=0.0625, features_input="L", head="blend", motion=2, warp_upsampling="bilinear")
 NONE = dict.fromkeys(TERMS, 0.0)
@@ -175,6 +175,18 @@ def test_the_middle_frame_gives_colours_to_later_ones(monkeypatch: pytest.Monkey
 def test_worn_colours_are_what_the_next_frame_sees() -> None:
     first, second = outputs_without_and_with("worn", batch())
     assert torch.equal(first[:, 0], second[:, 0]) and not torch.equal(first[:, 1], second[:, 1])
+
+
+def test_steady_is_the_change_of_outputs_where_true_colours_only_moved() -> None:
+    model = unrolled(steady=1.0)
+    lab, ab = torch.zeros(2, 3, 8, 8), torch.full((2, 2, 8, 8), 5.0)
+    before = torch.cat((torch.zeros(2, 1, 8, 8), ab + 2.0, lab[:, 1:]), dim=1)
+    before[:, 1, :, :4], before[:, 3, :, :4] = 90.0, 10.0  # the left half takes other true colours
+    before[1] += 50.0  # of a sample whose previous colours are spoiled
+    match = Match(ab, ab[:, :1], ab[:, :0], ab[:, :1], ab[:, :0], ab[:, :1])
+    fresh = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
+    terms = model._of_colors(ab, lab, match, before, torch.ones(2, 1, 1, 1), fresh)
+    assert {name: float(value) for name, value in terms.items()} == {"steady": 2.0}
 
 
 def test_frames_of_the_lead_in_are_coloured_and_do_not_learn() -> None:

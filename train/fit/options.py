@@ -13,6 +13,7 @@ TERMS = (
     "perceptual", "contextual", "smoothness", "adversarial", "temporal", "l1",  # eq. 15
     "warped", "aligned",  # beside it: the correspondence and the motion search themselves
     "follow", "decibels", "guess",  # foreign colours; small errors; colours by meaning alone
+    "steady",  # change along the network's own motion search
 )  # fmt: skip
 
 
@@ -66,6 +67,8 @@ class FitOptions:
         follow: weight of L1 toward the warped colour, where the reference is another picture.
         decibels: weight of the error in dB, in which calm scenes count as much as others.
         guess: weight of L1 on the colours that are guessed from semantic features alone.
+        steady: weight of L1 toward the previous output, moved by the motion search, where true colours only moved: eq.
+            13 without optical flow.
         meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
         freeze_correspondence: features and correspondence net do not learn.
         freeze_trust: vsexvc.nets.trust does not learn: trained with the rest, it drifts back to the details.
@@ -120,6 +123,7 @@ class FitOptions:
     follow: float = 0.0
     decibels: float = 0.0
     guess: float = 0.0
+    steady: float = 0.0
     meaning: Path | None = None
     freeze_correspondence: bool = False
     freeze_trust: bool = False

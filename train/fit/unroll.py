@@ -26,6 +26,7 @@ from vsexvc.session import REMEMBERED
 # Eq. 8's weight of 0.001 is for a VGG19 with input 0..255; the range of torchvision's is 1/57 of that.
 _PERCEPTUAL_SCALE = {"upstream": 1.0, "imagenet": 57.0}
 _SURE, _SURE_WIDTH = 0.56, 0.04  # cosine from which a match by meaning is trusted
+_ALIKE = 3.0  # difference in ab up to which a true colour has only moved
 _LARGEST_SLIP = 4  # most pixels by which spoiled colours are shifted
 
 
@@ -78,7 +79,7 @@ class Unrolled(nn.Module):
         embedding, meaning = self._embed(lab)
         theta, phi = embedding.theta.unflatten(0, (b, s)), embedding.phi.unflatten(0, (b, s))
         has_previous = (torch.rand(b, 1, 1, 1, device=lab.device) >= self.no_previous).float()
-        prev_lab = spoiled(lab[:, 1]) * has_previous
+        prev_lab, fresh = spoiled(lab[:, 1]) * has_previous, torch.zeros_like(has_previous)
         sums: dict[str, Tensor] = {}
         outputs: list[Tensor] = []
         keys = [self.net.keys(lab[:, 0], phi[:, 0], _frame(meaning, b, 0))]
@@ -113,14 +114,14 @@ class Unrolled(nn.Module):
                 if wanted["temporal"]:
                     earlier = prev_lab[:, 1:] if t > 2 else lab[:, 1, 1:]  # never compared with a spoiled frame
                     add("temporal", losses.temporal(ab, earlier, flow, valid * has_previous))
-                for name, value in self._of_colors(ab, lab[:, t], match, true).items():
+                for name, value in self._of_colors(ab, lab[:, t], match, moved, true, fresh).items():
                     add(name, value)
             prev_lab, has_previous = torch.cat((lab[:, t, :1], ab), dim=1), torch.ones_like(has_previous)
             outputs.append(prev_lab)
             if t == 1 + s // 2 and float(torch.rand(())) < self.remembered:
                 keys.append(self.net.keys(prev_lab.detach(), phi[:, t].detach(), _frame(meaning, b, t)))
-            worn = (torch.rand(b, 1, 1, 1, device=lab.device) < self.worn).float()
-            prev_lab = torch.lerp(prev_lab, spoiled(prev_lab, 1.0), worn)
+            fresh = (torch.rand(b, 1, 1, 1, device=lab.device) >= self.worn).float()
+            prev_lab = torch.lerp(spoiled(prev_lab, 1.0), prev_lab, fresh)
         if not outputs:
             return Result(sums, None)
         grey = F.pad(lab[0, -1, :1], (0, 0, 0, 0, 0, 2))
@@ -153,9 +154,21 @@ class Unrolled(nn.Module):
             meaning = net.understand(lab.flatten(0, 1)[:, :1].contiguous(memory_format=torch.channels_last))
         return embedding, meaning
 
-    def _of_colors(self, ab: Tensor, lab: Tensor, match: Match, true: Tensor) -> dict[str, Tensor]:
-        """Return the terms of a frame's colours that have a weight; lab: the true ones."""
+    def _of_colors(
+        self, ab: Tensor, lab: Tensor, match: Match, moved: Tensor, true: Tensor, fresh: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the terms of a frame's colours that have a weight.
+
+        Args:
+            ab: (B, 2, H, W).
+            lab: (B, 3, H, W), the true ones.
+            match: of the frame.
+            moved: (B, 5, H, W), the previous lab and the previous true ab, aligned with the frame.
+            true: (B, 1, 1, 1), 1 where the reference is of the clip.
+            fresh: (B, 1, 1, 1), 1 where the previous colours are the net's own.
+        """
         terms = {
+            "steady": lambda: losses.l1(ab, moved[:, 1:3], fresh * _is_same(moved[:, 3:], lab[:, 1:])),
             "decibels": lambda: losses.decibels(ab, lab[:, 1:], true),
             "smoothness": lambda: losses.smoothness(ab, lab),
             "follow": lambda: losses.l1(ab, match.warped_ab.detach(), 1 - true),
@@ -196,6 +209,11 @@ class Unrolled(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(next(self.net.parameters()).device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def _is_same(ab: Tensor, other: Tensor) -> Tensor:
+    """Return where two colours are alike, so that the motion between them is right: (B, 1, H, W), 0 or 1."""
+    return (torch.linalg.vector_norm(ab - other, dim=1, keepdim=True) < _ALIKE).float()
 
 
 def _frame(meaning: Meaning | None, b: int, t: int) -> Meaning | None:
