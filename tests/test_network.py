@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage.color import rgb2lab
 from torch import Tensor
 
@@ -175,6 +176,30 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
     assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
     grey = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 1, 1))  # of L 50, and it is there
     assert torch.allclose(grey, torch.zeros(1, 2, 32, 32), atol=1e-3)
+
+
+def test_of_several_references_each_position_is_matched_in_one() -> None:
+    """All references are compared at half the size only; there a position is one of four times fewer."""
+    network, lab = small(features_input="L"), torch.rand(3, 3, 64, 64) * 50
+    asked: dict[int, int] = {}
+
+    def counted(theta: Tensor, phi: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+        asked[phi.shape[2]] = asked.get(phi.shape[2], 0) + theta.shape[2]
+        found: tuple[Tensor, Tensor] = inner(theta, phi, *rest)
+        return found
+
+    inner, network.correlation.forward = network.correlation.forward, counted  # type: ignore[method-assign]
+    with torch.inference_mode():
+        theta, phi = network.embed(lab)
+        keys = [network.keys(lab[i : i + 1], phi[i : i + 1], None) for i in (0, 1)]
+        taken = network.match(lab[2:, :1], theta[2:], None, keys).taken
+        assert asked == {16 * 16: 16 * 16, 8 * 8: 2 * 8 * 8}
+        alone = [network.match(lab[2:, :1], theta[2:], None, [one]).warped_ab for one in keys]
+        both = network.match(lab[2:, :1], theta[2:], None, keys).warped_ab
+    # "nearest" enlarges the cells, so each pixel has the colour of its own position's reference.
+    expected = torch.where(F.interpolate(taken[:, :1], scale_factor=4) > 0.5, alone[0], alone[1])
+    assert 0.0 < taken[:, 0].mean() < 1.0
+    assert torch.allclose(both, expected, atol=0.01)
 
 
 def test_a_previous_colour_of_a_contradicting_reference_is_left() -> None:

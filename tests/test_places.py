@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc.nets.choice import Found
+from vsexvc.nets.choice import Choice
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.nets.places import pixels_at, places, without
@@ -119,14 +119,9 @@ def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.Mon
     frame = picture(H, W)
     others = [torch.cat((frame[:, :1], picture(H, W, seed)[:, 1:]), dim=1) for seed in (1, 2)]
 
-    def found(theta: Tensor, meaning: None, keys: object, sparing: bool) -> Found:
-        """The first matches better in the left half, the second in the right half."""
-        i = next(i for i, one in enumerate(every) if one is keys)
-        similarity = torch.full((1, 1, H // 4, W // 4), 0.2)
-        similarity[..., slice(None, W // 8) if i == 0 else slice(W // 8, None)] = 0.9
-        return Found(torch.cat((F.avg_pool2d(others[i][:, 1:], 4), similarity), 1), None, found_at(frame, 0, 0))
-
-    monkeypatch.setattr(network, "_find", found)
+    taken = torch.zeros(1, 2, H // 8, W // 8)
+    taken[:, 0, :, : W // 16], taken[:, 1, :, W // 16 :] = 1.0, 1.0
+    monkeypatch.setattr(network, "_choose", lambda *_: Choice(taken, torch.zeros_like(taken[:, :1])))
     with torch.inference_mode():
         theta, phi = network.embed(frame)
         every = [network.keys(one, phi, None) for one in others]

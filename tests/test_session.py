@@ -109,7 +109,8 @@ class TestMemory:
         found = session.correspond(lab[2:, :1], reference, state=kept)[0]
         other = session.reference(torch.cat((lab[1:2, :1], ab), dim=1))
         expected = session.correspond(lab[2:, :1], [reference, other], None, torch.tensor([[0.0, 0.05]]))[0]
-        assert torch.equal(found.warped_ab, expected.warped_ab)
+        # The features of a block of frames are rounded otherwise than those of one frame.
+        assert torch.allclose(found.warped_ab, expected.warped_ab, atol=0.01)
         assert torch.equal(found.match.taken, expected.match.taken) and found.match.taken.shape[1] == 2
         again, _ = session.step(kept, second)
         assert again.memory == kept.memory

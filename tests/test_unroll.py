@@ -140,7 +140,7 @@ class TestMeaning:
         target, theirs = torch.zeros(2, 2, 64, 64), torch.full((2, 3, 64), 20.0)
         seen = Meaning(vectors, torch.zeros(2, 2, 8, 8))
         for keys, expected in ((vectors, 20.0), (-vectors.mean((2, 3), keepdim=True).expand_as(vectors), 0.0)):
-            found = Keys(torch.empty(0), torch.empty(0), keys.flatten(2), theirs)
+            found = Keys(*(3 * [torch.empty(0)]), half_lab=theirs, vectors=keys.flatten(2))
             sought = model._sought(seen, found, target, torch.tensor((0.0, 1.0)).view(2, 1, 1, 1))
             assert torch.allclose(sought[0], torch.tensor(expected), atol=0.1) and not sought[1].any()
 

@@ -180,9 +180,9 @@ class Unrolled(nn.Module):
 
         A foreign reference decides it where the match by meaning is trusted; otherwise it is the truth.
         """
-        assert meaning is not None and keys.vectors is not None and keys.vectors_lab is not None
+        assert meaning is not None and keys.vectors is not None
         with torch.no_grad():
-            found, sure = self.net.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab)
+            found, sure = self.net.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.half_lab)
             small = torch.cat((found[:, 1:], torch.sigmoid((sure - _SURE) / _SURE_WIDTH)), dim=1)
             large = small.view(len(target), 3, *meaning.vectors.shape[2:])
             large = F.interpolate(large, scale_factor=MEANING_CELL, mode="bilinear")

@@ -1,9 +1,11 @@
 """Choose which of several references a position takes its colour from: one of them, never a mixture.
 
-The paper has one reference. A mixture of references that contradict each other would be grey.
-stretch.py and session.py give the handicaps: of distance in time, and of remembered frames.
+The paper has one reference. A mixture of references that contradict each other would be grey. The choice is made at
+half the size of the correspondence. Then network.py matches each position in its own reference alone, so several
+references cost little more than one. stretch.py and session.py give the handicaps: of distance in time, and of
+remembered frames.
 
-Axes: B batch, R references, h and w cells of the correspondence (1/4 of the network's size).
+Axes: B batch, R references, h and w positions of the choice (1/8 of the network's size).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _MEANING = 1 / 3  # weight of the cosine by meaning; that of the details has 1. It is the ratio of their temperatures.
-_AROUND = 5  # side in cells of the square over which a score is averaged
+_AROUND = 3  # side in positions of the square over which a score is averaged
 _ALIKE = 0.03  # cosine by which a reference's score may be lower for it to contradict the chosen one
 CONTRADICTION = 30.0  # difference in ab of two references from which they contradict each other
 
@@ -27,38 +29,31 @@ class Found(NamedTuple):
     Attributes:
         detail: (B, 4, h, w), L_centred, a, b and similarity; (B, 3, h, w), without L, where there is no meaning.
         meaning: (B, 4, h, w), the same by meaning alone; None without semantic features.
-        place: (B, 3, h, w), see nets/places.py; None where colours are not taken from the reference's pixels.
     """
 
     detail: Tensor
     meaning: Tensor | None = None
-    place: Tensor | None = None
 
 
 class Choice(NamedTuple):
     """Hold what was chosen.
 
     Attributes:
-        found: the chosen match.
         taken: (B, R, h, w), 1 where a position takes its colour from that reference, else 0.
         contested: (B, 1, h, w), 1 where a reference that matches as well has another colour, else 0.
     """
 
-    found: Found
     taken: Tensor
     contested: Tensor
 
 
 def choose(found: Sequence[Found], handicaps: Tensor | None) -> Choice:
-    """Take at each position the result of the best reference.
+    """Choose at each position the best reference.
 
     Args:
         found: the match in each reference.
         handicaps: (B, R), cosines that are subtracted from a reference's score; None: zeros.
     """
-    if len(found) == 1:
-        every = torch.ones_like(found[0].detail[:, :1])
-        return Choice(found[0], every, torch.zeros_like(every))
     each = []
     for one in found:
         score = one.detail[:, -1:]
@@ -68,19 +63,17 @@ def choose(found: Sequence[Found], handicaps: Tensor | None) -> Choice:
     scores = torch.cat(each, dim=1)
     best = (scores if handicaps is None else scores - handicaps[:, :, None, None]).argmax(1, keepdim=True)
     taken = torch.zeros_like(scores).scatter_(1, best, 1.0)
-
-    def taken_of(each: Sequence[Tensor]) -> Tensor:
-        return (torch.stack(tuple(each), dim=1) * taken.unsqueeze(2)).sum(1)
-
-    meanings = [one.meaning for one in found if one.meaning is not None]
-    places = [one.place for one in found if one.place is not None]
-    detail = taken_of([one.detail for one in found])
-    apart = [torch.linalg.vector_norm(one.detail[:, -3:-1] - detail[:, -3:-1], dim=1, keepdim=True) for one in found]
+    colours = torch.stack([one.detail[:, -3:-1] for one in found], dim=1)  # (B, R, 2, h, w)
+    apart = torch.linalg.vector_norm(colours - of_taken(colours, taken).unsqueeze(1), dim=2)
     matches_as_well = scores > scores.gather(1, best) - _ALIKE
-    contradicts = (matches_as_well & (torch.cat(apart, dim=1) > CONTRADICTION)).any(1, keepdim=True)
-    contested = (_around(contradicts.float()) > 0.5).float()  # of an area: the matches of single cells are not sure
-    chosen = Found(detail, *(taken_of(some) if some else None for some in (meanings, places)))
-    return Choice(chosen, taken, contested)
+    contradicts = (matches_as_well & (apart > CONTRADICTION)).any(1, keepdim=True)
+    # Of an area: the matches of single positions are not sure.
+    return Choice(taken, (_around(contradicts.float()) > 0.5).float())
+
+
+def of_taken(each: Tensor, taken: Tensor) -> Tensor:
+    """Return the values of the reference that each position takes. each: (B, R, K, h, w); taken: (B, R, h, w)."""
+    return (each * taken.unsqueeze(2)).sum(1)
 
 
 def _around(x: Tensor) -> Tensor:

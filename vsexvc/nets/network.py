@@ -11,13 +11,14 @@ C embedding channels, N positions. L_centred is L-50 (-50..50); ab -128..127; la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.nets.choice import CONTRADICTION, Found, choose
+from vsexvc.nets.choice import CONTRADICTION, Choice, Found, choose, of_taken
 from vsexvc.nets.color import ColorNet
 from vsexvc.nets.config import CELL, NetworkConfig
 from vsexvc.nets.correlation import Correlation
@@ -39,16 +40,18 @@ class Keys(NamedTuple):
     Attributes:
         phi: (1, C, N), unit vectors, with weighted semantic vectors appended (`with_meaning`).
         lab: (1, 3, N): L_centred and ab of each.
-        vectors: (1, C', N') semantic unit vectors at 1/8 size; None where the network has none.
-        vectors_lab: (1, 3, N').
+        half_phi: (1, C, N'), phi at half its size.
+        half_lab: (1, 3, N').
+        vectors: (1, C', N') semantic unit vectors, at that size too; None where the network has none.
         places: (1, 3, N), see nets/places.py; None where colours are not taken from the reference's pixels.
         pixels: (1, 3, H', W'): L_centred and ab of the whole reference, see nets/places.py.
     """
 
     phi: Tensor
     lab: Tensor
+    half_phi: Tensor
+    half_lab: Tensor
     vectors: Tensor | None = None
-    vectors_lab: Tensor | None = None
     places: Tensor | None = None
     pixels: Tensor | None = None
 
@@ -123,8 +126,9 @@ class ColorizationNet(nn.Module):
         return Keys(
             phi=cells(self.with_meaning(phi, meaning)),
             lab=cells(F.avg_pool2d(lab, CELL)),
+            half_phi=cells(self._half(phi, meaning), 2 * CELL),
+            half_lab=cells(F.avg_pool2d(lab, 2 * CELL), 2 * CELL),
             vectors=None if meaning is None else cells(meaning.vectors, MEANING_CELL),
-            vectors_lab=None if meaning is None else cells(F.avg_pool2d(lab, MEANING_CELL), MEANING_CELL),
             places=cells(places(phi.shape[2], phi.shape[3], phi.device)) if from_pixels else None,
             pixels=without(lab, usable) if from_pixels else None,
         )
@@ -148,14 +152,14 @@ class ColorizationNet(nn.Module):
             handicaps: (B, R) of the references, see nets/choice.py; None: zeros.
             sparing: compute in smaller parts, which take less memory.
         """
-        queries = self.with_meaning(theta, meaning)
-        found = [self._find(queries, meaning, one, sparing) for one in keys]
-        (detail, by_meaning, place), taken, contested = choose(found, handicaps)
-        if meaning is None or by_meaning is None:
-            small = detail
-        else:
-            grey = F.avg_pool2d(L_centred, CELL)
-            small = torch.cat(self.trust(grey, detail, by_meaning, _finer(meaning.guess)), dim=1)
+        by_meaning = [self._by_meaning(meaning, one, sparing) for one in keys]
+        chosen = self._choose(theta, meaning, by_meaning, keys, handicaps, sparing)
+        taken, contested = (F.interpolate(x, scale_factor=2) for x in chosen)
+        detail, place = self._by_detail(self.with_meaning(theta, meaning), taken, keys, sparing)
+        small = detail
+        if meaning is not None:
+            grey, of_kind = F.avg_pool2d(L_centred, CELL), of_taken(torch.stack(by_meaning, dim=1), chosen.taken)
+            small = torch.cat(self.trust(grey, detail, _finer(of_kind), _finer(meaning.guess)), dim=1)
         mode = "nearest" if self.config.warp_upsampling == "nearest" else "bilinear"
         large = F.interpolate(small, scale_factor=CELL, mode=mode)
         warped_ab, similarity, evidence = large[:, :2], large[:, 2:3], large[:, 3:]
@@ -181,30 +185,88 @@ class ColorizationNet(nn.Module):
             ab, sure = ab + is_taken * its_ab, sure + is_taken * its_sure
         return ab, sure
 
-    def _find(self, queries: Tensor, meaning: Meaning | None, keys: Keys, sparing: bool) -> Found:
-        """Match a frame in one reference. queries: (B, C, h, w), theta `with_meaning`."""
-        b, _, h, w = queries.shape
-        values = keys.lab if meaning is not None else keys.lab[:, 1:]
-        count = values.shape[1]
-        if keys.places is not None:
-            values = torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
-        found, similarity = self.correlation(queries.flatten(2), keys.phi, values, sparing)
-        found, similarity = found.view(b, -1, h, w), similarity.view(b, 1, h, w)
-        found, place = found[:, :count], None if keys.places is None else found[:, count:]
+    def _choose(
+        self,
+        theta: Tensor,
+        meaning: Meaning | None,
+        by_meaning: Sequence[Tensor],
+        keys: Sequence[Keys],
+        handicaps: Tensor | None,
+        sparing: bool,
+    ) -> Choice:
+        """Choose the reference of each position, at half the size of theta. by_meaning: of each reference."""
+        b, _, h, w = theta.shape
+        if len(keys) == 1:
+            return Choice(theta.new_ones(b, 1, h // 2, w // 2), theta.new_zeros(b, 1, h // 2, w // 2))
+        queries, found = self._half(theta, meaning).flatten(2), []
+        for one, its_meaning in zip(keys, by_meaning, strict=True):
+            values = one.half_lab if meaning is not None else one.half_lab[:, 1:]
+            detail = self._detail(queries, one.half_phi, values, sparing).view(b, -1, h // 2, w // 2)
+            found.append(Found(detail, None if meaning is None else its_meaning))
+        return choose(found, handicaps)
+
+    def _by_meaning(self, meaning: Meaning | None, keys: Keys, sparing: bool) -> Tensor:
+        """Match by meaning alone: (B, 4, h/2, w/2), L_centred, a, b and similarity; an empty tensor without meaning."""
         if meaning is None:
-            return Found(torch.cat((found, similarity), dim=1), None, place)
-        assert keys.vectors is not None and keys.vectors_lab is not None
-        similarity = similarity / (1.0 + self.config.semantic_weight)
-        coarse = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.vectors_lab, sparing)
-        by_meaning = torch.cat(coarse, dim=1).view(b, 4, *meaning.vectors.shape[2:])
-        return Found(torch.cat((found, similarity), dim=1), _finer(by_meaning), place)
+            return keys.half_lab[:0]
+        assert keys.vectors is not None
+        found = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.half_lab, sparing)
+        return torch.cat(found, dim=1).view(len(meaning.vectors), 4, *meaning.vectors.shape[2:])
+
+    def _by_detail(
+        self, queries: Tensor, taken: Tensor, keys: Sequence[Keys], sparing: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Match each position in the reference that it takes.
+
+        Args:
+            queries: (B, C, h, w), theta `with_meaning`.
+            taken: (B, R, h, w).
+            keys: of each reference.
+
+        Returns:
+            L_centred (only with semantic features), a, b and similarity, (B, 4 or 3, h, w); and the place of the match,
+            (B, 3, h, w), None where colours are not taken from the reference's pixels.
+        """
+        b, _, h, w = queries.shape
+        flat = queries.flatten(2)
+        if len(keys) == 1:
+            found = self._detail(flat, keys[0].phi, self._values(keys[0]), sparing)
+        else:
+            found = flat.new_empty(b, self._values(keys[0]).shape[1] + 1, h * w)
+            for i, r in product(range(b), range(len(keys))):
+                its = taken[i, r].flatten() > 0.5
+                if its.any():
+                    phi, values = (x[i % len(x)][None] for x in (keys[r].phi, self._values(keys[r])))
+                    found[i][:, its] = self._detail(flat[i : i + 1, :, its], phi, values, sparing)[0]
+        found = found.view(b, -1, h, w)
+        return (found, None) if keys[0].places is None else (found[:, :-3], found[:, -3:])
+
+    def _values(self, keys: Keys) -> Tensor:
+        """Return what a match averages: L_centred (only with semantic features), ab, and places where there are any."""
+        values = keys.lab if self.config.semantic else keys.lab[:, 1:]
+        if keys.places is None:
+            return values
+        return torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
+
+    def _detail(self, queries: Tensor, phi: Tensor, values: Tensor, sparing: bool) -> Tensor:
+        """Return lab or ab, the similarity, -1..1 whatever the weight of meaning, and the place: (B, K, N)."""
+        found, similarity = self.correlation(queries, phi, values, sparing)
+        if self.config.semantic:
+            similarity = similarity / (1.0 + self.config.semantic_weight)
+        colours = 3 if self.config.semantic else 2
+        return torch.cat((found[:, :colours], similarity, found[:, colours:]), dim=1)
 
     def with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
         """Append the semantic vectors' first channels to theta or phi, so that one product weighs both."""
-        if meaning is None:
-            return vectors
-        beside = unit_vectors(_finer(meaning.vectors[:, :_BESIDE]))
-        return torch.cat((vectors, beside * self.config.semantic_weight**0.5), dim=1)
+        return vectors if meaning is None else self._beside(vectors, _finer(meaning.vectors[:, :_BESIDE]))
+
+    def _half(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
+        """Return theta or phi `with_meaning`, at half its size."""
+        vectors = unit_vectors(F.avg_pool2d(vectors, 2))
+        return vectors if meaning is None else self._beside(vectors, meaning.vectors[:, :_BESIDE])
+
+    def _beside(self, vectors: Tensor, semantic: Tensor) -> Tensor:
+        return torch.cat((vectors, unit_vectors(semantic) * self.config.semantic_weight**0.5), dim=1)
 
     def align(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
         """Warp the previous frame to this one; return it unchanged if the config has no motion.
