@@ -1,4 +1,4 @@
-"""train/fit/ablate.py: with a fit that trains nothing, and writes what loop.fit would."""
+"""Test train/fit/ablate.py with a fit that trains nothing and writes the files that loop.fit would write."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def options(tmp_path) -> FitOptions:
 
 
 class Fit:
-    """Stands for loop.fit; `stops_in`: somebody presses Ctrl-C in that run, half way."""
+    """Replace loop.fit. `stops_in`: name of the run that Ctrl-C stops halfway."""
 
     def __init__(self):
         self.asked: list[FitOptions] = []
@@ -57,7 +57,7 @@ def fit(monkeypatch) -> Fit:
 
 @pytest.fixture
 def quick(monkeypatch) -> list[Path]:
-    """evaluate_folder without the work; the folders that it was asked for."""
+    """Replace evaluate_folder by a quick function; return the list of the folders that it is called for."""
     asked = []
 
     def acted(network, folder, **given):
@@ -120,7 +120,7 @@ def test_goes_on_where_it_was(options, folder, fit, quick, capsys):
     assert "w/o smoothness" in printed and "w/o contextual" not in printed
     assert len(fit.asked) == 3
     fit.stops_in = ""
-    again(options, folder, workers=7, device="cpu", threads=1)  # another machine: the same runs
+    again(options, folder, workers=7, device="cpu", threads=1)  # on another machine the runs are the same
     assert [o.out.name for o in fit.asked[3:]] == ["without_perceptual", "without_contextual", "without_adversarial"]
     printed = capsys.readouterr().out
     assert len(quick) == 5

@@ -1,4 +1,4 @@
-"""train/measure/back.py: with a session that comes halfway to the reference's mean colour at every step."""
+"""Test train/measure/back.py with a session that moves halfway to the reference's mean colour at every step."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_every_step_goes_on_from_the_one_before(acted, monkeypatch):
     colour = other.lab[0, 1:, 0, 0]
     results = list(back.play(acted, clip, other, rounds=1, propagate=False))
     assert seen == [0, 1, 2, 3, 2, 1, 0]
-    for k, ab in enumerate(results):  # frame 0 has half of the colour, frame 1 three quarters
+    for k, ab in enumerate(results):  # frame 0 gets half of the colour, frame 1 three quarters
         torch.testing.assert_close(ab[0, :, 5, 7], colour * (1 - 0.5 ** (k + 2)), atol=1e-3, rtol=0)
 
 
@@ -60,7 +60,7 @@ def test_measure(acted, tmp_path):
             (result,) = scores.to_rgb(frame, mean + (clip.lab[:1, 1:] - mean) * 0.5**step)
             expected.append([metrics.psnr(result, frame.rgb[0]), *metrics.delta_e(result, frame.rgb[0])])
         assert list(document["rows"][row].values()) == pytest.approx(np.mean(expected, axis=0), abs=0.01)
-    shares = np.array([0.5 ** (p + 1) - 0.5 ** (p + 5) for p in range(4)])  # of one way in round 1 and 2
+    shares = np.array([0.5 ** (p + 1) - 0.5 ** (p + 5) for p in range(4)])  # round 1 less round 2
     own = [float((c.lab[:1, 1:] - m).norm(dim=1).mean()) * shares.mean() for c, m in zip(clips, means, strict=True)]
     assert document["changes"]["own"] == pytest.approx(np.mean(own), abs=1e-3)
     foreign = [float(mean.norm()) * shares.mean() / 2 for mean in means]

@@ -1,4 +1,4 @@
-"""The discriminator against Table 4, spectral norm against singular values, both on a problem that can be solved."""
+"""Test the discriminator against Table 4, spectral norm against singular values, and both on a solvable problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.fit.discriminator import Discriminator, SelfAttention, add_spectral_n
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet, Match
 
-TABLE_4 = [  # weights in the order of the forward pass; query, key and value where section 4's text has them
+TABLE_4 = [  # weights in the order of the forward pass; query, key and value are where section 4 puts them
     (64, 6, 4, 4),
     (64, 64, 4, 4),
     (64, 64, 1, 1),
@@ -44,7 +44,7 @@ def test_shapes_of_table_4() -> None:
     strides = [layer.stride for layer in convolutions(net) if layer.kernel_size == (4, 4)]
     assert strides == [(2, 2)] * 6
     assert [layer.negative_slope for layer in net.modules() if isinstance(layer, nn.LeakyReLU)] == [0.2] * 6
-    # 11,283,107 of the released one; there 37,345 are vectors of spectral norm, and its last conv is 3x6, not 3x3.
+    # The released net has 11,283,107: 37,345 are vectors of spectral norm, and its last convolution is 3x6, not 3x3.
     assert sum(p.numel() for p in net.parameters()) == 11_283_107 - 37_345 - 9 * 1024
 
 
@@ -89,7 +89,7 @@ def test_attention_against_a_plain_loop() -> None:
     def project(layer: nn.Conv2d, at: np.ndarray) -> np.ndarray:
         return layer.weight.detach().numpy()[:, :, 0, 0] @ at + layer.bias.detach().numpy()  # type: ignore[union-attr]
 
-    def pooled(layer: nn.Conv2d, picture: np.ndarray) -> list[np.ndarray]:  # 5x6 -> 2x3, the last row left over
+    def pooled(layer: nn.Conv2d, picture: np.ndarray) -> list[np.ndarray]:  # 5x6 -> 2x3, without the last row
         return [
             np.max([project(layer, picture[:, 2 * i + k, 2 * j + m]) for k in (0, 1) for m in (0, 1)], axis=0)
             for i in range(2)
@@ -135,7 +135,7 @@ def test_without_spectral_norm_is_the_same_net() -> None:
     nn.init.constant_(net.layers[4].gamma, 0.5)
     prev_lab, lab = torch.randn(2, 2, 3, 64, 96) * 20.0
     net(prev_lab, lab).sum().backward()
-    net.layers[2].eval()  # modes are kept, mixed as they may be
+    net.layers[2].eval()  # the copy keeps the mode of each layer
     state = copy.deepcopy(net.state_dict())
     plain = without_spectral_norm(net)
     assert [layer.training for layer in convolutions(plain)] == [layer.training for layer in convolutions(net)]
@@ -174,7 +174,7 @@ def test_gradient_reaches_both_frames() -> None:
     frames = [torch.randn(2, 3, 64, 64, requires_grad=True) for _ in range(2)]
     Discriminator(0.1)(*frames).sum().backward()
     for frame in frames:
-        assert frame.grad is not None and (frame.grad.abs().amax((2, 3)) > 0).all()  # of each sample and channel
+        assert frame.grad is not None and (frame.grad.abs().amax((2, 3)) > 0).all()  # every sample, every channel
 
 
 def test_scores_of_a_sample_do_not_hang_on_its_batch() -> None:
@@ -204,7 +204,7 @@ def test_autocast_gives_scores_in_float32() -> None:
 
 
 def pair(kind: str, samples: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Fake and real consecutive frames of one L: fakes are grey, faded, or change their colours from frame to frame."""
+    """Return fake and real pairs of frames of one L. Fakes are grey, faded, or change colour between frames."""
     L, ab = smooth(samples, 1), smooth(samples, 2)
     real = torch.cat((L, ab), dim=1)
     fake_ab = {"grey": torch.zeros_like(ab), "faded": 0.4 * ab, "flicker": smooth(samples, 2)}[kind]

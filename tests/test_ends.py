@@ -1,4 +1,4 @@
-"""ends.py with a network that gives each frame the colours of its references and nothing else."""
+"""Test ends.py with a network that gives each frame the colours of its references and nothing else."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from vsexvc.nets.network import ColorizationNet
 
 @pytest.fixture
 def network() -> ColorizationNet:
-    """Positions match by lightness, and the aligned colour is the result."""
+    """Make a network that matches positions by lightness and returns the warped colour."""
     torch.manual_seed(0)
     net = ColorizationNet(NetworkConfig(width=0.0625, features_input="L", head="blend", warp_upsampling="bilinear"))
     with torch.no_grad():
@@ -25,7 +25,7 @@ def network() -> ColorizationNet:
 
 @pytest.fixture
 def clip() -> Clip:
-    """Six frames of one colour that does not change."""
+    """Return six equal frames of one colour."""
     return Clip(Path("still"), np.broadcast_to(np.array([200, 90, 60], np.uint8), (6, 64, 96, 3)).copy())
 
 
@@ -53,6 +53,6 @@ def test_the_table(network: ColorizationNet, clip: Clip, monkeypatch: pytest.Mon
     table = ends.measure(network, [clip.path], "some", frames=6)
     assert [row[0] for row in table.rows] == ["one reference", "two references"]
     assert len(table.header) == len(table.rows[0]) == 6
-    assert all(float(figure) < 0.1 for row in table.rows for figure in row[3:5])  # CIEDE2000 of a colour that is right
+    assert all(float(figure) < 0.1 for row in table.rows for figure in row[3:5])  # CIEDE2000 of the right colour
     assert table.document["contradiction"]["chroma"] == pytest.approx(1.0, abs=0.02)
     assert table.document["contradiction"]["nearer"] == 1.0

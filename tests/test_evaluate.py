@@ -1,4 +1,4 @@
-"""train/measure/evaluate.py: which measures run on which folders, and what is printed and written."""
+"""Test train/measure/evaluate.py: which measures run on which folders, and what is printed and written."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from vsexvc.weights import store
 
 @pytest.fixture
 def acted(monkeypatch: pytest.MonkeyPatch) -> ActedNetwork:
-    """Session and weights are acted; what the correspondence says is, too: always the first cell."""
+    """Replace session, weights and matcher; the matcher always returns the first cell."""
     network = ActedNetwork()
     for module in (protocol, faces, nothing, back, ends, letterbox, legacy):
         monkeypatch.setattr(module, "Session", ActedSession)
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder of folders, as --data expects."""
+    """Make a folder of folders, as --data expects."""
     place = tmp_path / "data"
     for name in ("val_faces", "val_semantic"):
         (place / name).mkdir(parents=True)

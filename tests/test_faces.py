@@ -1,4 +1,4 @@
-"""train/measure/faces.py: planes of a few colours whose figures are worked out by hand."""
+"""Test train/measure/faces.py on pictures of a few colours against figures worked out by hand."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ BOX = (slice(2, 6), slice(3, 8))  # 4 rows, 5 columns of a picture of 10 x 10
 
 
 def face(skin: tuple[float, float], rest: tuple[float, float], box: tuple[slice, slice] = BOX) -> faces.Face:
-    """A picture of two colours, the skin's in the box."""
+    """Return a picture of two colours; the box has the skin's."""
     found = faces.Face(None, box)
     found.__dict__["ab"] = plane(skin, rest, box)
     return found
@@ -75,7 +75,7 @@ def test_skin_all_over_is_seen_in_the_rest():
     half = plane((12, 16), (0, -25))
     half[6:] = (12, 16 - 9.9)  # 40 of 80 pixels outside the box, just near enough
     assert faces.compare(half, PALE, REFERENCE).rest_as_skin == 0.5
-    # What is nearly skin in truth may become skin: the true rest of this face is 15 away from its skin.
+    # A true colour near the skin's may become skin: here the rest is 15 away from the skin.
     assert faces.compare(half, face((15, 20), (15, 5)), REFERENCE).rest_as_skin is None
 
 
@@ -105,7 +105,7 @@ def test_summary():
 
 
 def write_face(folder: Path, name: str, skin: tuple[int, int, int], size: tuple[int, int] = (108, 192)) -> None:
-    """Skin in columns 10 to 30, rows 20 to 40, on blue."""
+    """Write a blue picture with skin in columns 10 to 30 and rows 20 to 40."""
     rgb = np.full((*size, 3), (20, 30, 120), np.uint8)
     rgb[20:40, 10:30] = skin
     cv2.imwrite(str(folder / f"{name}.png"), rgb[..., ::-1])
@@ -145,13 +145,13 @@ def test_boxes_that_cannot_be_used_are_named(folder: Path):
 
 
 def test_measure(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """The acted session makes of a reference half of its mean colour, everywhere."""
+    """The figures fit a session that gives every pixel half of the reference's mean colour."""
     monkeypatch.setattr(faces, "Session", ActedSession)
     table = faces.measure(ActedNetwork(), folder)
     rows = table.as_json()["rows"]
     assert list(rows) == ["own colours", "grey", "skin all over", "warped colour", "model"]
     a, b = faces.read_faces(folder)
-    means = [face.ab.mean((0, 1)) for face in (b, a)]  # pairs (a, b) and (b, a), by either shift
+    means = [face.ab.mean((0, 1)) for face in (b, a)]  # both shifts give the pairs (a, b) and (b, a)
     expected = np.mean([np.hypot(*(mean / 2 - other.skin)) for mean, other in zip(means, (b, a), strict=True)])
     assert rows["model"]["distance"] == pytest.approx(expected, abs=1e-3)
     assert rows["grey"]["grey"] == len(table.as_json()["pairs"]) == 4

@@ -1,4 +1,4 @@
-"""train/data/flow.py: on pictures whose motion is known because the test made it."""
+"""Test train/data/flow.py on pictures that the tests move."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from train.data import flow
 
 
 def texture(height: int, width: int, seed: int = 0) -> flow.Array:
-    """Smooth noise, L 0..100."""
+    """Return smooth noise, L 0..100."""
     noise = cv2.GaussianBlur(np.random.default_rng(seed).random((height, width), np.float32), (0, 0), 2.5)
     return (noise - noise.min()) / (noise.max() - noise.min()) * 100
 
@@ -40,7 +40,7 @@ def test_consistent_by_hand():
     home = -there
     valid = flow.consistent(there, home)
     assert valid[:, :6].all()
-    assert not valid[:, 6:].any()  # leads out of the picture
+    assert not valid[:, 6:].any()  # the flow points out of the picture
     # |2 - 1.2|^2 = 0.64 against 0.01 * (4 + 1.44) + 0.5 = 0.554; |2 - 1.4|^2 = 0.36 against 0.56
     assert not flow.consistent(there, home * 0.6).any()
     assert flow.consistent(there, home * 0.7)[:, :6].all()
@@ -78,7 +78,7 @@ def test_both_ways_keeps_each_pair_at_half_size(world):
     pairs = flow.both_ways(clip, 2)
     assert pairs.shape == (3, 2, 45, 75, 2) and pairs.dtype == np.float16
     inner = pairs[:, :, 8:-8, 8:-8].astype(np.float32)
-    assert np.abs(inner[:, 0] - (6, 4)).mean() < 0.15  # back to where it came from
+    assert np.abs(inner[:, 0] - (6, 4)).mean() < 0.15  # the motion backward
     assert np.abs(inner[:, 1] - (-6, -4)).mean() < 0.15
     whole = flow.estimate(clip[3], clip[1])
     np.testing.assert_allclose(pairs[1, 0], whole.reshape(45, 2, 75, 2, 2).mean((1, 3)), atol=0.01)

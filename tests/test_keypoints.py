@@ -1,4 +1,4 @@
-"""train/measure/keypoints.py: points whose distances are worked out by hand; the matcher against the session."""
+"""Test train/measure/keypoints.py: distances against figures worked out by hand, the matcher against the session."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_side_is_of_the_box_around_the_points():
 
 
 class Acted:
-    """Says of every frame's point that it lies in the cell `answer` of the reference."""
+    """Match every point to the cell `answer` of the reference."""
 
     def __init__(self, answer: int) -> None:
         self.answer, self.described, self.asked = answer, [], []
@@ -67,16 +67,16 @@ def test_errors_by_hand(folder: Path):
     assert list(classes) == ["cup", "hat"]
     found = keypoints.errors(acted, classes["cup"])
     assert acted.described == [(1, 3, 216, 216)] * 2  # the network's size
-    # a: cells of 4 pixels, 54 a row; b: the same cells are 8 pixels of the file
+    # a has cells of 4 pixels, 54 in a row; b has the same cells of 8 pixels of the file.
     assert acted.asked == [(0, 1, [0, 13 * 54 + 25]), (1, 0, [0, 25])]
-    # Into b, side 200: the answer is (4, 4). Into a, side 100: it is (2, 2), whose other point is (100, 50) away.
+    # In b, side 200, the answer is (4, 4). In a, side 100, it is (2, 2); the other point is (100, 50) away.
     assert found["network"] == pytest.approx([0, 1, 0, math.hypot(100, 50) / 100])
-    # The same place: (4, 4) and (204, 104) in b; (2, 2) and (102, 2) in a.
+    # The same places are (4, 4) and (204, 104) in b, (2, 2) and (102, 2) in a.
     assert found["same place"] == pytest.approx([0, 0.5, 0, 0.5])
 
 
 def test_measure(folder: Path):
-    table = keypoints.measure(Acted(answer=0), folder)  # one hat is no pair
+    table = keypoints.measure(Acted(answer=0), folder)  # a single hat makes no pair
     assert table.as_json()["pictures"] == {"cup": 2}
     assert table.as_json()["pck"]["cup"] == {"network": [0.5, 0.5, 0.5], "same place": [0.5, 0.5, 0.5]}
     assert table.as_json()["pck"]["mean"] == table.as_json()["pck"]["cup"]
@@ -97,7 +97,7 @@ def test_a_point_that_only_one_picture_has_is_left_out(tmp_path: Path):
 def test_pictures_come_at_the_networks_size(tmp_path: Path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((256, 388, 3), 90, np.uint8))
     lab, grid = keypoints.read_picture(tmp_path / "a.png")
-    assert lab.shape == (1, 3, 216, 328)  # 327.4 to the next multiple of 8
+    assert lab.shape == (1, 3, 216, 328)  # 327.4 becomes the next multiple of 8
     assert grid == Grid(388, 256, 54, 82)
 
 
@@ -108,7 +108,7 @@ def test_columns_are_named(tmp_path: Path):
 
 
 def test_the_matcher_says_what_the_warped_colour_takes():
-    """With next to no temperature the warped colour is that of the best match: here a code of its position."""
+    """At a temperature near zero the warped colour is that of the best match; here it codes the position."""
     torch.manual_seed(3)
     config = NetworkConfig(width=0.0625, features_input="L", temperature=1e-6, warp_upsampling="nearest")
     network = ColorizationNet(config).eval()
@@ -123,6 +123,6 @@ def test_the_matcher_says_what_the_warped_colour_takes():
     frame = matcher.describe(torch.cat((L, torch.zeros(1, 2, 32, 48)), dim=1))
     found = matcher.match(frame, matcher.describe(reference), torch.arange(8 * 12))
     assert found.tolist() == (row * w + column).tolist()
-    assert len(set(found.tolist())) > 5  # not one answer for all
+    assert len(set(found.tolist())) > 5  # the answers differ
     some = torch.tensor([70, 3, 3])
     assert matcher.match(frame, matcher.describe(reference), some).tolist() == found[some].tolist()

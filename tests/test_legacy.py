@@ -1,4 +1,4 @@
-"""train/measure/legacy.py: scenes, their references and the sheets, on clips that the tests draw."""
+"""Test train/measure/legacy.py: scenes, their references and the sheets, on clips that the tests draw."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from train.measure import legacy
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """sample_bw of 60 frames, dark up to its cut at 34; two references. Another clip has none."""
+    """Write sample_bw, 60 frames with a cut at 34 from dark to bright, its two references, and a clip without any."""
     place = tmp_path / "old"
     (place / "sample_bw_refs").mkdir(parents=True)
     rgb = np.full((60, 120, 160, 3), 200, np.uint8)
@@ -29,7 +29,7 @@ def test_scenes(folder: Path):
     first, second = legacy.read_scenes(folder)
     assert (first.own, second.own) == ("ref_000000", "ref_000034")
     assert [path.stem for path in first.references] == ["ref_000000", "ref_000099"]
-    assert first.clip.rgb.shape == second.clip.rgb.shape == (21, 216, 288, 3)  # 4:3 at the network's size
+    assert first.clip.rgb.shape == second.clip.rgb.shape == (21, 216, 288, 3)  # a shape of 4:3 at the network's size
     assert first.clip.rgb.max() < 70 and second.clip.rgb.min() > 190
 
 
@@ -48,7 +48,7 @@ def test_measure(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert pairs[0]["references_colourfulness"] == pytest.approx(0.3 * np.hypot(110, 105))
     sheet = cv2.imread(str(tmp_path / "out" / "sheets" / "old" / "sample_bw, scene from 34.png"))
     assert sheet.shape == (2 * 216, 4 * 288, 3)
-    blue, green, red = sheet[108, -10].astype(int)  # by the orange reference
+    blue, green, red = sheet[108, -10].astype(int)  # coloured after the orange reference
     assert red > green > blue + 20
     blue, green, red = sheet[216 + 108, -10].astype(int)
     assert blue > max(red, green) + 20

@@ -1,4 +1,4 @@
-"""train/measure/letterbox.py: where the borders lie, and what is counted."""
+"""Test train/measure/letterbox.py: where the borders are, and which pixels count."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from train.measure.baselines import clip_paths, grey, read_clip
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (8, 0), (0, 4)])
 def test_the_picture_is_what_lies_within_the_borders(monkeypatch, rows, columns):
     class Session(ActedSession):
-        """Its ab is the frame's L, and twice that."""
+        """Return L and 2 L of the frame as its ab."""
 
         def reference(self, lab):
             assert lab.shape == (1, 3, 48, 64)  # no borders
@@ -34,7 +34,7 @@ def test_the_picture_is_what_lies_within_the_borders(monkeypatch, rows, columns)
 
 
 def test_measure(monkeypatch, tmp_path):
-    """A session that gives the reference's mean colour, and none where there are borders above."""
+    """The figures fit a session that gives the reference's mean colour, but none to letterboxed frames."""
 
     class Session(ActedSession):
         def step(self, state, correspondence):

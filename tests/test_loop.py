@@ -1,4 +1,4 @@
-"""The run: kills, checkpoints, processes, recipes; on tiny clips and pictures that are made here."""
+"""Test the training run: kills, checkpoints, processes and recipes, on tiny clips and pictures made here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vsexvc.weights import store
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One clip of moving colours, one file that is no clip, three pictures."""
+    """Write a clip of moving colours, a file that is not a clip, and three pictures."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     picture = cv2.resize(rng.integers(0, 255, (9, 16, 3), dtype=np.uint8), (480, 270), interpolation=cv2.INTER_CUBIC)
@@ -72,7 +72,7 @@ def test_folding_batch_norm_and_spectral_norm_changes_nothing() -> None:
 
 
 def test_the_paper_is_what_is_done_unless_told_otherwise() -> None:
-    """Section 4, and the one figure it leaves out, from facts/released_checkpoint.md: Adam's epsilon."""
+    """The defaults are those of section 4 of the paper."""
     asked = parsed(["fit", "--clips", "a", "b", "--out", "c", "--steps", "9"])
     options, network, sample = asked.run, asked.network, asked.samples
     assert options.clips == (Path("a"), Path("b")) and options.out == Path("c")
@@ -121,7 +121,7 @@ def arguments(folder: Path, out: Path, steps: int, more: str = "") -> list[str]:
 
 @pytest.fixture(scope="module")
 def adversarial(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Switches for all terms of eq. 15, with a judge of random features."""
+    """Return options for all terms of eq. 15, with random features for the losses."""
     torch.manual_seed(0)
     state = FeatureNet(NetworkConfig(width=0.0625, features_input="imagenet"), batch_norm=True).state_dict()
     path = tmp_path_factory.mktemp("judge") / "features.pt"
@@ -137,10 +137,10 @@ def tensors(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_killed_at_any_step_ends_in_the_same_numbers(folder: Path, tmp_path: Path, adversarial: str) -> None:
-    """With the discriminator at work: kill -9, again and again, against a run that is left alone."""
+    """A run with the discriminator, killed three times by SIGKILL, gives the same weights as an uninterrupted run."""
 
     def start(out: str) -> subprocess.Popen[bytes]:
-        # Processes of their own throughout: threads that were there before flush_denormal round otherwise.
+        # Each run has its own process: threads that began before flush_denormal round differently.
         line = arguments(folder, tmp_path / out, 8, adversarial + " --checkpoint-minutes 0")
         root = Path(__file__).parent.parent
         return subprocess.Popen([sys.executable, "-m", "train", *line], stderr=subprocess.DEVNULL, cwd=root)
@@ -189,7 +189,7 @@ def test_a_run_that_is_asked_to_stop_goes_on(folder: Path, tmp_path: Path, monke
 def test_the_discriminator_enters_after_its_epochs(
     folder: Path, tmp_path: Path, adversarial: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One clip and three pictures, two samples a step: the second epoch begins with step 2."""
+    """With one clip, three pictures and two samples a step, the second epoch begins at step 2."""
     seen: list[set[str]] = []
     taken = loop._Run._train_step
 
@@ -208,13 +208,13 @@ def test_the_discriminator_enters_after_its_epochs(
 
 
 def test_weights_can_be_trained_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From a checkpoint and from exported weights, which are plain; another network is refused in one line."""
+    """Training starts from a checkpoint or from exported plain weights; another network is refused in one line."""
     assert main(arguments(folder, tmp_path / "first", 2)) == 0
     for name in ("checkpoint.pt", "weights.safetensors"):
         init = f"--init {tmp_path / 'first' / name} --learning-rate 0"
         assert main(arguments(folder, tmp_path / name, 1, init)) == 0
         for key, value in tensors(tmp_path / "first").items():
-            if name != "checkpoint.pt" or not key.startswith("features"):  # batch norm's statistics go on
+            if name != "checkpoint.pt" or not key.startswith("features"):  # batch norm's statistics still change
                 assert torch.equal(value, tensors(tmp_path / name)[key]), key
     capsys.readouterr()
     assert (
@@ -224,7 +224,7 @@ def test_weights_can_be_trained_on(folder: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_two_processes_share_a_step(folder: Path, tmp_path: Path, adversarial: str) -> None:
-    """torchrun on the CPU: both learn the same network from different samples, and one of them writes."""
+    """Two processes of torchrun on the CPU train one network on different samples."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
     command += arguments(folder, tmp_path / "two", 3, adversarial + " --batch 1 --adversarial-after 0 --threads 1")
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
@@ -251,7 +251,7 @@ def test_an_impossible_run_ends_in_one_line(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It starts as it was: what its colour net sees anew has weights of zero; details and meaning stay as they are."""
+    """A network gets semantic features and trains; its details and its meaning stay unchanged when frozen."""
     assert train_main.main(arguments(folder, tmp_path / "plain", steps=1)) == 0
     before = store.load(str(tmp_path / "plain" / "weights.safetensors")).state_dict()
     torch.save(MeaningNet("lite0").state_dict(), tmp_path / "meaning.pt")

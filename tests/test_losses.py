@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand, and gradients against finite differences."""
+"""Test the losses against numbers worked out by hand, and gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_l1_is_the_mean_over_pixels_that_count() -> None:
 
 
 def test_decibels_by_hand() -> None:
-    """Squared errors of 9.95 and 0.05: 10 dB and -10 dB with the 0.05 that is added. The third never counts."""
+    """Squared errors of 9.95 and 0.05, plus the constant 0.05, are 10 dB and -10 dB. The third sample has no weight."""
     target = torch.zeros(3, 2, 1, 2)
     ab = torch.stack([torch.full((2, 1, 2), 9.95**0.5), torch.full((2, 1, 2), 0.05**0.5), torch.full((2, 1, 2), 77.0)])
     one, other, both = (torch.tensor(w).view(3, 1, 1, 1) for w in ((1.0, 0, 0), (0, 1.0, 0), (1.0, 1.0, 0)))
@@ -36,7 +36,7 @@ def test_temporal_follows_the_flow_and_leaves_occlusions_out() -> None:
     prev = torch.zeros(1, 2, 1, 4)
     prev[0, 0, 0] = torch.tensor([10.0, 20.0, 30.0, 40.0])
     now = torch.zeros(1, 2, 1, 4)
-    now[0, 0, 0] = torch.tensor([7.0, 10.0, 20.0, 33.0])  # the picture moved right by one; the last is off by 3
+    now[0, 0, 0] = torch.tensor([7.0, 10.0, 20.0, 33.0])  # the picture moved right by one; the last value is wrong by 3
     flow = torch.zeros(1, 2, 1, 4)
     flow[:, 0] = -1.0
     valid = torch.tensor([[[[0.0, 1.0, 1.0, 1.0]]]])
@@ -44,7 +44,7 @@ def test_temporal_follows_the_flow_and_leaves_occlusions_out() -> None:
 
 
 def test_smoothness_of_an_impulse() -> None:
-    """Flat truth: all eight weights are 1/8. An impulse of 8 in the middle of 5x5: itself 8, its neighbours 1 each."""
+    """In a flat truth all eight weights are 1/8, so an impulse of 8 counts 8 itself and 1 at each neighbour."""
     ab = torch.zeros(1, 2, 5, 5)
     ab[0, 0, 2, 2] = 8.0
     assert losses.smoothness(ab, torch.zeros(1, 3, 5, 5)).item() == pytest.approx((8.0 + 8 * 1.0) / (9 * 2))
@@ -54,12 +54,12 @@ def test_smoothness_weights_are_those_of_wls_on_true_chroma_alone() -> None:
     target = torch.full((1, 3, 3, 3), 128.0)
     target[:, 1:, 1, 1] = 0.0
     target[:, 1:, :, 0] = torch.tensor([8.0, 0.0])[:, None]
-    target[:, 0] = torch.tensor([[0.0, 90.0, 7.0], [100.0, 50.0, 3.0], [20.0, 1.0, 66.0]])  # must not matter
+    target[:, 0] = torch.tensor([[0.0, 90.0, 7.0], [100.0, 50.0, 3.0], [20.0, 1.0, 66.0]])  # L must not count
     ab = torch.zeros(1, 2, 3, 3)
     ab[0, 1, :, 0] = 1.0
     # Left column: |difference| = mean(8, 0) / 128 = 2^-5, and (2^-5)^1.2 = 2^-6; the other five: 1^1.2 = 1.
     left, other = 1 / (2**-6 + 1e-4), 1 / (1 + 1e-4)
-    mean = 3 * left / (3 * left + 5 * other)  # of b around the only inner pixel, which is 0 itself; of a: 0
+    mean = 3 * left / (3 * left + 5 * other)  # mean of b around the only inner pixel, which is 0; for a it is 0
     assert losses.smoothness(ab, target).item() == pytest.approx((mean + 0.0) / 2, rel=1e-5)
 
 
@@ -82,27 +82,28 @@ def test_perceptual_is_the_mean_square() -> None:
 
 
 def level(*columns: tuple[float, float], repeat: int = 1) -> Tensor:
-    """(1, 2, repeat, positions * repeat): features in a row, each a square of `repeat` positions."""
+    """Return features in a row, each a square of `repeat` positions, (1, 2, repeat, positions * repeat)."""
     row = torch.tensor(columns, dtype=torch.float64).T[None, :, None]
     return row.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
 
 
 def pyramid(*columns: tuple[float, float]) -> Features:
-    """The same features at 1/8 size on all levels: relu2_2 and relu3_2 are 4 and 2 times as large."""
+    """Return the same features on all levels; relu2_2 and relu3_2 are 4 and 2 times as large."""
     return Features(*(level(*columns, repeat=repeat) for repeat in (4, 2, 1, 1)))
 
 
 def test_contextual_by_hand() -> None:
-    """References (6, 7) and (4, 7): mean (5, 7), directions right and left. With h = 3 / ln 3 the softmax has base 3.
+    """The contextual loss is that worked out by hand. With h = 3 / ln 3 the softmax has base 3.
 
-    up (5, 8): cosines 0 and 0, d 1 and 1: affinities 1/2 and 1/2.
+    The references (6, 7) and (4, 7) have the mean (5, 7) and point right and left of it.
+    (5, 8) points up: cosines 0 and 0, d 1 and 1: affinities 1/2 and 1/2.
     (5 + 3, 7 + 4): cosines 0.6 and -0.6, d 0.4 and 1.6, d~ 1 and 4: exp(-(4 - 1) / h) = 1/3, largest affinity 3/4.
-    right (7, 7): d 0 and 2, d~ 0 and 200000: 1. Up again: 1/2.
+    (7, 7) points right: d 0 and 2, d~ 0 and 200000: 1. The last points down: 1/2.
     """
     result, reference = pyramid((5, 8), (8, 11), (7, 7), (5, 6)), pyramid((6, 7), (4, 7))
     expected = -math.log((0.5 + 0.75 + 1.0 + 0.5) / 4)
     bandwidth = 3 / math.log(3)
-    for i in range(4):  # the pooled levels say the same as the others
+    for i in range(4):  # pooled levels have the same features
         weights = tuple(float(k == i) for k in range(4))
         value = losses.contextual(result, reference, weights, bandwidth)
         assert value.shape == () and value.item() == pytest.approx(expected, rel=1e-4)
@@ -110,7 +111,7 @@ def test_contextual_by_hand() -> None:
 
 
 def test_contextual_is_a_mean_over_samples_of_logarithms() -> None:
-    """One sample whose features all have their equal (0), one that lies between the references (ln 2)."""
+    """Equal features give 0, features between both references give ln 2; the loss is the mean of the two samples."""
     match, between = ((6.0, 7.0), (4.0, 7.0)), ((5.0, 9.0), (5.0, 8.0))
     result = Features(*(torch.cat(levels) for levels in zip(pyramid(*match), pyramid(*between), strict=True)))
     reference = Features(*(torch.cat((one, one)) for one in pyramid(*match)))
@@ -125,7 +126,7 @@ def random_features(seed: int, rows: int, columns: int, dtype: torch.dtype = tor
 
 
 def slow_contextual(x: np.ndarray, y: np.ndarray, bandwidth: float) -> float:
-    """Eq. 9 and 10 of one sample as they stand. x, y: (C, N)."""
+    """Compute eq. 9 and 10 of one sample literally. x, y: (C, N)."""
     x, y = x - y.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     best = []
     for i in range(x.shape[1]):
@@ -173,7 +174,7 @@ def test_contextual_where_distances_or_norms_are_zero(kind: str) -> None:
         "the mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x).clone(),
     }[kind]
     result = Features(*(made(x).requires_grad_() for x in reference))
-    flat = Features(*(torch.full_like(x, 0.7) for x in reference))  # of a picture of nothing
+    flat = Features(*(torch.full_like(x, 0.7) for x in reference))  # features of a flat picture
     value = losses.contextual(result, reference) + losses.contextual(result, flat)
     value.backward()
     assert torch.isfinite(value) and all(torch.isfinite(x.grad).all() for x in result)  # type: ignore[arg-type]
@@ -182,7 +183,7 @@ def test_contextual_where_distances_or_norms_are_zero(kind: str) -> None:
 
 
 def test_contextual_takes_a_result_toward_the_colours_of_the_reference() -> None:
-    """Descent on the features themselves: each ends nearer to one of the reference than it began."""
+    """Gradient descent on the features reduces the loss."""
     reference = random_features(1, 2, 3, torch.float32)
     result = Features(*(x.requires_grad_() for x in random_features(2, 2, 3, torch.float32)))
     optimizer = torch.optim.Adam(list(result), lr=0.05)

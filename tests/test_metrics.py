@@ -1,4 +1,4 @@
-"""train/measure/metrics.py: against numbers worked out by hand, scikit-image and scipy."""
+"""Test train/measure/metrics.py against numbers worked out by hand, scikit-image and scipy."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_delta_e_of_two_pictures(pair):
 
 
 def test_ciede2000_of_published_pairs():
-    """Some of the pairs of Sharma, Wu and Dalal 2005, table 1."""
+    """CIEDE2000 agrees with pairs of table 1 of Sharma, Wu and Dalal 2005."""
     pairs = [
         ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
         ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0),
@@ -93,7 +93,7 @@ def test_cdc_by_hand():
     black, white = flat((0, 0, 0)), flat((255, 255, 255))
     assert metrics.cdc(np.stack([black] * 5)) == 0.0
     assert metrics.cdc(np.stack([black, white])) == pytest.approx(math.log(2))
-    # one frame apart: nothing in common; two apart: the same; four apart: no such pair
+    # frames one apart have nothing in common, two apart are equal, four apart do not exist
     assert metrics.cdc(np.stack([black, white, black])) == pytest.approx(math.log(2) / 2)
     red = flat((255, 0, 0))
     assert metrics.cdc(np.stack([black, red])) == pytest.approx(math.log(2) / 3)  # one channel of three differs
@@ -148,7 +148,7 @@ def test_frechet_distance_by_hand():
     # one number each: means 1 and 4, variances (n - 1) 2 and 8: 9 + 2 + 8 - 2 sqrt(16)
     x, y = np.array([[0.0], [2.0]]), np.array([[2.0], [6.0]])
     assert metrics.frechet_distance(x, y) == pytest.approx(11.0)
-    # fewer samples than numbers, so both covariances are singular: moved by (3, 4, 0, ...), the shape is the same
+    # fewer samples than dimensions make both covariances singular; the samples are moved by (3, 4, 0, ...)
     few = np.random.default_rng(5).normal(0, 1, (3, 20)).astype(np.float32)
     moved = few + np.float32([3, 4] + [0] * 18)
     assert metrics.frechet_distance(few, moved) == pytest.approx(25.0, rel=1e-4)

@@ -1,4 +1,4 @@
-"""train/measure/nothing.py: a session whose colours are known, on clips that the tests draw."""
+"""Test train/measure/nothing.py with a session whose colours are known, on clips that the tests draw."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_least_colourful(tmp_path: Path):
 
 
 def test_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The acted session gives half of the reference's colour to a frame that nothing came before."""
+    """The figures fit a session that gives a frame without a previous one half of the reference's colour."""
     monkeypatch.setattr(nothing, "Session", ActedSession)
     paths = clip_paths(write_clips(tmp_path / "clips", count=3, frames=3))
     photographs = [write_flat(tmp_path / "a.png", (150, 120, 100)), write_flat(tmp_path / "b.png", (100, 120, 150))]
@@ -45,7 +45,7 @@ def test_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     grey, plain, photograph, truth = (
         document["rows"][row] for row in ("grey", nothing.PLAIN, nothing.PHOTOGRAPH, "truth")
     )
-    assert plain == grey  # half of no colour
+    assert plain == grey  # half of grey is grey
     assert grey["over grey"] == 0 and grey["colourfulness"] < 0.5 and "psnr" not in truth
     expected: dict[str, list[float]] = {"psnr": [], "delta_e": [], "colourfulness": []}
     for path, picture in zip(paths, (0, 1, 0), strict=True):  # photographs in turn

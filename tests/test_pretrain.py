@@ -1,4 +1,4 @@
-"""Pretraining a feature net on clips and pictures that are made here."""
+"""Test the pretraining of a feature net on clips and pictures made here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.features import pretrain, sources
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of five pictures, one of two, and a clip."""
+    """Write two classes of five pictures, one class of two, and a clip."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for name, count in (("red", 5), ("blue", 5), ("rare", 2)):
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_contrast_by_hand() -> None:
-    """Two pairs, each pair one unit vector of its own: of three others one is at cosine 1, two at 0."""
+    """Each of two pairs has its own unit vector: of three others one has the cosine 1, two have 0."""
     one = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + 2))
     assert pretrain.contrast(one, one * 5, 0.5).item() == pytest.approx(expected, rel=1e-5)
@@ -78,7 +78,7 @@ def test_pretraining_goes_on_where_it_was(folder: Path, tmp_path: Path, kind: st
     assert torch.equal(views[7]["rgb"], views[7]["rgb"]) and not torch.equal(views[7]["rgb"], views[8]["rgb"])
     state = torch.load(tmp_path / "whole" / "features.pt", weights_only=True)
     assert state["step"] == 4
-    # A run that ended is not run again; its checkpoint stays as it is.
+    # A finished run does not run again; its checkpoint is unchanged.
     assert main(arguments("whole", 4)) == 0
     again = sources.read(str(tmp_path / "whole" / "features.pt"))
     assert all(torch.equal(value, again.state[key]) for key, value in whole.state.items())

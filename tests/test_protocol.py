@@ -1,4 +1,4 @@
-"""train/measure/protocol.py, baselines.py and tables.py: on clips that the tests draw and a session that they act."""
+"""Test train/measure/protocol.py, baselines.py and tables.py on drawn clips with a stand-in for the session."""
 
 import json
 import math
@@ -22,7 +22,7 @@ VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "val_fast
 
 
 def drawn(frames: int, seed: int = 0, size: tuple[int, int] = (48, 64), speed: int = 1) -> np.ndarray:
-    """A coloured texture that moves to the left: (N, H, W, 3) uint8."""
+    """Return a coloured texture that moves to the left, (N, H, W, 3) uint8."""
     height, width = size
     noise = np.random.default_rng(seed).random((height, width + frames * speed, 3), np.float32)
     world = cv2.GaussianBlur(noise, (0, 0), 4)
@@ -51,7 +51,7 @@ def write_clips(place: Path, count: int, frames: int) -> Path:
     return place
 
 
-# --- a session whose colours are known: warped is the reference's mean, output half of it plus half of previous
+# --- a session of known colours: the warped colour is the reference's mean, the output its mean with the previous
 
 
 @dataclass
@@ -115,7 +115,7 @@ def folder(tmp_path) -> Path:
 
 def test_read_clip_stretches_and_stops_at_40(tmp_path):
     rgb = np.zeros((45, 120, 160, 3), np.uint8)
-    rgb[..., 0] = 200  # red: a swap of channels would show
+    rgb[..., 0] = 200  # red, so that swapped channels are noticed
     clip = baselines.read_clip(write_video(tmp_path / "red.avi", rgb))
     assert clip.rgb.shape == (40, 216, 384, 3)
     assert clip.rgb.dtype == np.uint8
@@ -169,7 +169,7 @@ def test_optical_flow_beats_the_mean_colour_on_a_moving_clip():
 
 
 def test_luminance_matching_takes_the_nearest_sample():
-    """Against the plain search over all samples; the table's half-unit cells may settle near ties otherwise."""
+    """The result is that of a search over all samples, except near ties: the table has cells of half a unit."""
     clip = clip_of(drawn(2, size=(48, 64)))
     L = clip.lab[:, 0].double().numpy()
 
@@ -197,7 +197,7 @@ def test_means_go_over_frames_then_over_clips():
     assert summary["delta_e"] == 4.0 and summary["delta_e_90"] == 6.5
     assert summary["ssim"] == 0.75
     assert summary["colourfulness"] == 6.0
-    assert summary["flicker"] == 2.0  # a clip without pairs has no say
+    assert summary["flicker"] == 2.0  # a clip without pairs does not count
     assert summary["cdc"] == pytest.approx(0.3)
     assert scores.psnr_by_frame([long, short]) == [35.0, 20.0, 10.0]
 
@@ -211,14 +211,14 @@ def test_propagate_starts_from_the_true_first_frame_and_feeds_back(acted):
     assert acted.seen == [8, 8, 3]  # 19 frames: the first one is the reference
     first = clip.lab[0, 1:]
     mean = first.mean((1, 2), keepdim=True)
-    for k in range(19):  # half of the way to the mean at each step
+    for k in range(19):  # each step moves halfway to the mean
         torch.testing.assert_close(results["model"][k], mean + (first - mean) * 0.5 ** (k + 1), atol=1e-3, rtol=0)
         torch.testing.assert_close(results["model, previous zeroed"][k], (mean / 2).expand_as(first), atol=1e-3, rtol=0)
         torch.testing.assert_close(results["warped colour"][k], mean.expand_as(first), atol=1e-3, rtol=0)
 
 
 class GivenFeatures(torch.nn.Module):
-    """Levels of which relu3_2 alone says something: one of sixteen patterns for each cell of one grey."""
+    """Return levels in which only relu3_2 varies: each of sixteen greys gives its own pattern to a cell."""
 
     def __init__(self):
         super().__init__()
@@ -235,7 +235,7 @@ class GivenFeatures(torch.nn.Module):
 
 
 def test_nearest_colour_takes_the_colour_of_the_cell_that_looks_alike():
-    """A board of sixteen greys, each with its colour, shuffled from frame to frame; 16 does not divide its 40 rows."""
+    """Shuffled boards of sixteen greys, each with its colour, are coloured right; 16 does not divide their 40 rows."""
     rng = np.random.default_rng(5)
     greys = torch.arange(16) * 6.0 + 2
     colours = torch.from_numpy(rng.uniform(-60, 60, (16, 2))).float()
@@ -253,7 +253,7 @@ def test_nearest_colour_takes_the_colour_of_the_cell_that_looks_alike():
 
 
 def test_raw_features_are_four_unit_levels_at_a_quarter():
-    """Against OpenCV's resizing of random levels, one frame at a time."""
+    """The features are OpenCV's resized random levels, frame by frame."""
     rng = np.random.default_rng(6)
     h, w = 18, 26  # quarters of 72 x 104, which 16 does not divide
     levels = [rng.normal(0.3, 1, (2, 3 + k, *size)) for k, size in enumerate(((36, 52), (18, 26), (9, 13), (4, 6)))]
@@ -294,7 +294,7 @@ def test_foreign_reference_who_decides(acted, monkeypatch):
     found, output, warped = protocol.colour_foreign(acted, clip, other)
     foreign = other.lab[0, 1:].mean((1, 2))
     torch.testing.assert_close(warped.mean((0, 2, 3)), foreign, atol=1e-3, rtol=1e-3)
-    shares = np.array([0.5, 0.75, 0.875, 0.9375])  # it starts from nothing
+    shares = np.array([0.5, 0.75, 0.875, 0.9375])  # there is no previous colour at first
     torch.testing.assert_close(
         output.mean((2, 3)), torch.tensor(shares).float()[:, None] * foreign, atol=1e-3, rtol=1e-3
     )
@@ -336,7 +336,7 @@ def test_run_with_the_real_session(folder):
     assert 0 < found["delta_e"] < found["delta_e_90"]
 
 
-# --- what is written ------------------------------------------------------------------------------------------------
+# --- written files --------------------------------------------------------------------------------------------------
 
 
 def test_brief_leaves_out_two_rows_and_takes_the_baselines_from_elsewhere(acted, folder, tmp_path):
@@ -367,7 +367,7 @@ def test_thumbnails_keep_the_aspect_and_lose_nothing():
         assert (cell[inner] == 200).all()
         assert (cell == 200).sum() == cell[inner].size
     small = tables.thumbnail(np.zeros((9, 16, 3), np.uint8))
-    assert (small == 0).all()  # grown to the cell
+    assert (small == 0).all()  # enlarged to the cell
 
 
 def test_json_has_null_for_nan(tmp_path):

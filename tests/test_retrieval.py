@@ -1,4 +1,4 @@
-"""train/data/retrieval.py on pictures of four kinds of pattern, described by a network with random weights."""
+"""Test train/data/retrieval.py on pictures of four kinds of pattern, described by a network of random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS, EACH = 4, 8
 
 
 def pattern(kind: int, seed: int) -> np.ndarray:
-    """Stripes across, stripes down, a light middle, or a light edge; noise on it, so that no two are alike."""
+    """Draw stripes in one of two directions, a light middle or a light edge, with noise that makes each unique."""
     rng = np.random.default_rng((kind, seed))
     y, x = np.mgrid[0:90, 0:160]
     phase = rng.uniform(0, 6)
@@ -30,7 +30,7 @@ def pattern(kind: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
-    """Pictures 0..23 by kind, then a copy of the first and one that is broken; the last two of each kind are clips."""
+    """Write six pictures and two clips of each kind, a copy of the first picture, and a broken picture."""
     folder = tmp_path_factory.mktemp("files")
     pictures, clips = [], []
     for kind in range(KINDS):
@@ -65,7 +65,7 @@ def test_it_finds_the_same_kind_of_picture_and_neither_itself_nor_its_copy(
     pictures, clips = files
     net = network()
     retrieval = Retrieval(net, pictures, clips, tmp_path)
-    assert net.training  # as it was
+    assert net.training  # its mode is unchanged
     right, kinds = [], set()
     for source, path in [
         *((("image", n), path) for n, path in enumerate(pictures[:-2])),
@@ -76,7 +76,7 @@ def test_it_finds_the_same_kind_of_picture_and_neither_itself_nor_its_copy(
         assert ("image", len(pictures) - 1) not in found  # broken
         right += [(pictures if kind == "image" else clips)[n].name[0] == path.name[0] for kind, n in found]
         kinds |= {kind for kind, _ in found}
-    assert np.mean(right) > 0.75  # by chance 0.23
+    assert np.mean(right) > 0.75  # chance gives 0.23
     assert kinds == {"image", "clip"}
     assert ("image", len(pictures) - 2) not in retrieval.five("image", 0)
     assert retrieval.five("image", len(pictures) - 1) == []

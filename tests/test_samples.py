@@ -1,4 +1,4 @@
-"""train/data/samples.py and augment.py on made clips and pictures, whose motion and colours are known."""
+"""Test train/data/samples.py and augment.py on made clips and pictures whose motion and colours are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def colourful(rows: int, columns: int, seed: int = 0) -> Picture:
 
 @pytest.fixture
 def panning(tmp_path: Path) -> Path:
-    """14 frames, (216, 384), as `cached_clips` would keep them."""
+    """Write 14 frames, (216, 384), in the format of `cached_clips`."""
     world = colourful(216 + 14 * SHIFT[1], 384 + 14 * SHIFT[0])
     views = [world[SHIFT[1] * n :, SHIFT[0] * n :][:216, :384] for n in range(14)]
     np.save(tmp_path / "pan.npy", np.stack(views))
@@ -32,7 +32,7 @@ def panning(tmp_path: Path) -> Path:
 
 
 def plain(**changes: object) -> samples.DataOptions:
-    """Small samples whose reference is the frame before."""
+    """Return options for small samples whose reference is the frame before."""
     fields = {
         "size": (64, 112),
         "length": 2,
@@ -67,7 +67,7 @@ def test_kept_flow_carries_each_frame_to_the_next_however_it_is_cut_mirrored_and
             x, y = motion[valid].mean(0)
             assert abs(x / y) == pytest.approx(SHIFT[0] / SHIFT[1], rel=0.1)
         seen.add((x > 0, y > 0))
-    assert len(seen) == 4  # forward and backward, mirrored and not
+    assert len(seen) == 4  # forward or backward, mirrored or not
 
 
 def test_flow_is_made_once_and_anew_where_the_file_is_damaged(
@@ -115,10 +115,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_window_moves_and_scales_flow_as_it_does_pictures() -> None:
     y, x = np.mgrid[0:20, 0:32].astype(np.float32)
-    everywhere = np.stack((x, y), -1)  # as a flow: each pixel's own place, so that it shows what was sampled
+    everywhere = np.stack((x, y), -1)  # a flow of each pixel's own place, which shows where it was sampled
     half = everywhere.reshape(10, 2, 16, 2, 2).mean((1, 3)).astype(np.float16)
     window = augment.Window(top=4, left=6, rows=10, columns=20, size=(5, 10), mirrored=False)
-    # A pixel of the result is 2x2 of the window; vectors shrink by two.
+    # A pixel of the result is 2x2 pixels of the window; vectors shrink by two.
     expected = everywhere[4:14, 6:26].reshape(5, 2, 10, 2, 2).mean((1, 3)) / 2
     np.testing.assert_allclose(window.flow(half, (20, 32)), expected, atol=0.05)
     same_size = augment.Window(4, 6, 10, 20, (10, 20), mirrored=False)  # between the samples of `half`
@@ -156,7 +156,7 @@ def test_dark_faded_and_unreadable_clips_are_named_left_out_and_counted(
         write_video(tmp_path / f"{name}.avi", frames)
     (tmp_path / "broken.avi").write_bytes(b"no video")
     paths = find([tmp_path], VIDEO_SUFFIXES)
-    for _ in range(2):  # the second time all is in the cache
+    for _ in range(2):  # the second time the cache has all clips
         caplog.clear()
         kept = samples.cached_clips(paths, tmp_path / "cache")
         assert [path.name.split("-")[0] for path in kept] == ["good"]
@@ -202,7 +202,7 @@ def test_the_first_reference_is_the_frame_before(panning: Path) -> None:
 
 
 class Similar:
-    """In place of a Retrieval: everything looks like the second picture, and next like the first, which is broken."""
+    """Replace a Retrieval: the most similar picture is always the second, then the first, which is broken."""
 
     def __init__(self, counts: tuple[int, int]) -> None:
         self.counts = counts
@@ -229,7 +229,7 @@ def test_a_foreign_reference_comes_by_retrieval_as_often_as_wanted(panning: Path
 
     assert share(1.0) == 1.0
     assert 0.3 < share(0.5) < 0.9
-    assert share(0.0) < 0.35  # by chance
+    assert share(0.0) < 0.35  # chance alone
     with pytest.raises(ValueError, match=r"it has \(1, 2\) of them, got \(1, 6\)"):
         samples.Sequences([panning], images, plain(), 0, 1, retrieval=Similar((1, 2)))  # type: ignore[arg-type]
 
@@ -253,9 +253,9 @@ def test_scratches_are_lines_that_stay() -> None:
     augment._scratch(film, 1.0, np.random.default_rng(6))
     marks = np.abs(film - 50) > 3
     hit = marks.any(1)  # (frames, columns)
-    assert 0 < hit.mean() < 0.1  # narrow,
-    assert marks.any(2)[hit.any(1)].mean() > 0.9  # from top to bottom,
-    assert hit.any(1).sum() > 1  # and there for a while
+    assert 0 < hit.mean() < 0.1  # the lines are narrow,
+    assert marks.any(2)[hit.any(1)].mean() > 0.9  # go from top to bottom,
+    assert hit.any(1).sum() > 1  # and last for several frames
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_impossible_options_end_in_one_line(wrong: dict[str, object], message: s
 
 
 def mixed(panning: Path, first: int = 0) -> samples.Sequences:
-    """All kinds of samples, of a clip and of pictures."""
+    """Make samples of all kinds from a clip and pictures."""
     pictures = [panning.with_name(f"{n}.png") for n in range(3)]
     for n, path in enumerate(pictures):
         cv2.imwrite(str(path), colourful(120, 200, seed=n))
@@ -315,14 +315,14 @@ def test_colours_of_a_sequence_change_alike_and_keep_luma() -> None:
 
 
 def test_a_sequence_that_returns_ends_where_it_began(panning: Path) -> None:
-    """Forward and back the same way, the frame before and the reference being the first."""
+    """The sequence goes forward and back; the frame before and the reference equal its first frame."""
     options = plain(returns=1.0, length=4, strides=(2,))
-    lab = samples.Sequences([panning], [], options, seed=3, count=4)[0]["lab"][:, 1:]  # L has grain of its own
+    lab = samples.Sequences([panning], [], options, seed=3, count=4)[0]["lab"][:, 1:]  # L has different grain
     assert torch.equal(lab[0], lab[1]) and torch.equal(lab[1], lab[5]) and torch.equal(lab[2], lab[4])
     assert not torch.equal(lab[1], lab[2]) and not torch.equal(lab[2], lab[3])
     odd = samples.Sequences([panning], [], plain(returns=1.0, length=3, strides=(2,)), seed=3, count=4)[0]
     assert torch.equal(odd["lab"][1, 1:], odd["lab"][4, 1:]) and torch.equal(odd["lab"][2, 1:], odd["lab"][3, 1:])
-    assert not odd["flow_backward"][1].any() and odd["valid"][1].all()  # the frame that stands still
+    assert not odd["flow_backward"][1].any() and odd["valid"][1].all()  # the last frame is repeated
 
 
 def test_without_flow_no_motion_is_known(panning: Path) -> None:
@@ -331,7 +331,7 @@ def test_without_flow_no_motion_is_known(panning: Path) -> None:
 
 
 def test_a_covered_reference_is_two_pictures(panning: Path, tmp_path: Path) -> None:
-    """A third to two thirds of it, at one side, are the other picture's."""
+    """A third to two thirds of the reference, at one side, come from the other picture."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         out = augment.covered(np.zeros((60, 90, 3), np.uint8), np.full((60, 90, 3), 9, np.uint8), rng)

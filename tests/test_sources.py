@@ -1,4 +1,4 @@
-"""Feature nets from elsewhere against torchvision's own layers; the judge of the losses."""
+"""Test feature nets of other projects against torchvision's layers, and the judge of the losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def layers() -> torch.nn.Sequential:
 
 @pytest.fixture(scope="module")
 def vgg19(layers: torch.nn.Sequential, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """torchvision's layout without its classifier, random."""
+    """Write random weights in torchvision's layout without the classifier."""
     path = tmp_path_factory.mktemp("features") / "vgg19.pth"
     torch.save({f"features.{key}": value for key, value in layers.state_dict().items()}, path)
     return path
@@ -40,7 +40,7 @@ def test_torchvision_file_gives_torchvision_features(layers: torch.nn.Sequential
     centred = LAB - torch.tensor((50.0, 0, 0)).view(1, 3, 1, 1)
     with torch.no_grad():
         ours = sources.Judge(source)(centred)
-        for level, last in zip(ours, (8, 13, 22, 31), strict=True):  # where relu2_2 .. relu5_2 stand in VGG19
+        for level, last in zip(ours, (8, 13, 22, 31), strict=True):  # numbers of relu2_2 .. relu5_2 in VGG19
             assert torch.allclose(level, layers[: last + 1](x), atol=1e-5)
 
 

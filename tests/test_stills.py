@@ -1,4 +1,4 @@
-"""train/measure/stills.py: on pictures that the tests draw, judged by nets whose answers are known."""
+"""Test train/measure/stills.py on drawn pictures, judged by nets whose answers are known."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ RED, GREEN, BLUE = (200, 40, 40), (40, 160, 40), (40, 60, 200)
 
 
 class Classifier(nn.Module):
-    """Three classes: how red, green and blue a picture is on the whole."""
+    """Score three classes by a picture's mean red, green and blue."""
 
     def forward(self, batch):
         assert batch.dtype == torch.uint8
@@ -28,7 +28,7 @@ class Classifier(nn.Module):
 
 
 class Colours(nn.Module):
-    """Four numbers of a picture: mean R, G, B and the spread of R."""
+    """Describe a picture by the means of R, G, B and the spread of R."""
 
     def forward(self, batch):
         x = batch.float() / 255
@@ -42,7 +42,7 @@ def network() -> ColorizationNet:
 
 
 def write(path: Path, colour: tuple[int, int, int], seed: int = 0, size: tuple[int, int] = (60, 80)) -> Path:
-    """One colour with noise in the brightness."""
+    """Write a picture of one colour with noise in the brightness."""
     noise = np.random.default_rng(seed).integers(-30, 30, (*size, 1))
     picture = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def test_class_of_takes_index_category_and_synset():
     assert stills.class_of("6", categories) is None
     assert stills.class_of("Tench", categories) == 0
     assert stills.class_of("Great_White_Shark", categories) == 1
-    assert stills.class_of("cardigan", categories) == 4  # the exact spelling goes before the others
+    assert stills.class_of("cardigan", categories) == 4  # the exact spelling comes before others
     assert stills.class_of("Cardigan", categories) == 3
     assert stills.class_of("elephant", categories) is None
     assert stills.class_of("n01491361", categories) is None
@@ -99,7 +99,7 @@ def test_judges_that_are_not_at_hand_are_named_with_the_file_that_is_missing(tmp
 
 
 def test_judges_from_files_and_from_the_folder_of_torch_hub(tmp_path, monkeypatch):
-    """With small nets in the place of torchvision's."""
+    """Judges are read from a given file or torch.hub's folder; small nets replace torchvision's."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(stills.torchvision.models, "vgg19", lambda: nn.Sequential(nn.Flatten(), nn.Linear(150528, 3)))
     net = nn.Sequential(nn.Flatten(), nn.Linear(150528, 3))
@@ -132,7 +132,7 @@ def test_the_real_inception_gives_its_pooled_features(tmp_path):
 
 
 class ActedRetrieval:
-    """Pictures are alike in the order of their numbers' distance; five are known, itself and its twin left out."""
+    """Replace Retrieval: find the five pictures with the nearest other numbers."""
 
     def __init__(self, network, pictures, clips, cache):
         assert clips == []
@@ -147,7 +147,7 @@ class ActedRetrieval:
 def test_most_similar_is_a_reference_and_never_the_picture(monkeypatch):
     monkeypatch.setattr(stills, "Retrieval", ActedRetrieval)
     pictures = [Path(f"a/{n}.png") for n in (10, 11, 12, 13, 14, 15, 16)]
-    # 10 has no reference among its five: it is looked for among the references alone.
+    # No reference is among the five pictures of 10, so its reference is searched among the references alone.
     references = [Path(f"b/{n}.png") for n in (10, 17, 40)]
     found = stills.most_similar(network(), pictures, references, Path("none"))
     assert [path.stem for path in found[:2]] == ["17", "10"]
@@ -177,11 +177,11 @@ def test_colour_gives_truth_grey_and_the_reference_s_colours(tmp_path):
     np.testing.assert_array_equal(found["truth"], cv2.resize(picture, (288, 216), interpolation=cv2.INTER_AREA))
     assert metrics.colourfulness(found["grey"]) < 1
     red, green, blue = found["warped colour"].reshape(-1, 3).mean(0)
-    assert red > green + 30 and red > blue + 30  # there is nothing but red to take
+    assert red > green + 30 and red > blue + 30  # the reference has only red
 
 
 def test_measures_by_hand(folder, tmp_path, monkeypatch):
-    """A colouriser that mixes a picture half and half with its reference: ranks and FID can be worked out."""
+    """Ranks and FID are right for a colorizer that averages a picture and its reference."""
 
     def mixed(network, picture, reference):
         return {
@@ -204,7 +204,7 @@ def test_measures_by_hand(folder, tmp_path, monkeypatch):
     assert any("broken.png" in line for line in found.skipped)
     rows = found.rows()
     assert rows["truth"]["Top-1"] == 1.0 and rows["truth"]["FID"] == pytest.approx(0, abs=1e-9)
-    # half blue: red has 120 of red and of blue, so that noise decides; green 110 of green and 120 of blue: second
+    # Mixed with blue, red has 120 of red and of blue, so noise decides; green has 110 of green and 120 of blue.
     assert rows["model"]["Top-5"] == 1.0
     read = {path: cv2.imread(str(path))[..., ::-1] for path, _ in pairs if path.name not in ("loose.png", "broken.png")}
     blue = cv2.imread(str(reference))[..., ::-1]
@@ -261,7 +261,7 @@ def test_main_by_name_without_judges(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_main_by_similarity_takes_what_looks_alike(tmp_path, monkeypatch):
-    """Stripes and checks in two folders: each finds the other of its kind, by the real retrieval."""
+    """The real retrieval takes each picture's reference from the folder of references."""
     y, x = np.mgrid[:112, :192]
     kinds = {"stripes": (x // 6) % 2, "checks": (x // 16 + y // 16) % 2, "flat": 0 * x}
     for place, seed in (("pictures", 1), ("references", 2)):

@@ -1,4 +1,4 @@
-"""What a sequence is asked for: which terms appear, and what they look at."""
+"""Test which terms of the loss are computed, and on which frames."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_l1_is_that_of_the_outputs_where_the_reference_is_true() -> None:
 
 
 def test_later_frames_depend_on_earlier_outputs() -> None:
-    """What is taught at the end reaches the colour net through all steps: the recurrence is trained."""
+    """The gradient of the last output reaches the first one, so the recurrence is trained."""
     model = unrolled()
     seen: list[torch.Tensor] = []
     inner = model.net.color.forward
@@ -113,11 +113,11 @@ def test_the_strip_shows_five_pictures() -> None:
     model(batch())
     picture = model.picture()
     assert picture is not None and picture.shape == (3, 64, 5 * 64)
-    assert (picture[:, :, 64:128].amax(0) - picture[:, :, 64:128].amin(0)).max() < 1e-3  # the second is grey
+    assert (picture[:, :, 64:128].amax(0) - picture[:, :, 64:128].amin(0)).max() < 1e-3  # the second picture is grey
 
 
 class TestMeaning:
-    """A network with semantic features."""
+    """Test a network with semantic features."""
 
     def model(self, **weights: float) -> Unrolled:
         torch.manual_seed(0)
@@ -129,12 +129,12 @@ class TestMeaning:
         model = self.model(guess=1.0)
         found = model.net.understand(samples["lab"].flatten(0, 1)[:, :1] - 50.0)
         assert found is not None
-        truth = samples["lab"].flatten(0, 1)[:, 1:, ::8, ::8]  # squares of 8 pixels
+        truth = samples["lab"].flatten(0, 1)[:, 1:, ::8, ::8]  # the colours are constant in squares of 8 pixels
         expected = (found.guess - truth).abs().mean()
         assert torch.allclose(model(samples).terms["guess"], expected, rtol=1e-4)
 
     def test_foreign_colours_are_sought_only_where_they_are_sure(self) -> None:
-        """Of a foreign reference whose vectors are those of the frame, the truth counts nothing, and else all."""
+        """A foreign reference's colour is the target where its vectors match the frame's; elsewhere the truth is."""
         model = self.model()
         vectors = torch.nn.functional.normalize(torch.randn(2, 64, 8, 8), dim=1)
         target, theirs = torch.zeros(2, 2, 64, 64), torch.full((2, 3, 64), 20.0)
@@ -154,12 +154,12 @@ class TestMeaning:
 
 
 def outputs_without_and_with(share: str, samples: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Return the outputs with a share of Unrolled at 0, and at 1."""
+    """Return the outputs with Unrolled's attribute `share` at 0, and at 1."""
     found = []
     for value in (0.0, 1.0):
         model = unrolled()
         setattr(model, share, value)
-        torch.manual_seed(4)  # of the frame before the sequence
+        torch.manual_seed(4)  # seed of the frame before the sequence
         outputs = model(samples).outputs
         assert outputs is not None
         found.append(outputs)
@@ -167,7 +167,7 @@ def outputs_without_and_with(share: str, samples: dict[str, torch.Tensor]) -> li
 
 
 def test_the_middle_frame_gives_colours_to_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.fit.unroll.REMEMBERED", -2.0)  # ahead of any reference
+    monkeypatch.setattr("train.fit.unroll.REMEMBERED", -2.0)  # preferred to any reference
     first, second = outputs_without_and_with("remembered", batch(frames=7))
     assert torch.equal(first[:, :3], second[:, :3]) and not torch.equal(first[:, 3], second[:, 3])
 
@@ -181,8 +181,8 @@ def test_steady_is_the_change_of_outputs_where_true_colours_only_moved() -> None
     model = unrolled(steady=1.0)
     lab, ab = torch.zeros(2, 3, 8, 8), torch.full((2, 2, 8, 8), 5.0)
     before = torch.cat((torch.zeros(2, 1, 8, 8), ab + 2.0, lab[:, 1:]), dim=1)
-    before[:, 1, :, :4], before[:, 3, :, :4] = 90.0, 10.0  # the left half takes other true colours
-    before[1] += 50.0  # of a sample whose previous colours are spoiled
+    before[:, 1, :, :4], before[:, 3, :, :4] = 90.0, 10.0  # the left half had other true colours
+    before[1] += 50.0  # the second sample's previous colours are spoiled
     match = Match(ab, ab[:, :1], ab[:, :0], ab[:, :1], ab[:, :0], ab[:, :1])
     fresh = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
     terms = model._of_colors(ab, lab, match, before, torch.ones(2, 1, 1, 1), fresh)
