@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over two pipes by its own protocol: pages are looked at and used as people do."""
+"""Drive a headless Chromium over two pipes by its own protocol, to view and use pages as people do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39, "Ar
 
 
 class Browser:
-    """One page. `events`: what the browser told meanwhile."""
+    """Drive one page. `events`: messages of the browser since the page was opened."""
 
     def __init__(self, to: int, since: int) -> None:
         self._to, self._from = to, os.fdopen(since, "rb", buffering=0)
@@ -48,7 +48,7 @@ class Browser:
         return result
 
     def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """Loads a file. The events begin anew."""
+        """Load a file and clear the events."""
         self.events.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -58,7 +58,7 @@ class Browser:
             self.events.append(self._next())
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -69,12 +69,12 @@ class Browser:
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=_KEYS[key], **text)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """kind: "mousePressed", "mouseMoved" or "mouseReleased"; a button is down while it moves."""
+        """Send a mouse event. kind: "mousePressed", "mouseMoved" (with the button down) or "mouseReleased"."""
         down = kind != "mouseReleased"
         self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1)
 
     def touch(self, *points: tuple[float, float]) -> None:
-        """A finger from the first of the points over all others."""
+        """Move a finger from the first point over all others."""
         for number, (x, y) in enumerate(points):
             self.ask(
                 "Input.dispatchTouchEvent", type="touchMove" if number else "touchStart", touchPoints=[{"x": x, "y": y}]
@@ -82,7 +82,7 @@ class Browser:
         self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def seen(self, area: dict[str, float] | None = None) -> NDArray[np.uint8]:
-        """(H, W, 3): what is shown, or a part of it. area: x, y, width, height."""
+        """Return what is shown, or a part of it, (H, W, 3). area: x, y, width, height."""
         options = {} if area is None else {"clip": {**area, "scale": 1}}
         shot = base64.b64decode(self.ask("Page.captureScreenshot", **options)["data"])
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
@@ -98,14 +98,14 @@ class Browser:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
-    """A browser of its own; skips the test where there is none. profile: a new folder."""
+    """Start a browser; skip the test where none is installed. profile: a new folder."""
     program = next((path for name in NAMES if (path := shutil.which(name))), None)
     if program is None:
         pytest.skip("needs Chromium on PATH: apt-get install chromium")
     (its_input, to), (since, its_output) = _pipe(), _pipe()
 
     def connect() -> None:
-        os.dup2(its_input, 3)  # what it reads from, and what it writes to
+        os.dup2(its_input, 3)  # Chromium reads from 3 and writes to 4
         os.dup2(its_output, 4)
 
     command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
@@ -124,7 +124,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
 
 
 def _pipe() -> tuple[int, int]:
-    """Both ends, at other numbers than Chromium's."""
+    """Return both ends of a pipe, at file descriptors that Chromium does not use."""
     ends = os.pipe()
     reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

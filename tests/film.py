@@ -1,4 +1,4 @@
-"""Films for tests: scenes of synthetic pictures with sound, subtitles, chapters and tags, made by ffmpeg."""
+"""Make films for tests with ffmpeg: scenes of synthetic pictures with sound, subtitles, chapters and tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, RATE = 96, 64, 24
 
 
 def picture(seed: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """(height, width, 3) RGB: a few soft blots on a ground of another brightness for each seed."""
+    """Return RGB, (height, width, 3): a few soft blots; each seed gives another brightness of the background."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     image = np.full((height, width, 3), 40 + 150 * (seed * 0.618 % 1), dtype=np.float64)
@@ -27,14 +27,14 @@ def picture(seed: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.u
 
 
 def scene(seed: int, length: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """Grey frames, 8 bit: a window that moves over a larger picture."""
+    """Return grey frames of 8 bits: a window that moves over a larger picture."""
     wide = picture(seed, width + length, height + length // 2) @ np.array([0.2126, 0.7152, 0.0722])
     luma = np.rint(16 + 219 / 255 * wide).astype(np.uint8)
     return b"".join(luma[n // 2 : n // 2 + height, n : n + width].tobytes() for n in range(length))
 
 
 def make_png(path: Path, seed: int, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    """A reference for the scene of that seed."""
+    """Write a reference for the scene of that seed."""
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-i", "-"]
     _ffmpeg([*raw, "-frames:v", "1", str(path)], [picture(seed, width, height).tobytes()])
     return path
@@ -54,14 +54,14 @@ def make_film(
     filters: str = "null",
     options: Sequence[str] = (),
 ) -> list[int]:
-    """Writes a film of scenes, each of another picture, and returns their first frames.
+    """Write a film of scenes, each of another picture; return their first frames.
 
     Args:
-        seeds: of the scenes' pictures; None: 0, 1, ...
-        sound: how many audio tracks, each of another pitch.
-        subtitles: their codec; None: no subtitles.
-        filters: of the picture, e.g. "setpts=..." for a variable frame rate.
-        options: further ones of ffmpeg, for what is written.
+        seeds: seeds of the scenes' pictures; None: 0, 1, ...
+        sound: number of audio tracks, each of another pitch.
+        subtitles: codec of the subtitles; None: no subtitles.
+        filters: filters of the picture, e.g. "setpts=..." for a variable frame rate.
+        options: further options of ffmpeg for the output.
     """
     seconds = sum(lengths) / RATE
     raw = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[0]}x{size[1]}", "-r", str(RATE), "-color_range", "tv"]
@@ -92,7 +92,7 @@ def make_film(
 
 
 def decoded(path: Path, pixels: str | None = None) -> list[str]:
-    """A hash for each frame of the picture."""
+    """Return a hash of each frame of the picture."""
     shape = [] if pixels is None else ["-pix_fmt", pixels]
     return [
         line.split(",")[-1].strip() for line in _hashes(path, ["-map", "0:v:0", *shape, "-fps_mode", "passthrough"])
@@ -100,7 +100,7 @@ def decoded(path: Path, pixels: str | None = None) -> list[str]:
 
 
 def sound_of(path: Path) -> list[tuple[str, str]]:
-    """Number and hash of each packet of all audio tracks, as they are stored. (Muxers do not agree on durations.)"""
+    """Return track number and hash of each stored audio packet. (Muxers do not agree on durations.)"""
     lines = [line.split(",") for line in _hashes(path, ["-map", "0:a", "-c", "copy"])]
     return [(line[0], line[5].strip()) for line in lines]
 
@@ -111,7 +111,7 @@ def _hashes(path: Path, options: Sequence[str]) -> list[str]:
 
 
 def _ffmpeg(arguments: Sequence[str], given: Iterable[bytes] = ()) -> bytes:
-    """Its stdout."""
+    """Run ffmpeg with `given` as stdin; return its stdout."""
     command = [find_ffmpeg(), "-loglevel", "error", "-y", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None

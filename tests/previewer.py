@@ -1,12 +1,13 @@
-"""Runs a previewer as its users do, on the display of $DISPLAY, and works it from within: opens a script, seeks,
-reloads, closes. Run as a program: previewer.py vsview|vspreview SCRIPT RELOADS FOLDER [PLAN]
+"""Run a previewer on the display $DISPLAY and operate it from inside: open a script, seek, reload, close.
 
-FOLDER gets screenshots, open.png, reloaded.png and, for vsview, plan.png. A line of JSON goes to stdout:
+Run as a program: previewer.py vsview|vspreview SCRIPT RELOADS FOLDER [PLAN]
 
-    rss: KiB, resident before the script, with it, and after each reload.
-    threads: the same.
-    pixels: for each frame shown, its pixels in a grid, RGB.
-    properties, scenes: what vsview shows of them.
+The program writes screenshots to FOLDER: open.png, reloaded.png and, for vsview, plan.png. It prints a line of JSON:
+
+    rss: resident memory in KiB before the script is opened, after that, and after each reload.
+    threads: number of threads at the same moments.
+    pixels: RGB of each shown frame at the points of a grid.
+    properties, scenes: the texts that vsview shows.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-FRAMES = (0, 7, 2)  # sought in this order; the last is also shown after each reload
+FRAMES = (0, 7, 2)  # shown in this order; the last is also shown after each reload
 PATIENCE = 120  # seconds for one step
 
-Steps = Iterator[Callable[[], Any]]  # waits for each to become true
+Steps = Iterator[Callable[[], Any]]  # `work` waits until each returns a true value
 seen: dict[str, Any] = {"rss": [], "threads": [], "pixels": [], "properties": {}, "scenes": []}
 
 
@@ -36,13 +37,13 @@ def measure() -> None:
 
 
 def look(image: Any) -> None:
-    """Notes the pixels of a QImage."""
+    """Record the pixels of a QImage."""
     at = [((2 * x + 1) * image.width() // 8, (2 * y + 1) * image.height() // 8) for y in range(4) for x in range(4)]
     seen["pixels"].append([image.pixelColor(x, y).getRgb()[:3] for x, y in at])
 
 
 def work(window: Any, core: Any, steps: Steps) -> None:
-    """Goes on with `steps` whenever the program is idle. core: the module QtCore of its Qt."""
+    """Run `steps` whenever the program is idle. core: the module QtCore of the program's Qt."""
     timer = core.QTimer(window)
     waits: dict[str, Any] = {"for": lambda: True, "since": time.monotonic()}
 
@@ -65,7 +66,7 @@ def work(window: Any, core: Any, steps: Steps) -> None:
 
 
 def pause(seconds: float) -> Callable[[], bool]:
-    """For what is drawn with the screen's rate."""
+    """Return a condition that is true after some seconds, for what is drawn at the screen's rate."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() > until
 

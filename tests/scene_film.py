@@ -1,4 +1,4 @@
-"""A film with 60 changes of scene of all kinds and 40 events that are none, of given shots; and how it is judged."""
+"""Make a film with 60 scene changes of all kinds and 40 other events from given shots; score the changes found."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Frames = NDArray[np.float32]  # (T, H, W), luma 0..255
 BLACK, WHITE = 16.0, 235.0
 SHOT_SIZE = 128, 72
 GRAIN = 1.5
-MARGIN = 14  # frames of a shot before and after what happens in it
+MARGIN = 14  # frames of a shot before and after the event in it
 
-# Kind, and the number of frames: of a dissolve; of a fade out, black, and a fade in.
+# Kind and numbers of frames: of a dissolve, or of a fade out, the black between, and a fade in.
 CHANGES: list[tuple[str, tuple[int, ...]]] = [
     *[("cut", ())] * 18,
     *[("cut, white frame", ())] * 2,
@@ -42,7 +42,7 @@ LURES = [
 
 @dataclass(frozen=True)
 class Event:
-    """A change, or a lure, in frames first..last: of a change those that may be said to begin the new scene."""
+    """Hold a change or a lure in frames first..last; each frame of a change may count as the start of the new scene."""
 
     kind: str
     first: int
@@ -55,7 +55,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Score:
-    """How well found frames fit the changes. false: found frames that fit none; missed: changes that none fits."""
+    """Hold how well found frames fit the changes. false: found frames without a change; missed: changes not found."""
 
     recall: float
     precision: float
@@ -68,7 +68,7 @@ class Score:
 def make(
     calm: Sequence[Frames], fast: Sequence[Frames], seed: int
 ) -> tuple[NDArray[np.uint8], list[Event], list[Event]]:
-    """Frames (T, H, W), changes, events that are none. calm, fast: shots for 55 and 6 scenes, each of its own place."""
+    """Return frames (T, H, W), changes and lures. calm, fast: shots for 55 and 6 scenes, each of another place."""
     rng = np.random.default_rng(seed)
     changes = [CHANGES[i] for i in rng.permutation(len(CHANGES))]
     lures = dict(zip(rng.permutation(len(CHANGES) + 1).tolist(), LURES, strict=False))
@@ -97,7 +97,7 @@ def make(
 
 
 def judge(found: Iterable[int], changes: Sequence[Event]) -> Score:
-    """A found frame fits a cut within 2 frames, a gradual change within its length; one fits one."""
+    """Score found frames. Each fits one cut within 2 frames, or one gradual change within its length."""
     left, false, exact, count = list(changes), [], 0, 0
     for n in found:
         count += 1
@@ -114,7 +114,7 @@ def judge(found: Iterable[int], changes: Sequence[Event]) -> Score:
 
 
 def shrunk(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The film in 8 bit of full range at a size (width, height) that divides its own, by means."""
+    """Return the film in 8 bits of full range, averaged to a size (width, height) that divides its own."""
     width, height = size
     rows, columns = frames.shape[1] // height, frames.shape[2] // width
     mean = frames.reshape(len(frames), height, rows, width, columns).mean((2, 4), dtype=np.float32)
@@ -122,9 +122,9 @@ def shrunk(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def real_shots(clips: Path) -> tuple[list[Frames], list[Frames]] | None:
-    """Calm and fast shots for `make`, SHOT_SIZE, luma of limited range; None where the clips are not there.
+    """Return calm and fast shots for `make` in SHOT_SIZE, luma of limited range; None where the clips are missing.
 
-    None of them was used to choose a threshold.
+    No threshold was chosen on these clips.
     """
     paths = [[clips / f"{name}.mp4" for name in names.split()] for names in (CALM, FAST)]
     if not all(path.is_file() for group in paths for path in group):
@@ -154,7 +154,7 @@ def _leaves(change: tuple[str, tuple[int, ...]]) -> int:
 
 
 def _played(shot: Frames, count: int, speed: int) -> Frames:
-    """So many frames of it, to and fro."""
+    """Return `count` frames of the shot, played forward and backward."""
     there = shot[::speed]
     both = np.concatenate([there, there[-2:0:-1]])
     return both[np.arange(count) % len(both)].astype(np.float32)
@@ -163,7 +163,7 @@ def _played(shot: Frames, count: int, speed: int) -> Frames:
 def _joined(
     film: list[Frames], length: int, scene: Frames, change: tuple[str, tuple[int, ...]]
 ) -> tuple[list[Frames], int, Event | None]:
-    """Puts a scene to the end of the film: the film, its length, and what happened."""
+    """Append a scene to the film; return the film, its length, and the change."""
     kind, spans = change
     if kind == "start":
         return [scene], len(scene), None

@@ -1,4 +1,4 @@
-"""The scripts of docs/chains.md, with the plugins that they name and a tiny network, on films whose truth is known."""
+"""Test the scripts of docs/chains.md with their plugins and a tiny network, on films whose true frames are known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL_ONE = "import functools\nsmall = functools.partial(core.exvc.Colorize, **S
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Iterator[Path]:
-    """Where scripts run, with reference.png;"""
+    """Make the folder in which scripts run, with reference.png."""
     monkeypatch.chdir(tmp_path)
     make_png(tmp_path / "reference.png", 0, WIDTH, HEIGHT)
     monkeypatch.setitem(SMALL, "model", model)
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Itera
 
 
 def run(heading: str, *plugins: str, **changed: int) -> vs.VideoNode:
-    """The output of a script; `changed`: numbers that it sets at the beginning."""
+    """Return the output of a script. `changed`: new values of numbers that the script sets."""
     for plugin in plugins:
         if not hasattr(vs.core, plugin):
             pytest.skip(f"there is no core.{plugin}: pip install vsexvc[chains]")
@@ -56,7 +56,7 @@ def plane(clip: vs.VideoNode, n: int, number: int = 0) -> Any:
 
 
 def film(filters: str, lengths: tuple[int, ...] = (COUNT,), first: str = "null") -> tuple[vs.VideoNode, Any]:
-    """Makes film.mkv; returns it, and the luma (N, H, W) that it has with the first filter alone."""
+    """Make film.mkv; return the film, and its luma (N, H, W) with the first filter alone."""
     for name, applied in (("clean.mkv", first), ("film.mkv", f"{first},{filters}")):
         codec = ("-c:v", "ffv1", "-pix_fmt", "yuv420p")
         make_film(Path(name), lengths, size=(WIDTH, HEIGHT), sound=0, codec=codec, filters=applied)
@@ -79,7 +79,7 @@ def test_denoise_colour_upscale(keep_grain: bool) -> None:
     own = plane(noisy, 5)
 
     def error(clip: vs.VideoNode, truth: Any, **moved: float) -> float:
-        """Mean difference of a frame, away from the borders; no pixel may be wholly wrong."""
+        """Return the mean difference of a frame inside its borders; check that no pixel differs much."""
         difference = abs(plane(clip.resize.Bilinear(WIDTH, HEIGHT, **moved), 5) - truth)[4:-4, 4:-4]
         assert difference.max() < 40
         return float(difference.mean())
@@ -89,12 +89,12 @@ def test_denoise_colour_upscale(keep_grain: bool) -> None:
     assert is_coloured(out, 5)
     print(f"from the clean luma: {error(out, clean[5]):.2f}, the film {error(noisy, clean[5]):.2f}")
     assert error(out, clean[5]) < (1 if keep_grain else 0.6) * error(noisy, clean[5])
-    for x, y in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):  # the grain lies where it was, to an eighth of a pixel
+    for x, y in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)):  # the grain has not moved: shifts increase the error
         assert not keep_grain or error(out, own, src_left=x, src_top=y) > error(out, own)
 
 
 def test_inverse_telecine() -> None:
-    """The frames of the cinema come back, byte for byte."""
+    """The script restores the original frames byte for byte."""
     telecined, clean = film("telecine=first_field=top:pattern=23,setfield=tff", (1,) * 24)
     assert telecined.num_frames == 30
     out = run("Inverse telecine, colour", "vivtc")
@@ -104,7 +104,7 @@ def test_inverse_telecine() -> None:
 
 
 def test_pillarbox() -> None:
-    """The sides keep their bytes, the picture its luma."""
+    """The sides keep their bytes, and the picture keeps its luma."""
     side = 16
     boxed, _ = film(f"pad=iw+{2 * side}:ih:{side}:0:olive")
     out = run("A 4:3 picture in a 16:9 frame", side=side)

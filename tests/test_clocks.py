@@ -1,4 +1,4 @@
-"""Times of films and sound that are not as usual: a last frame of its own length, clocks that go back."""
+"""Test unusual times of films and sound: a last frame of another duration, clocks that go back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_last_frame_of_a_variable_rate(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("container", "late"), [("vob", 0.34), ("vob", 0), ("mpg", 0.34), ("ts", 0.34), ("avi", 0)])
 def test_a_picture_that_starts_after_the_sound(tmp_path: Path, container: str, late: float) -> None:
-    """It stays as late, also in a program stream, where not every frame states its time."""
+    """The picture keeps its delay, also in a program stream, where not every frame states its time."""
     inputs = [(tmp_path / name, words) for name, words in (("v.m2v", "testsrc2=d=0.5"), ("a.mp2", "sine=d=1"))]
     for path, words in inputs:
         made = ["-f", "lavfi", "-i", words, "-r", "25", "-s", "96x64", "-bf", "2"] if path.suffix == ".m2v" else []
@@ -80,7 +80,7 @@ def test_a_picture_that_starts_after_the_sound(tmp_path: Path, container: str, l
 def test_sound_whose_clock_begins_anew(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], container: str
 ) -> None:
-    """Two recordings one after the other: what follows is joined on, which is said."""
+    """The second of two recordings in one file follows the first, and a notice says so."""
     make_film(tmp_path / "film.mkv", (10,), sound=0)
     tone = ["-f", "lavfi", "-i", "sine=d=2", "-c:a", "mp2", str(tmp_path / "a.ts")]
     subprocess.run([find_ffmpeg(), "-loglevel", "error", *tone], check=True)
@@ -108,7 +108,7 @@ def test_a_clock_that_goes_back_a_little(tmp_path: Path) -> None:
 
 
 def test_sound_that_starts_later_than_a_script(tmp_path: Path) -> None:
-    """As it does in its own file, where no picture says when nought is."""
+    """The sound keeps its delay, although no picture in its file shows where zero is."""
     script, sound, out = (tmp_path / name for name in ("film.vpy", "sound.mka", "out.mkv"))
     script.write_text(
         "import vapoursynth as vs\n"

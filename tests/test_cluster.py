@@ -1,4 +1,4 @@
-"""film/cluster.py with a Ray that only says which task is done: the order of parts, and what is told meanwhile."""
+"""Test film/cluster.py with a stand-in for Ray: resources of tasks, the order of parts, progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vsexvc.film.job import Colours, Job
 
 
 class Ray(SimpleNamespace):
-    """Tasks end last come, first served; before each end there is a wait in vain."""
+    """Replace Ray. The task that started last ends first; every second wait finds no task."""
 
     def __init__(self) -> None:
         names = ("RayError", "RayTaskError")
@@ -67,7 +67,7 @@ def job_of(folder: Path, threads: int = 4, device: str | None = None) -> Job:
 
 
 def asked(ray: Ray, job: Job, workers: int | None = None, per_gpu: int = 1) -> tuple[float, float, float]:
-    """What a task asks for: CPUs, GPUs and GiB of memory."""
+    """Return the CPUs, GPUs and GiB of memory that a task asks for."""
     cluster.make_by_ray(job, [0], workers, None, lambda number, worker: None, per_gpu=per_gpu)
     return ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["memory"] / 2**30
 
@@ -77,7 +77,7 @@ class TestWhatAWorkerTakes:
         assert asked(ray, job_of(tmp_path)) == (4.5, 0.0, 3.0)
 
     def test_a_cluster_of_small_machines_is_used(self, ray: Ray, tmp_path: Path) -> None:
-        """No machine has the encoder's CPU or the memory: a task that asks for them would wait for ever."""
+        """No machine has the encoder's CPU or the memory: the task asks for less, or it would wait for ever."""
         ray.machines = [{"CPU": 4, "memory": 1 << 30}, {"CPU": 4, "memory": 2 << 30}, {"CPU": 2, "memory": 64 << 30}]
         assert asked(ray, job_of(tmp_path)) == (4.0, 0.0, 2.0)
 
@@ -117,7 +117,7 @@ def test_a_part_inside_a_scene_waits_for_the_one_before(ray: Ray, tmp_path: Path
     cluster.progress_file(job, 4).write_text("17")
     made: list[int] = []
     told: list[int] = []
-    # Part 1 is there already.
+    # Part 1 already exists.
     cluster.make_by_ray(job, [0, 2, 3, 4, 5], 2, None, lambda number, worker: made.append(number), told.append)
     assert ray.started == [0, 2, 3, 4, 5]
     assert made == [4, 5, 3, 2, 0]

@@ -1,6 +1,6 @@
-"""film/compare.py: the page's figures are the filter's; in a real Chromium slider and keys change what is seen.
+"""Test film/compare.py: the page has the filter's figures; in a real Chromium slider and keys change what is shown.
 
-What is looked at with eyes are pictures of flat colours, so that each pixel says which picture it is of.
+The pictures have flat colours, so that each pixel shows its picture.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_first_frames_of_a_scene_are_read_once(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To choose a frame for the page, and the typical one for its figure."""
+    """The page's frame and the typical frame are chosen in one reading of a scene."""
     film.make_film(tmp_path / "film.mkv", (6, 7), sound=0)
     chosen: list[int] = []
 
@@ -142,7 +142,7 @@ def test_nothing_is_fetched(three: Path) -> None:
 
 
 def wipes(browser: Browser) -> list[dict[str, float]]:
-    """Where the pictures are."""
+    """Return the areas of the pictures."""
     return list(
         browser.run(
             "[...document.querySelectorAll('.wipe')].map(e => { const r = e.getBoundingClientRect();"
@@ -152,7 +152,7 @@ def wipes(browser: Browser) -> list[dict[str, float]]:
 
 
 def at(picture: NDArray[np.uint8], share: float) -> tuple[int, ...]:
-    """The colour at a share of the width, below the labels."""
+    """Return the colour at a share of the width, below the labels."""
     return tuple(int(c) for c in picture[picture.shape[0] * 3 // 4, int(share * picture.shape[1])])
 
 
@@ -162,7 +162,7 @@ def is_like(seen: tuple[int, ...], colour: tuple[int, int, int] | int) -> bool:
 
 
 def shows(browser: Browser, share: float, left: Any, right: Any) -> None:
-    """Every picture is `left` up to that share and `right` after it: lists by column, or by row for a grey."""
+    """Check that every picture shows `left` up to that share, then `right`; both map row and column to a colour."""
     areas = wipes(browser)
     assert len(areas) == 6
     for number, area in enumerate(areas):
@@ -175,7 +175,7 @@ def shows(browser: Browser, share: float, left: Any, right: Any) -> None:
 
 
 def test_the_line_by_keyboard(browser: Browser, three: Path) -> None:
-    """No mouse: Tab to each control, arrows, Home, End, Space."""
+    """Tab, arrows, Home, End and Space work all controls without a mouse."""
     browser.open(three, 1200, 1000)
     grey, colour = (lambda row, column: GREYS[row]), (lambda row, column: COLOURS[column])
     shows(browser, 0.5, grey, colour)
@@ -218,7 +218,7 @@ def test_the_line_by_mouse(browser: Browser, three: Path) -> None:
 
 
 def test_the_line_by_finger(browser: Browser, three: Path) -> None:
-    """Who scrolls the page does not move it."""
+    """A finger that scrolls the page does not move the line."""
     browser.open(three, 390, 844)
     browser.ask("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=1)
     try:
@@ -236,7 +236,7 @@ def test_the_line_by_finger(browser: Browser, three: Path) -> None:
 
 
 def test_what_is_said(browser: Browser, three: Path) -> None:
-    """Names as they are, the best of each row, a name for every control, no error and no request."""
+    """The page shows exact names and the best of each row; each control has a name; no error and no request occurs."""
     browser.open(three, 1200, 1000)
     assert browser.run("document.title") == "film.mkv with 3 references"
     captions = browser.run("[...document.querySelectorAll('figcaption')].map(e => e.innerText)")
@@ -251,7 +251,7 @@ def test_what_is_said(browser: Browser, three: Path) -> None:
         if not node["ignored"] and node["role"]["value"] in named:
             named[node["role"]["value"]].append(node["name"]["value"])
     assert all(all(names) for names in named.values())
-    # 3 references have no name but the text beside them; 6 pictures, 6 maps and the maps' scale have their own.
+    # 6 pictures, 6 maps and the maps' scale have names; the text beside the 3 references names these.
     assert {role: len(names) for role, names in named.items()} == {
         "slider": 1,
         "combobox": 1,
@@ -282,7 +282,7 @@ CONTRAST = """
 @pytest.mark.parametrize("width", [320, 700, 1600])
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_screen(browser: Browser, tmp_path: Path, three: Path, width: int, dark: bool) -> None:
-    """Nothing sticks out to the side, and text can be read (WCAG AA: 4.5 to 1)."""
+    """The page fits the width, and text has the contrast of WCAG AA (4.5 to 1)."""
     browser.open(three, width, 900, dark)
     assert browser.run("document.documentElement.scrollWidth") <= width
     ratios = browser.run(CONTRAST)
@@ -294,7 +294,7 @@ def test_every_screen(browser: Browser, tmp_path: Path, three: Path, width: int,
 
 
 def test_one_reference(browser: Browser, tmp_path: Path) -> None:
-    """There is no best one of one."""
+    """A single reference is not marked as the best."""
     path = tmp_path / "one.html"
     path.write_text(compare.page("film.mkv", "", NAMES[:1], [flat(COLOURS[0])], rows(1)), encoding="utf-8")
     browser.open(path, 1200, 1000)
@@ -305,7 +305,7 @@ def test_one_reference(browser: Browser, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "dark"), [(320, False), (1200, True)])
 def test_scenes_that_suit_least(browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
-    """A table of those that are missing or weak, worst first; it fits the screen and can be read."""
+    """The table lists scenes whose reference is missing or weak, worst first; it fits the screen and is legible."""
     scenes = [
         Suited(7, 600, 0.2, {NAMES[1]: 1.0}),
         Suited(2, 40, 0.4, {"a.png": 1.0}),

@@ -1,4 +1,4 @@
-"""encode.py: what ffmpeg is told, and what a part says of itself."""
+"""Test encode.py: ffmpeg's arguments, and what a part states about its picture."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_filters_leave_the_shape_of_pixels(tmp_path: Path, extra: str, shape: Fr
         ("ffvhuff", vs.YUV420P8, ".mkv", True),
         ("huffyuv", vs.YUV422P8, ".mkv", True),
         ("magicyuv", vs.YUV420P8, ".mkv", True),
-        ("ffv1", vs.YUV420P8, ".avi", False),  # it cannot state the range
+        ("ffv1", vs.YUV420P8, ".avi", False),  # AVI cannot state the range
         ("ffv1", vs.GRAY8, ".mkv", True),
     ],
 )
 def test_lossless_codecs_keep_full_range(tmp_path: Path, codec: str, pixels: int, container: str, kept: bool) -> None:
-    """The samples are bit for bit those of the clip, and the file says that they are of full range."""
+    """The samples are bit for bit those of the clip, and the file states full range, if the container can."""
 
     def ramp(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         frame = f.copy()

@@ -1,4 +1,4 @@
-"""join.py: for each codec and container what ffmpeg writes by itself, decoded and by its tag; and sound."""
+"""Test join.py: for each codec and container frames and tag are those of ffmpeg alone; and sound."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ffmpeg(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes
 
 
 def tag(path: Path) -> str:
-    """Codec, profile and tag as ffmpeg lists them, without the colours."""
+    """Return codec, profile and tag as ffmpeg lists them, without the colours."""
     said = subprocess.run([find_ffmpeg(), "-hide_banner", "-i", str(path)], capture_output=True, text=True).stderr
     found = re.search(r"Video: ([^,]*)", said)
     assert found is not None, said
@@ -103,7 +103,7 @@ def test_a_codec_in_all_containers(tmp_path: Path, codec: str, pixels: str, extr
         written.add(container)
         assert ffmpeg(*arguments, *encoding.arguments(), str(theirs), given=raw).returncode == 0
         assert decoded(out) == frames, container
-        # Older versions of ffmpeg tag what Matroska has a name of its own for.
+        # Older versions of ffmpeg write a tag where Matroska has a name for the codec.
         assert tag(out) == tag(theirs) or (container == "mkv" and "(" not in tag(out)), container
     assert written == held
 
@@ -147,12 +147,12 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_sound_in_matroska(part: Path, tmp_path: Path, file: str, codec: str, becomes: str) -> None:
-    """Is copied where it is held, else turned into PCM with the same samples, at the same time; the words say which."""
+    """Sound that Matroska holds is copied; other sound becomes PCM of the same samples, and a notice says so."""
     source, out = tmp_path / file, tmp_path / "out.mkv"
     picture = ["-f", "lavfi", "-i", "color=s=64x64:r=25:d=0.4", "-map", "0", "-map", "1", "-c:v", "mpeg2video"]
     tone = ["-f", "lavfi", "-i", "sine=440:r=48000:d=0.4"]
     made = ffmpeg(*(picture if file.endswith(("vob", "ts")) else []), *tone, "-c:a", *codec.split(), str(source))
-    if made.returncode:  # the picture comes first on the command line
+    if made.returncode:  # some muxers need the picture first on the command line
         made = ffmpeg(*picture[:4], *tone, *picture[4:], "-c:a", *codec.split(), str(source))
     assert made.returncode == 0, made.stderr
     notices = join([(part, Part(seen(part), ""))], TIMES, Other(source), out)
@@ -179,7 +179,7 @@ def test_sound_that_can_only_be_lost(part: Path, tmp_path: Path) -> None:
 
 
 def one_frame(path: Path, codec: str = "ffv1", **tags: int) -> Path:
-    """A part of one frame."""
+    """Write a part of one frame."""
     source = clip("yuv420p")[:1].std.SetFrameProps(**tags)
     arguments = input_arguments(source, source.get_frame(0))
     encode(source.frames(close=True), arguments, Encoding(codec).resolved(), path)
@@ -199,7 +199,7 @@ def tone(path: Path, *words: str) -> Path:
 def test_sound_that_only_the_header_refuses(
     part: Path, tmp_path: Path, codec: str, container: str, becomes: str
 ) -> None:
-    """The muxer lists the codec, and then does not write it."""
+    """Sound becomes PCM or is refused where the muxer lists the codec but does not write it."""
     source, out = tone(tmp_path / "a.mka", "-c:a", *codec.split()), tmp_path / f"out.{container}"
     what = f"stream 0 of a.mka (audio, {codec.split()[0].removeprefix('lib')})"
     if not becomes:
@@ -218,7 +218,7 @@ def streams(path: Path) -> list[str]:
 
 
 def test_what_a_container_takes_and_does_not_name(tmp_path: Path) -> None:
-    """MPEG-TS takes any codec as private data, which no player knows; it has no chapters either."""
+    """Codecs that MPEG-TS takes only as private data are refused or left out, like chapters, which it cannot hold."""
     sound, text, chapters = tone(tmp_path / "a.flac"), tmp_path / "a.srt", tmp_path / "chapters"
     text.write_text("1\n00:00:00,000 --> 00:00:00,200\nOne\n")
     chapters.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=20\nEND=100\ntitle=One\n")
@@ -243,7 +243,7 @@ def test_a_codec_that_fails_in_its_packets(tmp_path: Path) -> None:
 
 
 def test_a_track_without_sound(part: Path, tmp_path: Path) -> None:
-    """FFmpeg lists a core of AC-3 beside TrueHD in M2TS; a recording may announce a track that stays empty."""
+    """An announced track without sound is left out; ffmpeg lists an AC-3 core beside TrueHD in M2TS."""
     source, out = tone(tmp_path / "a.m2ts", "-c:a", "truehd", "-strict", "-2"), tmp_path / "out.mkv"
     notices = join([(part, Part(seen(part), ""))], TIMES, Other(source), out)
     assert notices == ["left out: stream 1 of a.m2ts (audio, ac3), in which no sound was found"]
@@ -262,7 +262,7 @@ def test_a_track_without_sound(part: Path, tmp_path: Path) -> None:
     ],
 )
 def test_colours_that_a_container_does_not_state(tmp_path: Path, container: str, codec: str, lost: str) -> None:
-    """They are said where a player would guess others; a clip that is as players guess needs no word."""
+    """A notice names lost colours where a player would guess others, and is absent where players guess right."""
     out = tmp_path / f"out.{container}"
     for full, matrix in ((1, vs.MATRIX_BT709), (0, vs.MATRIX_ST170_M)):
         still = one_frame(tmp_path / "still.mkv", codec, _Range=full, _Matrix=matrix)
@@ -273,7 +273,7 @@ def test_colours_that_a_container_does_not_state(tmp_path: Path, container: str,
 
 @pytest.mark.parametrize("container", ["mkv", "mov", "mp4", "avi", "nut"])
 def test_a_codec_that_does_not_state_the_shape_of_pixels(tmp_path: Path, container: str) -> None:
-    """FFV1 leaves it to the container, and each of these can state it; nothing else changes."""
+    """The container states the shape of pixels for FFV1; nothing else changes."""
     still = one_frame(tmp_path / "still.mkv", _SARNum=16, _SARDen=11, _Matrix=vs.MATRIX_ST170_M)
     out, other = tmp_path / f"out.{container}", None
     if container == "mkv":
@@ -296,7 +296,7 @@ def test_a_codec_that_does_not_state_the_shape_of_pixels(tmp_path: Path, contain
 
 
 def test_chapters_beside_passed_sound(part: Path, tmp_path: Path) -> None:
-    """The muxer that passes sound on leaves chapters behind."""
+    """Chapters are kept although the muxer that copies sound drops them."""
     text, plain, source, out = (tmp_path / name for name in ("text", "plain.mkv", "film.mkv", "out.mkv"))
     text.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=20\nEND=100\ntitle=One\n")
     ffmpeg("-f", "lavfi", "-i", "sine=d=0.4", "-c:a", "adpcm_ms", str(plain))
@@ -313,7 +313,7 @@ def test_chapters_beside_passed_sound(part: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("container", ["ts", "mkv", "mp4"])
 def test_captions_inside_the_picture(tmp_path: Path, container: str) -> None:
-    """EIA-608 pairs in the SEI of H.264; a film without them has none."""
+    """Captions are found as EIA-608 pairs in the SEI of H.264, and not in a film without them."""
     plain, marked, film = tmp_path / "plain.h264", tmp_path / "marked.h264", tmp_path / f"film.{container}"
     source = ["-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=0.4"]
     assert ffmpeg(*source, "-c:v", "libx264", "-bf", "0", "-pix_fmt", "yuv420p", str(plain)).returncode == 0

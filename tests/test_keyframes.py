@@ -1,4 +1,4 @@
-"""film/keyframes.py: which frames are chosen and what they stand for; the page in a real Chromium."""
+"""Test film/keyframes.py: which frames are chosen and which stretches they stand for; the page in a real Chromium."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ core = vs.core
 
 
 class Flat:
-    """A session that knows frames by their mean lightness alone: 1 where it is the same, 0 where it is 50 apart."""
+    """Compare frames by mean lightness alone: similarity 1 for the same, 0 for a difference of 50."""
 
     def __init__(self) -> None:
         self.compared = 0
@@ -43,7 +43,7 @@ class Flat:
 
 
 def clip_of(*levels: int) -> vs.VideoNode:
-    """A frame of each luma, 0..255, with a stripe that makes it show something; 0: an empty one."""
+    """Make a frame for each luma, 0..255, with a stripe as its content; 0 gives a black frame."""
     frames = []
     for level in levels:
         frame = core.std.BlankClip(width=64, height=64, format=vs.GRAY8, length=1, color=level, fpsnum=24)
@@ -72,7 +72,7 @@ def test_scenes_that_are_alike_have_one() -> None:
 
 
 def test_what_is_new_within_a_scene() -> None:
-    """It is looked at every STEP frames, and a rest of less than a half of that is not."""
+    """A scene is examined every STEP frames; a remainder of less than half of STEP is not."""
     step = keyframes.STEP
     clip = clip_of(*[80] * step, *[200] * step, *[80] * step, *[140] * (step // 3))
     assert told(chosen(clip, 0, clip.num_frames)) == [
@@ -82,7 +82,7 @@ def test_what_is_new_within_a_scene() -> None:
 
 
 def test_a_scene_that_fades_in() -> None:
-    """No black frame is taken; a scene whose first frame is lit keeps that one, a flash at a cut is passed over."""
+    """A black frame and a flash at a cut are not chosen; the first frame of a scene is chosen if it is lit."""
     dark = [clip_of(150).std.Expr(f"x {level} *") for level in (0.0, 0.05, 0.1, 0.4)]
     flash = core.std.BlankClip(dark[0], color=255)
     clip = core.std.Splice([*dark, clip_of(*[150] * 6), clip_of(*[20] * 5), flash, clip_of(*[240] * 4)])
@@ -97,7 +97,7 @@ def test_how_alike() -> None:
 
 
 def test_only_the_nearest_are_compared() -> None:
-    """So that a film with many key frames does not take the square of their number."""
+    """Each frame is compared with a limited number of key frames, so that the time is not quadratic."""
     clip = clip_of(*range(40, 240, 8))
     session = Flat()
     scenes = [Scene(n, n + 1, n / 24) for n in range(clip.num_frames)]
@@ -107,7 +107,7 @@ def test_only_the_nearest_are_compared() -> None:
 
 
 def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The pictures are the film's frames, by names that `render --ref` takes; what is there is not written over."""
+    """The pictures are the film's frames, named for `render --ref`; existing pictures are not overwritten."""
     firsts = film.make_film(tmp_path / "film.mkv", (12, 9, 12), seeds=(0, 1, 0), sound=0)
     out = tmp_path / "refs"
     command = ["keyframes", str(tmp_path / "film.mkv"), "-o", str(out), "--model", model, "--size", "64"]
@@ -140,7 +140,7 @@ def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_shape_of_pixels(tmp_path: Path) -> None:
-    """The frame as it is stored, and its file says how wide its pixels are."""
+    """The picture is the stored frame, and its file states the shape of pixels."""
     clip = clip_of(80).std.SetFrameProps(_SARNum=16, _SARDen=11)
     keyframes._write_picture(clip, Keyframe(0, []), tmp_path)
     with Image.open(tmp_path / "ref_000000.png") as image:
@@ -174,7 +174,7 @@ def names(browser: Browser) -> list[str]:
 
 
 def test_what_is_said(browser: Browser, shown: Path) -> None:
-    """What stands for what, by text and by pictures with names; no error and no request."""
+    """Text and named pictures show which stretches a key frame stands for; no error and no request occurs."""
     browser.open(shown, 1200, 1000)
     assert browser.run("document.title") == "</script><b>&.mkv: 2 key frames for 4 scenes"
     assert names(browser) == ["ref_000000.png", "ref_000010.png"]
@@ -207,7 +207,7 @@ def test_the_order_by_keyboard(browser: Browser, shown: Path) -> None:
 @pytest.mark.parametrize("width", [320, 1600])
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_screen(browser: Browser, shown: Path, width: int, dark: bool) -> None:
-    """Nothing sticks out to the side, and text can be read (WCAG AA: 4.5 to 1)."""
+    """The page fits the width, and text has the contrast of WCAG AA (4.5 to 1)."""
     browser.open(shown, width, 900, dark)
     assert browser.run("document.documentElement.scrollWidth") <= width
     ratios = browser.run(CONTRAST)

@@ -1,4 +1,4 @@
-"""parts.py: scenes of a plan that get no colours are the film's own frames, or grey; the others do not notice."""
+"""Test parts.py: scenes that a plan leaves uncoloured are the film's own frames, or grey; others do not change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def planes(frame: vs.VideoFrame) -> list[bytes]:
 
 @pytest.fixture
 def job(tmp_path: Path, model: str) -> Job:
-    """A film in colour, of 24 frames in four scenes; its third is left as it is, its last made grey."""
+    """Make a film in colour, 24 frames in four scenes; the third is left as it is, the last becomes grey."""
     source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24", "-frames:v", "24"]
     command = [find_ffmpeg(), "-loglevel", "error", *source, "-c:v", "ffv1", "-pix_fmt", "yuv420p"]
     subprocess.run([*command, str(tmp_path / "film.mkv")], check=True)
@@ -61,7 +61,7 @@ def test_scenes_that_are_left(job: Job) -> None:
 
 
 def test_several_references_around_a_frame(job: Job, tmp_path: Path) -> None:
-    """Those of a scene take part at once, as many as `around` says."""
+    """As many references of a scene take part at a frame as `around` allows."""
     two = {**vars(job), "firsts": (0,), "left": (), "ref_frames": (0, 12)}
     two["references"] = (*job.references, film.make_png(tmp_path / "b.png", 1))
     several = []
@@ -73,7 +73,7 @@ def test_several_references_around_a_frame(job: Job, tmp_path: Path) -> None:
 
 
 def test_numbered_references_stay_in_the_order_of_the_plan(job: Job, tmp_path: Path) -> None:
-    """A later scene may take the key frame of an earlier one; the name's number does not move it."""
+    """A reference belongs to the scene that the plan states, whatever number is in its name."""
     results = []
     for names in (("b", "a"), ("ref_000012", "ref_000000")):
         files = tuple(film.make_png(tmp_path / f"{name}.png", seed) for name, seed in zip(names, (1, 0), strict=True))
@@ -84,7 +84,7 @@ def test_numbered_references_stay_in_the_order_of_the_plan(job: Job, tmp_path: P
 
 
 def test_a_film_of_which_all_is_left(job: Job) -> None:
-    """It needs no reference."""
+    """A film whose scenes are all left as they are needs no reference."""
     own = core.bs.VideoSource(str(job.source), cachepath=str(job.folder), showprogress=False)
     bare = {**vars(job), "references": (), "ref_frames": (), "left": (Left(0, 24, False),)}
     assert planes(coloured(Job(**bare)).clip.get_frame(7)) == planes(own.get_frame(7))
@@ -92,7 +92,7 @@ def test_a_film_of_which_all_is_left(job: Job) -> None:
 
 @pytest.mark.parametrize("format", [vs.GRAY8, vs.YUV420P8, vs.YUV444P16, vs.RGB24])
 def test_other_formats(format: int) -> None:
-    """In the format of the coloured scenes, luma as they have it; RGB's is BT.709's."""
+    """An uncoloured scene gets the format of the coloured ones; luma of RGB is that of BT.709."""
     is_rgb = format == vs.RGB24
     options = {} if is_rgb else {"matrix": vs.MATRIX_BT709}
     clip = core.std.BlankClip(format=vs.RGB24, width=64, height=48, length=1, color=[200, 80, 40])
@@ -109,7 +109,7 @@ def test_other_formats(format: int) -> None:
 
 
 def test_scenes_with_an_around_of_their_own(job: Job, tmp_path: Path) -> None:
-    """A scene is as in a film where all have its number; the parts of the others need not be made anew."""
+    """A scene's own `around` gives it the result of that number; the parts of other scenes stay valid."""
     paths = tuple(film.make_png(tmp_path / f"{seed}.png", seed) for seed in range(3))
     several = dataclasses.replace(job, references=paths, ref_frames=(0, 3, 9), left=(Left(18, 24, True),))
     own = dataclasses.replace(several, around=(Around(6, 12, 1),))

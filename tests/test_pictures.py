@@ -1,4 +1,4 @@
-"""pictures.py: the same picture in every format, orientation and colour space; what is damaged, grey or transparent."""
+"""Test pictures.py: one picture in every format, orientation and colour space; damaged, grey and transparent files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from vsexvc.film import pictures
 
-TURNED = {  # what a camera stores that was held otherwise, by EXIF's number
+TURNED = {  # the stored picture for each of EXIF's orientations
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -40,7 +40,7 @@ PICTURE = film.picture(3, 72, 48)
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
-    """Skips where Pillow cannot write it: AVIF, HEIF and JPEG XL are extras."""
+    """Save a picture; skip the test if Pillow lacks the format: AVIF, HEIF and JPEG XL are extras."""
     pictures._register()
     Image.init()
     if Image.registered_extensions().get(path.suffix) not in Image.SAVE:
@@ -62,7 +62,7 @@ def distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_orientation(suffix: str, tmp_path: Path) -> None:
-    """Whichever way it is stored, it is read upright."""
+    """A picture is read upright for every stored orientation."""
     for number, stored in TURNED.items():
         exif = Image.Exif()
         exif[0x0112] = number
@@ -72,7 +72,7 @@ def test_orientation(suffix: str, tmp_path: Path) -> None:
 
 
 def profile(primaries: list[tuple[float, float]], gamma: float) -> bytes:
-    """An ICC profile (version 2, matrix and gamma) of a space with the white of D65."""
+    """Return an ICC profile (version 2, matrix and gamma) of a space with the white of D65."""
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     d50, d65 = np.array([0.9642, 1, 0.8249]), np.array([0.3127 / 0.329, 1, 0.3583 / 0.329])
     columns = np.array([(x, y, 1 - x - y) for x, y in primaries]).T
@@ -105,7 +105,7 @@ SPACES = {
 
 
 def expressed(rgb: NDArray[np.uint8], primaries: list[tuple[float, float]], gamma: float) -> NDArray[np.uint8]:
-    """sRGB's numbers -> those of another space with the same white, by hand."""
+    """Convert sRGB to another space with the same white by the formulas."""
 
     def to_xyz(chromaticities: list[tuple[float, float]]) -> NDArray[np.float64]:
         columns = np.array([(x, y, 1 - x - y) for x, y in chromaticities]).T
@@ -122,7 +122,7 @@ def expressed(rgb: NDArray[np.uint8], primaries: list[tuple[float, float]], gamm
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif"])
 def test_profiles(space: str, suffix: str, tmp_path: Path) -> None:
-    """The numbers of the file differ from sRGB's, the picture that is read does not."""
+    """A picture stored in another colour space is read as sRGB."""
     numbers = expressed(PICTURE, *SPACES[space])
     assert distance(numbers, PICTURE) > 3
     path = tmp_path / f"picture.{suffix}"
@@ -131,7 +131,7 @@ def test_profiles(space: str, suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_profile_in_jpeg_2000(tmp_path: Path) -> None:
-    """Box colr of the header holds it, which Pillow does not read."""
+    """The profile is read from the header's box colr, which Pillow ignores."""
     numbers, buffer = expressed(PICTURE, *SPACES["ProPhoto"]), io.BytesIO()
     Image.fromarray(numbers).save(buffer, "JPEG2000")
     content = buffer.getvalue()
@@ -157,7 +157,7 @@ def test_a_profile_in_jpeg_2000(tmp_path: Path) -> None:
 def test_gamma_and_chromaticities_of_a_png(
     tmp_path: Path, space: tuple[list[tuple[float, float]], float], is_other: bool, srgb: bool
 ) -> None:
-    """Chunks gAMA and cHRM; what says that it is sRGB, or nearly, is taken as it is."""
+    """The chunks gAMA and cHRM of a PNG are applied, unless the file states sRGB or almost sRGB."""
     numbers, buffer = expressed(PICTURE, *space), io.BytesIO()
     Image.fromarray(numbers).save(buffer, "PNG")
     content, chunks = buffer.getvalue(), b""
@@ -174,7 +174,7 @@ def test_gamma_and_chromaticities_of_a_png(
 
 
 def test_adobe_rgb_of_a_camera(tmp_path: Path) -> None:
-    """A camera embeds no profile: EXIF's interoperability index R03 states Adobe RGB, R98 sRGB."""
+    """EXIF's interoperability index R03 means Adobe RGB, R98 sRGB, where a camera embeds no profile."""
     numbers = expressed(PICTURE, *SPACES["Adobe RGB"])
     for index, expected in ((b"R03", PICTURE), (b"R98", numbers)):
         first = struct.pack("<HHHIII", 1, 0x8769, 4, 1, 26, 0)
@@ -186,7 +186,7 @@ def test_adobe_rgb_of_a_camera(tmp_path: Path) -> None:
 
 
 def test_planes_that_pillow_misreads(tmp_path: Path) -> None:
-    """A TIFF with separate planes of 16 bits comes out of Pillow as noise; of 8 bits it is right."""
+    """A TIFF with separate planes of 16 bits, which Pillow reads as noise, is refused; one of 8 bits is read."""
     tifffile = pytest.importorskip("tifffile")
     planes = np.moveaxis(PICTURE, -1, 0)
     for bits, name in ((np.uint8, "a.tif"), (np.uint16, "b.tif")):
@@ -218,7 +218,7 @@ def test_a_profile_that_is_none(broken: bytes, tmp_path: Path) -> None:
 
 
 def test_colours_that_a_png_states_by_numbers(tmp_path: Path) -> None:
-    """Chunk cICP: Display P3, transfer of sRGB; PQ is left for the filter to refuse."""
+    """The chunk cICP of a PNG gives primaries and transfer; the filter itself refuses PQ."""
     buffer = io.BytesIO()
     Image.fromarray(PICTURE).save(buffer, "PNG")
     content = buffer.getvalue()
@@ -288,7 +288,7 @@ def test_grey_is_refused_in_any_format(name: str, tmp_path: Path) -> None:
 
 
 def test_little_colour_is_colour(tmp_path: Path) -> None:
-    """A red flower in a grey street; but not where it is transparent."""
+    """A small coloured part makes a picture coloured, unless that part is transparent."""
     some = GREY.copy()
     some[20:26, 30:36] = (150, 60, 60)
     Image.fromarray(some).save(tmp_path / "a.png")
@@ -302,7 +302,7 @@ def test_little_colour_is_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [*FORMATS, "bmp", "gif", "tga", "ppm"])
 def test_a_file_that_was_cut_off(suffix: str, tmp_path: Path) -> None:
-    """It is refused wherever it ends; unless only what comes after the picture is missing."""
+    """A file cut off anywhere is refused, unless the picture itself is complete."""
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(PICTURE), **FORMATS.get(suffix, {}))
     whole, content = read(path), path.read_bytes()
     refused = []
@@ -326,7 +326,7 @@ def test_what_is_no_picture_of_pillow(name: str, tmp_path: Path) -> None:
 
 
 def test_several_pictures_in_one_file(tmp_path: Path) -> None:
-    """Pages are refused; thumbnails and the depth maps of telephones are no pictures of their own."""
+    """Files of several pages are refused; thumbnails and depth maps do not count as pages."""
     pages = [Image.fromarray(PICTURE), Image.fromarray(PICTURE[::-1].copy())]
     for name in ("a.gif", "a.tif", "a.webp"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])

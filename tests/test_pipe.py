@@ -1,4 +1,4 @@
-"""film/pipe.py: the printed line, run by a shell; the tags are read back from the file."""
+"""Test film/pipe.py: a shell runs the printed line, and the file has the script's tags."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_tags_survive_the_pipe(
         stream = file.streams.video[0]
         frame = next(file.decode(stream))
         seen = (frame.colorspace, frame.color_trc, frame.color_primaries, frame.color_range)
-        # A grey picture has no use for a matrix, and ffmpeg's filters drop it.
+        # ffmpeg's filters drop the matrix of a grey picture.
         assert seen == (2 if format == "GRAY8" else matrix, transfer, primaries, color_range)
         assert stream.average_rate == Fraction(24000, 1001) and (frame.width, frame.height) == (48, 64)
-        # The picture was made half as wide.
+        # The picture was scaled to half its width.
         assert stream.sample_aspect_ratio == 2 * Fraction(*shape)
 
 

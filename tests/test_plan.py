@@ -1,4 +1,4 @@
-"""film/plan.py: templates that read back once they are filled in, what is wrong with others, sheets."""
+"""Test film/plan.py: templates that can be read after they are filled in, errors of others, sheets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = (20, 9, 31)
 
 
 def test_a_template_is_filled_in(tmp_path: Path) -> None:
-    """A name that TOML and f-strings would stumble over; the plan lies elsewhere than the film at first."""
+    """A template is right for a name that TOML and f-strings must escape, in another folder and beside the film."""
     odd = tmp_path / 'a "film" \\ {x}.mkv'
     film.make_film(odd, LENGTHS, sound=0)
     for name in ("a.png", "b.png"):
@@ -60,7 +60,7 @@ def test_threshold(tmp_path: Path) -> None:
 
 
 def test_no_work_is_overwritten(tmp_path: Path) -> None:
-    """Said before the film is even looked for."""
+    """An existing plan and a wrong suffix are refused before the film is opened."""
     (tmp_path / "plan.toml").write_text("mine")
     with pytest.raises(FileExistsError, match=r"plan '.*plan\.toml' must be a new file, it exists already"):
         plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "plan.toml")
@@ -71,7 +71,7 @@ def test_no_work_is_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["plan", "sheet"])
 def test_no_folder_to_write_to(tmp_path: Path, what: str) -> None:
-    """Said before the film is even looked for: finding scenes takes minutes."""
+    """A missing folder is reported before the film is opened, because finding scenes takes minutes."""
     path = tmp_path / "none" / "file.png"
     out, sheet = (path, None) if what == "plan" else (None, path)
     with pytest.raises(FileNotFoundError, match=rf"{what} '.*file\.png' must be in an existing folder, .*none'"):
@@ -79,7 +79,7 @@ def test_no_folder_to_write_to(tmp_path: Path, what: str) -> None:
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root can write to any folder
     with pytest.raises(PermissionError, match=r"plan '.*p\.toml' must be in a folder that can be written"):
         plan.make(tmp_path / "film.mkv", tmp_path, tmp_path / "p.toml")
 
@@ -89,7 +89,7 @@ FIRST = '[[scene]]\nfirst = 0\nreference = "a.png"\n'
 
 
 def test_changes_of_picture(tmp_path: Path) -> None:
-    """Only changes count; a scene without the key goes on like an empty one; a picture may come back."""
+    """A scene without a reference, or with an empty one, keeps the picture before it; a picture may return later."""
     for name in ("a.png", "b.png"):
         (tmp_path / name).touch()
     path = tmp_path / "plan.toml"
@@ -106,7 +106,7 @@ def test_changes_of_picture(tmp_path: Path) -> None:
 
 
 def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> None:
-    """A scene that is left takes no part: the next one goes on with the picture before it."""
+    """After a scene that is left uncoloured, the next one continues with the picture before it."""
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).touch()
     path = tmp_path / "plan.toml"
@@ -131,7 +131,7 @@ def test_scenes_that_are_left_and_scenes_of_several_pictures(tmp_path: Path) -> 
 
 
 def test_pictures_named_by_their_frames(tmp_path: Path) -> None:
-    """A list, or a folder of which each scene takes its own; the first one of a scene holds from its beginning."""
+    """Each scene takes its own pictures of a list or a folder; its first picture holds from its beginning."""
     names = ["ref_000003.png", "ref_000012.png", "ref_000021.jpg", "ref_000044.png"]
     (tmp_path / "refs").mkdir()
     for name in (*names, "notes.txt"):
@@ -240,7 +240,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_sheets(tmp_path: Path) -> None:
-    """100 scenes, each of one level: two sheets, and each level where it belongs."""
+    """100 scenes make two sheets, with each scene in its place."""
     levels = np.linspace(20, 235, 100).round().astype(int)
     clip = core.std.Splice(
         [core.std.BlankClip(format=vs.RGB24, width=560, height=280, length=1, color=[int(c)] * 3) for c in levels]

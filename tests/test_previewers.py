@@ -1,8 +1,9 @@
-"""vsview and vspreview, the programs themselves, on a display of their own: what they show of a script, what reloads
-leave behind; and film/vsview.py, by which vsview knows our frame properties and plans.
+"""Test the programs vsview and vspreview on a virtual display: what they show of a script, what reloads leak.
 
-The programs need other versions of their libraries: `pip install vsexvc[vsview]` and `pip install vspreview` go into
-environments of their own, and the tests are run in each.
+Test film/vsview.py, vsview's plugin for our frame properties and plans.
+
+The programs need different versions of libraries: install vsexvc[vsview] and vspreview into two environments, and run
+the tests in each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import vapoursynth as vs
 
 ROOT = Path(__file__).resolve().parents[1]
 RELOADS = 10
-GROWTH = 3072  # KiB that a reload may leave behind; what is ours is measured by test_editors.py
+GROWTH = 3072  # KiB that a reload may leak; test_editors.py measures our share
 
 SCRIPT = """
 import vapoursynth as vs
@@ -61,7 +62,7 @@ SCENES = [(0, 4, "a.png"), (5, 8, "b.png, c.png"), (9, 10, "grey"), (11, 11, "le
 
 @pytest.fixture(scope="module")
 def display() -> Iterator[str]:
-    """Xvfb's, of 1600x900."""
+    """Start Xvfb with a screen of 1600x900; return its display."""
     if not shutil.which("Xvfb"):
         pytest.skip("there is no Xvfb: apt install xvfb")
     reading, writing = os.pipe()
@@ -77,7 +78,7 @@ def display() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
-    """script.vpy and plan.toml."""
+    """Write script.vpy and plan.toml."""
     path = tmp_path_factory.mktemp("previewers")
     (path / "script.vpy").write_text(SCRIPT.format(model=model))
     (path / "plan.toml").write_text(PLAN.format(first="a.png").replace("[[scene]]\nfirst = 7\n", ""))
@@ -86,11 +87,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
 
 @pytest.mark.parametrize("program", ["vsview", "vspreview"])
 def test_opened_sought_reloaded_and_closed(program: str, display: str, folder: Path) -> None:
-    """The same pixels as by the script alone, after each reload too, and hardly more memory."""
+    """A previewer shows the script's own pixels, also after each reload, and its memory hardly grows."""
     if not find_spec(program):
         pytest.skip(f"{program} is not installed here")
     command = [sys.executable, ROOT / "tests" / "previewer.py", program, "script.vpy", str(RELOADS), ".", "plan.toml"]
-    # Without OpenGL: Mesa's LLVM and that of plugins do not go together in one process.
+    # OpenGL is off: Mesa's LLVM conflicts with that of plugins in one process.
     plain = {"QT_XCB_GL_INTEGRATION": "none", "QT_WIDGETS_RHI": "0", "QT_QPA_PLATFORM": "xcb"}
     environment = {**os.environ, **plain, "DISPLAY": display, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -108,7 +109,7 @@ def test_opened_sought_reloaded_and_closed(program: str, display: str, folder: P
 
 
 def by_the_script(folder: Path) -> Any:
-    """The pixels that previewer.py notes of frames 0, 7, 2, and 2 after each reload."""
+    """Return the pixels that previewer.py should record of frames 0, 7, 2, and of 2 after each reload."""
     runpy.run_path(str(folder / "script.vpy"))
     clip = vs.get_output(0).clip.resize.Bicubic(format=vs.RGB24)
     vs.clear_outputs()
@@ -119,7 +120,7 @@ def by_the_script(folder: Path) -> Any:
 
 
 class TestPlugin:
-    """By vsview's own classes, without a window."""
+    """Test the plugin with vsview's own classes, without a window."""
 
     @pytest.fixture(scope="class")
     def plugin(self) -> Any:
@@ -144,11 +145,11 @@ class TestPlugin:
 
     @pytest.mark.parametrize("first", ["a.png", ""])
     def test_a_plan_is_a_row_of_scenes(self, plugin: Any, tmp_path: Path, first: str) -> None:
-        """The pictures need not be there, nor be chosen yet; a scene without goes on with the one before."""
+        """Pictures may be missing or not chosen yet; a scene without one continues with the one before."""
         path = tmp_path / "plan.toml"
         path.write_text(PLAN.format(first=first).replace("8 =", "6 ="))
         parser = plugin.vsview_scening_register_parser()
-        parser.get_color = lambda: "#204060"  # as vsview's window does
+        parser.get_color = lambda: "#204060"  # vsview's window sets it
         with path.open("rb") as file:
             row = parser.parse(file, "plan", Fraction(24))
         found = [(one.start, one.end, one.label) for one in row.ranges]

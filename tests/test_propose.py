@@ -1,4 +1,4 @@
-"""film/propose.py on cards that Pillow draws, pictures in colour, tinted ones and ones that only look like cards."""
+"""Test film/propose.py on drawn cards, pictures in colour, tinted pictures, and pictures that only look like cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 320, 240
 
 
 def card(text: str, fill: int = 225, ground: int = 14) -> Image.Image:
-    """Letters on a ground, with grain."""
+    """Draw letters on a ground, with grain."""
     image = Image.new("L", SIZE, ground)
     ImageDraw.Draw(image).multiline_text((40, 90), text, fill=fill, font=ImageFont.load_default(26))
     grain = np.random.default_rng(0).normal(0, 3, (SIZE[1], SIZE[0]))
@@ -38,14 +38,14 @@ def sepia(seed: int) -> Image.Image:
 
 
 def night() -> Image.Image:
-    """A moon in a black sky: light and flat, but not letters."""
+    """Draw a moon in a black sky, which is light and flat like letters."""
     image = Image.new("L", SIZE, 8)
     ImageDraw.Draw(image).ellipse((200, 30, 240, 70), fill=230)
     return image.filter(ImageFilter.GaussianBlur(1)).convert("RGB")
 
 
 def spotlight() -> Image.Image:
-    """A grey picture in the middle of black."""
+    """Draw a grey picture in the middle of black."""
     image = Image.new("RGB", SIZE, (5, 5, 5))
     image.paste(grey(3).resize((120, 100)), (100, 70))
     return image
@@ -70,7 +70,7 @@ def test_colours_and_tints(seed: int) -> None:
 
 
 def test_most_of_three_frames_decide() -> None:
-    """A card of 8 frames that fades in from black: the first of three frames shows nothing."""
+    """A card that fades in from black is found although the first of the three frames is black."""
 
     def clip_of(images: list[Image.Image]) -> vs.VideoNode:
         blank = core.std.BlankClip(format=vs.RGB24, width=SIZE[0], height=SIZE[1], length=len(images))

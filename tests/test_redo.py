@@ -1,4 +1,4 @@
-"""Which parts of a render are made again after a change; the film is the same as one made from nothing."""
+"""Test which parts of a render are made again after a change; the film is the same as one made anew."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job() -> Job:
 
 
 def changed(other: Job, prints: tuple[str, ...] = ("A", "B", "C"), common: int = 1) -> list[int]:
-    """The parts whose keys are other ones than those of `job`."""
+    """Return the parts whose keys differ from those of `job`."""
     before = part_keys(job(), {"crf": 1}, ("A", "B", "C"))
     after = part_keys(other, {"crf": common}, prints)
     return [number for number, key in enumerate(after) if key not in before]
@@ -51,10 +51,10 @@ def test_what_a_part_depends_on() -> None:
     assert changed(dataclasses.replace(plain, left=(Left(120, 130, False),))) == [2]
     assert changed(dataclasses.replace(plain, ref_frames=(0, 80, 110))) == [1]
     assert changed(dataclasses.replace(plain, ref_frames=None), prints=("A", "X", "C")) == [0, 1, 2]
-    # The reference of the scene before goes on; which number it has does not matter.
+    # The reference of the scene before continues; its number does not count.
     goes_on = dataclasses.replace(plain, references=plain.references[:2], ref_frames=(0, 110))
     assert changed(goes_on, prints=("A", "C")) == [1]
-    # A part inside a scene depends on all of the scene, before it and after.
+    # A part inside a scene depends on the whole scene, before and after the part.
     inside = dataclasses.replace(plain, firsts=(0, 110))
     for prints in (("X", "B", "C"), ("A", "X", "C")):
         other = part_keys(inside, {}, prints)
@@ -63,7 +63,7 @@ def test_what_a_part_depends_on() -> None:
 
 
 def test_one_scene_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another picture for one scene; then the first two scenes as one, so that a part has another number."""
+    """A new picture changes only its scene's part; a part that stays the same is kept when its number changes."""
     make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
     for seed in range(3):
         make_png(tmp_path / f"{seed}.png", seed)
@@ -72,7 +72,7 @@ def test_one_scene_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments += ["--device", "cpu", "--threads", "1", "--preset", "ultrafast", "--json"]
 
     def made(out: str, scenes: dict[int, int], *options: str) -> tuple[list[int], list[str]]:
-        """The parts, and the notices."""
+        """Render; return the parts that were made, and the notices."""
         tables = [f'[[scene]]\nfirst = {first}\nreference = "{seed}.png"\n' for first, seed in scenes.items()]
         plan.write_text(f'source = "film.mkv"\nframes = {sum(LENGTHS)}\n' + "".join(tables))
         capsys.readouterr()
@@ -98,10 +98,7 @@ def test_one_scene_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_how_far_references_reach() -> None:
-    """A reference takes part up to 128 frames around its own, and in what follows; with propagate in no more than that.
-
-    The numbers are those of the filter's documentation.
-    """
+    """A reference affects 128 frames around its own, as documented, and without propagate all later frames too."""
     parts = tuple((first, first + 100) for first in range(0, 1000, 100))
     long = dataclasses.replace(job(), ref_frames=(0, 400, 650), firsts=(0,), parts=parts)
     with_colours = dataclasses.replace(long, colours=Colours(propagate=True))
@@ -112,15 +109,15 @@ def test_how_far_references_reach() -> None:
 
     assert parts_changed(long, long, ("A", "B", "X")) == [5, 6, 7, 8, 9]
     assert parts_changed(long, long, ("A", "X", "C")) == [2, 3, 4, 5, 6, 7, 8, 9]
-    # The recurrence begins anew at 400 and 650: 650 lies more than 128 frames after 400.
+    # The recurrence restarts at 400 and 650, because 650 is more than 128 frames after 400.
     assert parts_changed(with_colours, with_colours, ("A", "B", "X")) == [5, 6, 7, 8, 9]
     assert parts_changed(with_colours, with_colours, ("A", "X", "C")) == [2, 3, 4, 5, 6]
     assert parts_changed(with_colours, with_colours, ("X", "B", "C")) == [0, 1, 2, 3]
-    # A scene's end counts where it is near.
+    # The end of a scene affects the parts near it.
     for first, wanted in ((601, [4, 5, 6, 7, 8, 9]), (628, [5, 6, 7, 8, 9])):
         cut = dataclasses.replace(long, ref_frames=(0,), firsts=(0, first))
         assert parts_changed(dataclasses.replace(long, ref_frames=(0,)), cut, ("A", "B", "C")) == wanted
-    # How far away the picture is that goes on counts only beside another one.
+    # The distance of a picture that continues counts only if another picture takes part too.
     moved = [dataclasses.replace(long, ref_frames=(frame, 450), firsts=(0, 400)) for frame in (0, 100)]
     assert parts_changed(*moved, ("A", "B", "C")) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     moved = [dataclasses.replace(one, ref_frames=(one.ref_frames[0], 600), firsts=(0, 400, 600)) for one in moved]
@@ -128,7 +125,7 @@ def test_how_far_references_reach() -> None:
 
 
 class Studio:
-    """Renders a film of one plan after another in one working folder, and beside it from nothing."""
+    """Render a film by several plans in one working folder, and anew for comparison."""
 
     def __init__(self, folder: Path, model: str, capsys: pytest.CaptureFixture[str], lengths: tuple[int, ...]) -> None:
         self.folder, self.work, self._capsys, self._frames = folder, folder / "work", capsys, sum(lengths)
@@ -139,7 +136,7 @@ class Studio:
         self._arguments += ["--size", "64", "--device", "cpu", "--threads", "1", "--preset", "ultrafast"]
 
     def plan(self, scenes: dict[int, str]) -> None:
-        """Write the plan: what `reference` is in each scene, by its first frame."""
+        """Write the plan. scenes: the `reference` of each scene by its first frame."""
         tables = [f"[[scene]]\nfirst = {first}\nreference = {text}\n" for first, text in scenes.items()]
         text = f'source = "film.mkv"\nframes = {self._frames}\n' + "".join(tables)
         (self.folder / "plan.toml").write_text(text)
@@ -153,7 +150,7 @@ class Studio:
         return [event["text"] for event in told if event["event"] == "note"]
 
     def refused(self, *options: str) -> str:
-        """Render what cannot be; return the one line that says why."""
+        """Try a render that fails; return its one-line error."""
         self._capsys.readouterr()
         arguments = [*self._arguments, "-o", str(self.folder / "none.mkv"), "--work", str(self.work), *options]
         assert main(arguments) == 1
@@ -163,15 +160,15 @@ class Studio:
         return line
 
     def states(self) -> dict[str, tuple[int, int]]:
-        """Of each part's file: which one it is, and when it was written."""
+        """Return inode and time of each part's file."""
         return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in self.work.glob("0*.mkv")}
 
     def anew(self, before: dict[str, tuple[int, int]]) -> list[int]:
-        """The parts whose files are others than before."""
+        """Return the parts whose files have changed."""
         return sorted(int(name[:6]) for name, state in self.states().items() if before.get(name) != state)
 
     def is_whole(self, out: str) -> bool:
-        """Whether the film is what a render from nothing gives, byte for byte and frame for frame."""
+        """Return whether the film equals a new render in bytes and frames."""
         fresh = self.folder / "fresh.mkv"
         fresh.unlink(missing_ok=True)
         assert main([*self._arguments, "-o", str(fresh)]) == 0
@@ -181,7 +178,7 @@ class Studio:
 
 @pytest.fixture
 def studio(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Studio:
-    """A film of three scenes and parts."""
+    """Make a film of three scenes, each of one part."""
     monkeypatch.setattr(takes, "LEAST", 5)
     return Studio(tmp_path, model, capsys, (8, 10, 6))
 
@@ -194,12 +191,12 @@ def test_frames_of_one_part(studio: Studio) -> None:
     before = studio.states()
     assert studio.render("b.mkv", "--frames", "9:12") == ["made again: frames 8 to 17: 1 of 3 parts"]
     assert studio.anew(before) == [1] and studio.is_whole("b.mkv")
-    # Another picture in the first scene.
+    # The first scene gets another picture.
     before = studio.states()
     studio.plan({0: '"1.png"', 8: '"1.png"', 18: '"2.png"'})
     assert studio.render("c.mkv", "--frames", "7:8")[-1] == "made again: frames 0 to 7: 1 of 3 parts"
     assert studio.anew(before) == [0] and studio.is_whole("c.mkv")
-    # And one in the last, which was not asked for.
+    # The last scene, which --frames does not name, gets another picture too.
     before = studio.states()
     studio.plan({0: '"2.png"', 8: '"1.png"', 18: '"1.png"'})
     assert studio.render("d.mkv", "--frames", "0:1")[-1] == (
@@ -225,7 +222,7 @@ def test_frames_that_are_none(studio: Studio) -> None:
 
 
 def test_frames_of_a_run_that_was_stopped(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command goes on: what it had made is not made again."""
+    """The same command continues a stopped run without making its finished parts again."""
     studio.plan({0: '"0.png"', 8: '"1.png"', 18: '"2.png"'})
     studio.render("a.mkv", "--keep")
     step, steps = Session.step, 0
@@ -244,14 +241,14 @@ def test_frames_of_a_run_that_was_stopped(studio: Studio, monkeypatch: pytest.Mo
     assert sorted(before) == ["000000.mkv", "000001.mkv"]
     assert studio.render("b.mkv", "--frames", "8:24") == ["made again: frames 18 to 23: 1 of 3 parts"]
     assert studio.anew(before) == [2] and studio.is_whole("b.mkv")
-    studio.render("c.mkv", "--frames", "8:24")  # that one had come to its end
+    studio.render("c.mkv", "--frames", "8:24")  # after a finished run all is made again
     assert studio.anew(before) == [1, 2]
 
 
 def test_frames_of_a_long_take(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts that continue from there are made again; earlier ones are not even computed."""
+    """Parts that continue from the given frames are made again; earlier parts are not computed."""
     studio = Studio(tmp_path, model, capsys, (180,))
     studio.plan({0: '{0 = "0.png", 170 = "1.png"}'})
     monkeypatch.setattr(takes, "LONGEST", 60)
@@ -271,7 +268,7 @@ def test_frames_of_a_long_take(
     assert told == "made again: frames 80 to 119; 120 to 179, which continue from there: 2 of 4 parts"
     assert studio.anew(before) == [2, 3] and 100 <= steps <= 108
     assert (tmp_path / "b.mkv").read_bytes() == (tmp_path / "a.mkv").read_bytes()
-    # Another second picture takes part from 128 frames before its own, frame 42: the first part is kept.
+    # A new second picture takes part from frame 42, 128 frames before its own, so the first part is kept.
     before, steps = studio.states(), 0
     studio.plan({0: '{0 = "0.png", 170 = "2.png"}'})
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""references.py: what a folder holds, numbers in names, and pictures as they come to the filter."""
+"""Test references.py: the contents of folders, numbers in names, and the pictures that the filter gets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ core = vs.core
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """refs/: two pictures, and what is none."""
+    """Make refs/ with two pictures and other files."""
     root = tmp_path / "refs"
     root.mkdir()
     Image.fromarray(film.picture(1, 60, 40)).save(root / "1.jpg", quality=95)
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def clip_of(path: Path, frames: int = 3) -> Path:
-    """A clip in colour."""
+    """Write a clip in colour."""
     source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=24", "-frames:v", str(frames)]
     codec = ["-c:v", "ffv1", "-pix_fmt", "yuv420p"]
     subprocess.run([find_ffmpeg(), "-loglevel", "error", "-y", *source, *codec, str(path)], check=True)
@@ -67,7 +67,7 @@ def test_a_thousand_references_hold_no_files(folder: Path, tmp_path: Path) -> No
 
 
 def test_what_a_picture_states_goes_along(tmp_path: Path) -> None:
-    """Alpha as `_Alpha`, full range; colours that are stated by numbers as their tags."""
+    """The filter gets a picture's alpha as `_Alpha`, in full range, and its colours as tags."""
     alpha = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))
     Image.fromarray(np.dstack([film.picture(0), alpha])).save(tmp_path / "a.png")
     frame = open_references([tmp_path / "a.png"], tmp_path).clip.get_frame(0)
@@ -78,7 +78,7 @@ def test_what_a_picture_states_goes_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["hdr", "exr"])
 def test_samples_of_light(tmp_path: Path, suffix: str) -> None:
-    """Radiance and OpenEXR hold linear light, and only the second states it to ffmpeg."""
+    """Radiance and OpenEXR are read as linear light; only OpenEXR's decoder states it."""
     if suffix == "hdr":
         head = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n"
         (tmp_path / "a.hdr").write_bytes(head + 16 * bytes([110, 27, 14, 128]))  # mantissas, and an exponent of 0
@@ -93,7 +93,7 @@ def test_samples_of_light(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_picture_that_changes(folder: Path, tmp_path: Path) -> None:
-    """It is read when it is asked for: another picture of the same size is taken, one of another size is not."""
+    """A picture is read on request: one changed since is taken in the same size and refused in another."""
     clip = open_references([folder / "2.PNG"], tmp_path).clip
     film.make_png(folder / "2.PNG", 5)
     assert np.array_equal(array(clip.get_frame(0)), film.picture(5))
@@ -126,7 +126,7 @@ def paths(*names: str) -> list[Path]:
 
 
 def test_numbers() -> None:
-    """In the order of frames, whatever the spelling, the kind and the number of digits."""
+    """Numbered references are in the order of frames, for any spelling, format and number of digits."""
     files = paths("b/ref_1000000.png", "a/REF_000020.JPG", "ref_000003.tif")
     assert listed(files) == files[::-1]
     assert numbers_of(listed(files)) == (3, 20, 1000000)
@@ -160,7 +160,7 @@ def test_numbers_that_cannot_be(names: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(("size", "fits"), [((96, 64), True), (((48, 32)), True), ((64, 64), True), ((80, 64), False)])
 def test_coloured_frames_have_the_shape_of_the_film(tmp_path: Path, size: tuple[int, int], fits: bool) -> None:
-    """As its frames are stored, or as they are shown, here with pixels of 2:3."""
+    """A numbered reference may have the shape of stored or of shown frames, here with pixels of 2:3."""
     clip = core.std.BlankClip(width=96, height=64, length=1).std.SetFrameProps(_SARNum=2, _SARDen=3)
     files = [film.make_png(tmp_path / "ref_000000.png", 0), film.make_png(tmp_path / "ref_000009.png", 1, *size)]
     if fits:
@@ -201,7 +201,7 @@ class TestScripts:
 
 
 class TestFilter:
-    """References with transparent parts, as the filter sees them."""
+    """Test the filter with references that are partly transparent."""
 
     @pytest.fixture
     def clip(self) -> vs.VideoNode:
@@ -216,7 +216,7 @@ class TestFilter:
         return blank.std.ModifyFrame(blank, draw)
 
     def half(self, path: Path, colour: tuple[int, int, int]) -> Path:
-        """A picture whose right half is transparent, over that colour."""
+        """Write a picture whose right half is that colour and transparent."""
         picture = np.dstack([film.picture(0), np.full((64, 96), 255, np.uint8)])
         picture[:, 48:] = (*colour, 0)
         Image.fromarray(picture).save(path)
@@ -227,7 +227,7 @@ class TestFilter:
     def test_what_is_transparent_lends_nothing(
         self, clip: vs.VideoNode, model: str, tmp_path: Path, propagate: bool, output: str
     ) -> None:
-        """Not a bit of the result depends on it; the opaque half does its part."""
+        """The result does not depend on the transparent half, and takes colours from the opaque one."""
         results = []
         for name, colour in (("black", (0, 0, 0)), ("magenta", (200, 60, 200))):
             ref = open_references([self.half(tmp_path / f"{name}.png", colour)], tmp_path).clip
@@ -254,7 +254,7 @@ class TestFilter:
 
 
 def test_commands_say_what_they_skip(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a folder that is the film, and of one of references."""
+    """Commands name the files that they skip in a film's folder and in a folder of references."""
     for folder, names in (("scan", ("reel_007.png", "reel_008.png")), ("refs", ("a.png", "b.png"))):
         (tmp_path / folder).mkdir()
         for seed, name in enumerate(names):
@@ -279,7 +279,7 @@ def test_commands_say_what_they_skip(tmp_path: Path, model: str, capsys: pytest.
 
 
 def test_render_says_what_it_skips(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a folder that two scenes of a plan name, once."""
+    """`render` names skipped files once if two scenes of a plan share the folder."""
     for folder, names in (("scan", ("reel_007.png", "reel_008.png")), ("refs", ("ref_000000.png", "ref_000001.png"))):
         (tmp_path / folder).mkdir()
         for seed, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Whole films: what is kept of the source, that a run goes on after anything, and that its bytes stay the same."""
+"""Test whole films: what is kept of the source, runs that continue after any stop, and equal bytes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from vsexvc.film.times import later, script_times
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (60, 50, 70, 20, 30)
 FRAMES = sum(LENGTHS)
-PARTS = [(0, 60), (60, 110), (110, 180), (180, 230)]  # the last two scenes together
+PARTS = [(0, 60), (60, 110), (110, 180), (180, 230)]  # the last two scenes are one part
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """film.mkv with everything in it, and a reference for each of its first three scenes."""
+    """Write film.mkv with streams of all kinds, and references of its first three scenes."""
     root = tmp_path_factory.mktemp("film")
     (root / "note.txt").write_text("A font would lie here.")
     make_film(root / "film.mkv", LENGTHS, sound=2, subtitles="srt", chapters=True, attachment=root / "note.txt")
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def arguments(folder: Path, model: str) -> list[str]:
-    """Of a quick rendering, but for -o."""
+    """Return the arguments of a quick rendering without -o."""
     references = [str(folder / f"{seed}.png") for seed in range(3)]
     colours = ["--ref", *references, "--model", model, "--size", "64", "--device", "cpu"]
     return ["render", str(folder / "film.mkv"), *colours, "--threads", "1", "--preset", "ultrafast"]
@@ -58,7 +58,7 @@ def arguments(folder: Path, model: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, model: str) -> bytes:
-    """What an undisturbed run writes. Its working folder stays, as whole.parts."""
+    """Return the bytes of an uninterrupted run; keep its working folder, whole.parts."""
     references = [str(folder / f"{seed}.png") for seed in range(3)]
     colours = ["--ref", *references, "--model", model, "--size", "64", "--device", "cpu"]
     quick = ["--threads", "1", "--preset", "ultrafast", "--work", str(folder / "whole.parts"), "--keep"]
@@ -68,12 +68,12 @@ def whole(folder: Path, model: str) -> bytes:
 
 @pytest.fixture
 def work(folder: Path, whole: bytes, tmp_path: Path) -> Path:
-    """A working folder with all parts."""
+    """Copy the working folder with all parts."""
     return Path(shutil.copytree(folder / "whole.parts", tmp_path / "work"))
 
 
 def start(arguments: list[str], **options: Any) -> subprocess.Popen[str]:
-    """With Ctrl-C as in a terminal, also where the tests run in the background and are deaf to it."""
+    """Start a command that obeys Ctrl-C, even if the tests run in the background and ignore it."""
 
     def listen() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -98,7 +98,7 @@ def events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def until(process: subprocess.Popen[str], **facts: Any) -> dict[str, Any]:
-    """Waits for the event that has these facts."""
+    """Wait for the event that has these facts."""
     seen = []
     for event in events(process):
         seen.append(event)
@@ -109,7 +109,7 @@ def until(process: subprocess.Popen[str], **facts: Any) -> dict[str, Any]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
-    """In one line, the last one, with the words."""
+    """Check that a command fails, and that its last line holds the words."""
     capsys.readouterr()
     assert main(arguments) == 1
     out, err = capsys.readouterr()
@@ -119,14 +119,14 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str)
 
 
 def stamps(path: Path, stream: int = 0) -> list[Fraction]:
-    """When the packets of a stream are shown, in seconds."""
+    """Return the times of a stream's packets in seconds."""
     with av.open(str(path)) as file:
         base = file.streams[stream].time_base
         ticks = sorted(p.pts for p in file.demux(file.streams[stream]) if p.pts is not None and p.size)
     return [Fraction(tick * base.numerator, base.denominator) for tick in ticks]
 
 
-# --- what is in the file ----------------------------------------------------------------------------------------
+# --- the written file -------------------------------------------------------------------------------------------
 
 
 def test_the_same_frames_as_through_the_pipe(folder: Path, model: str, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_everything_is_kept(folder: Path, whole: bytes) -> None:
 
 @pytest.mark.parametrize(("container", "pixels"), [("mkv", "yuv420p10le"), ("mp4", "yuv422p10le")])
 def test_times_shape_and_tags(model: str, tmp_path: Path, container: str, pixels: str) -> None:
-    """10 bit, a variable frame rate, sound that begins before the picture, pixels that are not square."""
+    """A film keeps 10 bits, a variable rate, sound that starts before the picture, the shape of pixels, and tags."""
     film, out = tmp_path / f"film.{container}", tmp_path / f"out.{container}"
     tags = "setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=bt2020-10:range=pc"
     make_film(
@@ -205,13 +205,13 @@ def test_times_shape_and_tags(model: str, tmp_path: Path, container: str, pixels
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (9, 9, 14, 2)
         frame = next(file.decode(video=0))
         assert (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range) == (9, 9, 14, 2)
-    if pixels == "yuv420p10le":  # H.264 has no word for that of others
+    if pixels == "yuv420p10le":  # H.264 states no chroma location of other formats
         clip = vs.core.bs.VideoSource(str(out), cachepath=str(tmp_path), showprogress=False)
         assert clip.get_frame(0).props["_ChromaLocation"] == vs.CHROMA_TOP_LEFT
 
 
 def test_a_recording_begins_at_nought(model: str, tmp_path: Path) -> None:
-    """Whose clock starts anywhere; and it has no sound."""
+    """A recording without sound starts at zero, although its clock starts anywhere."""
     film, out = tmp_path / "film.ts", tmp_path / "out.mkv"
     make_film(film, (30,), sound=0, codec=("-c:v", "mpeg2video", "-qscale:v", "1", "-pix_fmt", "yuv420p"))
     colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
@@ -221,7 +221,7 @@ def test_a_recording_begins_at_nought(model: str, tmp_path: Path) -> None:
 
 
 def test_frames_without_times(model: str, tmp_path: Path) -> None:
-    """As AVI has them: the rate says when."""
+    """The rate gives the times of frames in AVI, which stores none."""
     film, out = tmp_path / "film.avi", tmp_path / "out.mkv"
     make_film(film, (30,), codec=("-c:v", "mpeg4", "-bf", "2", "-pix_fmt", "yuv420p", "-c:a", "mp3"))
     colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
@@ -231,7 +231,7 @@ def test_frames_without_times(model: str, tmp_path: Path) -> None:
 
 
 def test_sound_of_another_clock(model: str, tmp_path: Path) -> None:
-    """A film and its sound from two files, of which one is a recording: each begins at nought by itself."""
+    """Film and sound from two files both start at zero, also if one is a recording."""
     h264 = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "aac")
     make_film(tmp_path / "a.ts", (30,), codec=h264, options=("-output_ts_offset", "3000"))
     make_film(tmp_path / "b.mkv", (30,), codec=h264)
@@ -239,7 +239,7 @@ def test_sound_of_another_clock(model: str, tmp_path: Path) -> None:
     for film, sound in (("a.ts", "b.mkv"), ("b.mkv", "a.ts")):
         out = tmp_path / f"{film}.mkv"
         assert main(["render", f"{tmp_path}/{film}", "-o", str(out), *colours, "--sound", f"{tmp_path}/{sound}"]) == 0
-        assert abs(float(stamps(out)[0] - stamps(out, 1)[0])) < 0.1  # a frame of sound, and what the encoder holds
+        assert abs(float(stamps(out)[0] - stamps(out, 1)[0])) < 0.1  # a frame of sound, and the encoder's delay
 
 
 def test_names_like_protocols(
@@ -255,7 +255,7 @@ def test_names_like_protocols(
 
 @pytest.mark.parametrize(("film", "out"), [("mp4", "mp4"), ("mp4", "mkv"), ("mkv", "mkv"), ("mkv", "mp4")])
 def test_covers(model: str, tmp_path: Path, film: str, out: str) -> None:
-    """Which are attachments in one container and streams in the other."""
+    """Covers are kept between containers that store them as attachments and as streams."""
     cover, plain, source = make_png(tmp_path / "0.png", 0), tmp_path / "plain.mkv", tmp_path / f"film.{film}"
     make_film(plain, (5,), codec=("-c:v", "mpeg4", "-pix_fmt", "yuv420p", "-c:a", "aac"))
     given = ["-i", str(cover), "-map", "0", "-map", "1", "-disposition:v:1", "attached_pic"]
@@ -274,7 +274,7 @@ def test_covers(model: str, tmp_path: Path, film: str, out: str) -> None:
 
 
 def test_what_goes_nowhere_is_said(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Data for machines; pixels that are not square, in a container and a codec that both have no word for it."""
+    """Notices name lost data streams, and a shape of pixels that container and codec cannot state."""
     plain, film = tmp_path / "plain.ts", tmp_path / "film.ts"
     own = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "libopus")
     make_film(plain, (5,), codec=own, filters="setsar=16/11")
@@ -298,7 +298,7 @@ def test_what_goes_nowhere_is_said(model: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_one_frame(model: str, tmp_path: Path) -> None:
-    """Is shown for as long as the rate says."""
+    """A film of one frame lasts one frame of its rate."""
     make_film(tmp_path / "film.mp4", (1,), sound=0, codec=("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p"))
     colours = ["--ref", str(make_png(tmp_path / "0.png", 0)), "--model", model, "--size", "64", "--threads", "1"]
     assert main(["render", f"{tmp_path}/film.mp4", "-o", f"{tmp_path}/out.mp4", *colours]) == 0
@@ -309,7 +309,7 @@ def test_one_frame(model: str, tmp_path: Path) -> None:
 def test_a_plan(
     folder: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its scenes are the cuts; each is what it would be as a film of its own."""
+    """A plan's scenes are the cuts, and each scene is as in a film of its own."""
     monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "cache"))
     plan, out, film = tmp_path / "plan.toml", tmp_path / "out.mkv", str(folder / "film.mkv")
     assert main(["scenes", film, "-o", str(plan), "--sheet", str(tmp_path / "sheet.png")]) == 0
@@ -336,7 +336,7 @@ def test_a_plan(
                 assert all(bytes(frame[plane]) == bytes(expected[plane]) for plane in range(3)), first + n
 
 
-# --- going on ---------------------------------------------------------------------------------------------------
+# --- continued runs ---------------------------------------------------------------------------------------------
 
 
 def test_killed_again_and_again(arguments: list[str], whole: bytes, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_another_argument_starts_over(
 def test_what_is_no_part_of_the_picture_starts_nothing_over(
     arguments: list[str], work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Another name and container; threads that are not named are those that were begun with."""
+    """A run continues under another name and container; without --threads it keeps its number of threads."""
     given = [word for word in arguments if word not in ("--threads", "1")]
     capsys.readouterr()
     assert main([*given, "-o", str(tmp_path / "other.mp4"), "--work", str(work)]) == 0
@@ -423,11 +423,11 @@ def test_what_is_no_part_of_the_picture_starts_nothing_over(
     assert len(decoded(tmp_path / "other.mp4")) == FRAMES
     with av.open(str(tmp_path / "other.mp4")) as file:
         assert [stream.codec_context.name for stream in file.streams.subtitles] == ["mov_text"]
-    one, two = stamps(Path(arguments[1]), 3)  # some versions of ffmpeg made the film a little later than its text
+    one, two = stamps(Path(arguments[1]), 3)  # with some versions of ffmpeg the film starts a little after its text
     assert stamps(tmp_path / "other.mp4", 3) == [0, one, one + Fraction(1, 2), two]  # a pause, One, a pause, Two
 
 
-# --- a clear end ------------------------------------------------------------------------------------------------
+# --- clear errors -----------------------------------------------------------------------------------------------
 
 
 def test_two_at_once(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -481,7 +481,7 @@ def test_wrong_names(folder: Path, arguments: list[str], tmp_path: Path, capsys:
 
 
 def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, then: str) -> None:
-    """An ffmpeg on PATH that does its work for some encodings, and then something else. "$@": its arguments."""
+    """Put an ffmpeg on PATH that works for `calls` encodings and then runs `then`. "$@": its arguments."""
     ffmpeg, here = find_ffmpeg(), tmp_path / "bin"
     here.mkdir()
     (here / "ffmpeg").write_text(
@@ -502,7 +502,7 @@ def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, then: s
         ("head -c 9999 >/dev/null; kill -9 $$", "ffmpeg: ended by signal 9"),
         ("cat >/dev/null; exit 3", "ffmpeg: ended with code 3"),
         ("yes | head -c 999999 >&2; cat >/dev/null; exit 1", "ffmpeg: y"),
-        ('head -c 55296 | FFMPEG "$@"', "ffmpeg wrote 6 of 70 frames"),  # grey 96x64 is 9216 bytes in 4:2:0
+        ('head -c 55296 | FFMPEG "$@"', "ffmpeg wrote 6 of 70 frames"),  # a grey frame of 96x64 has 9216 bytes in 4:2:0
     ],
     ids=["says why", "killed", "silent", "talkative", "too few"],
 )
@@ -520,7 +520,7 @@ def test_ffmpeg_dies(
 
 @pytest.mark.parametrize(("full", "size"), [("for the parts", 400), ("for the film", 200)])
 def test_the_disk_is_full(arguments: list[str], work: Path, tmp_path: Path, full: str, size: int) -> None:
-    """A small file system, in a namespace of its own."""
+    """A full disk, here a small file system in a namespace, gives a one-line error and leaves no unfinished film."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs a user namespace to mount in")
     small = tmp_path / "small"
@@ -555,7 +555,7 @@ def test_what_would_fail_at_the_end_fails_at_once(
 
 
 def test_nothing_begun_nothing_left(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A plan without its picture, then of another film; a manifest that is none."""
+    """A wrong plan or a wrong manifest is refused; a plan without its picture leaves no working folder."""
     plan = tmp_path / "plan.toml"
     plan.write_text('source = "other.mkv"\nframes = 7\n[[scene]]\nfirst = 0\nreference = "0.png"\n')
     out, film = tmp_path / "out.mkv", arguments[1]
@@ -570,7 +570,7 @@ def test_nothing_begun_nothing_left(arguments: list[str], tmp_path: Path, capsys
 
 
 def test_who_reads_stdout_has_gone(folder: Path, tmp_path: Path) -> None:
-    """As `| head` does: no words about it, and an end."""
+    """A command ends silently when the reader of its stdout has gone, as with `| head`."""
     command = [sys.executable, "-m", "vsexvc", "scenes", str(folder / "film.mkv"), "--json"]
     reading, writing = os.pipe()
     os.close(reading)
@@ -588,7 +588,7 @@ def test_hevc_is_tagged_for_all_players(arguments: list[str], tmp_path: Path) ->
 
 
 def test_two_clocks(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Recordings put one after the other; what the error says to do about it does it."""
+    """Two recordings in one file are refused; the command that the error names mends the film."""
     codec = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-c:a", "aac")
     make_film(tmp_path / "one.ts", (50,), codec=codec)
     film, mended = tmp_path / "film.ts", tmp_path / "mended.mkv"
@@ -613,7 +613,7 @@ def test_a_film_that_is_not_whole(model: str, tmp_path: Path, capsys: pytest.Cap
     film.write_bytes(content[:third] + bytes(third) + content[2 * third :])
     assert main(["render", str(film), "-o", str(tmp_path / "b.mkv"), *colours]) == 0
     assert "film.mkv: there are no frames from" in capsys.readouterr().err
-    assert max(b - a for a, b in pairwise(stamps(tmp_path / "b.mkv"))) > 1  # and the rest has its own times
+    assert max(b - a for a, b in pairwise(stamps(tmp_path / "b.mkv"))) > 1  # later frames keep their times
 
 
 def test_a_frame_that_cannot_be_read(
@@ -634,7 +634,7 @@ def test_a_frame_that_cannot_be_read(
     fails(capsys, ["render", str(script), "-o", str(out)], "frames 50 to 99", "the reel is torn")
     assert (tmp_path / "out.mkv.parts" / "000000.mkv").exists() and not out.exists()
     script.write_text(text.replace("77", "777"))
-    assert main(["render", str(script), "-o", str(out)]) == 0  # its text is another: from the start
+    assert main(["render", str(script), "-o", str(out)]) == 0  # a changed script starts over
     assert len(decoded(out)) == 130
 
 
@@ -662,7 +662,7 @@ def test_scripts_that_do_not_do(
 
 
 def test_a_script_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it loads cannot be loaded twice. Its suffix may be written in any case; a *.py is told what to do."""
+    """A script runs once, with its suffix in any case; the error for a *.py names the right suffix."""
     script, runs = tmp_path / "FILM.VPY", tmp_path / "runs"
     script.write_text(
         "import vapoursynth as vs\n"
@@ -685,7 +685,7 @@ def test_a_script_makes_its_own_colours(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_a_render_cannot_keep_is_said(
     folder: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A script's alpha and its flag of interlaced frames, sound that is not there, and samples of more than 10 bits."""
+    """Notices name a script's alpha, frames flagged as interlaced, missing sound, and samples above 10 bits."""
     script, out = tmp_path / "film.vpy", str(tmp_path / "out.mkv")
     script.write_text(
         "import vapoursynth as vs\nclip = vs.core.std.BlankClip(width=64, height=64, format=vs.YUV420P8, length=2)\n"
@@ -722,7 +722,7 @@ def test_two_workers_of_which_one_is_killed(arguments: list[str], whole: bytes, 
 def test_ray_is_looked_for_first(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the film is read: nothing is left behind."""
+    """A missing Ray is reported before the film is read, and no file is written."""
     command = [*arguments, "-o", str(tmp_path / "out.mkv")]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -781,9 +781,9 @@ def test_a_script_that_does_not_say_when() -> None:
 
 @pytest.mark.slow
 def test_a_long_film(tmp_path: Path, model: str) -> None:
-    """3,000 frames of 640x360 in 45 scenes, rendered in six ways; prints what each took (`-s` shows it).
+    """3,000 frames of 640x360 in 45 scenes are the same in six ways of rendering; prints the times (`-s` shows them).
 
-    $VSEXVC_TRIAL="exvc-small 216" does it with another model and size.
+    $VSEXVC_TRIAL="exvc-small 216" chooses another model and size.
     """
     pytest.importorskip("ray")
     folder, rng = tmp_path, random.Random(0)
@@ -859,7 +859,7 @@ def test_a_long_film(tmp_path: Path, model: str) -> None:
 
 
 def test_times_that_are_later() -> None:
-    """By what no unit of theirs measures; and by nothing."""
+    """Times can be moved by a fraction of their unit; a shift of zero returns them unchanged."""
     times = script_times(Fraction(24000, 1001), [], 4)
     moved = later(times, Fraction(3, 90000))
     expected = [Fraction(1001 * n, 24000) + Fraction(1, 30000) for n in range(4)]

@@ -1,4 +1,4 @@
-"""film/sequence.py: numbered pictures as a film, against Pillow and numpy."""
+"""Test film/sequence.py: numbered pictures as a film, against Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_kind_of_picture(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(("suffix", "pixels"), [("dpx", "gbrp10le"), ("exr", "gbrpf32le"), ("png", "rgb48be")])
 def test_pictures_of_scanners(tmp_path: Path, suffix: str, pixels: str) -> None:
-    """Of more than 8 bits; those of EXR are light, which becomes samples as of sRGB."""
+    """Pictures of more than 8 bits are read; linear light of EXR becomes sRGB."""
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (16, 1))
     frame = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb48le").reformat(format=pixels)
     for n in range(2):
@@ -79,7 +79,7 @@ def test_pictures_of_scanners(tmp_path: Path, suffix: str, pixels: str) -> None:
 
 @pytest.mark.parametrize(("suffix", "options"), [("bmp", {}), ("tif", {"compression": "jpeg", "quality": 100})])
 def test_what_ffmpeg_misreads(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
-    """Grey pictures of BMP are coloured to it, those of TIFF with JPEG inside black."""
+    """Grey BMP and TIFF with JPEG inside are read right; ffmpeg reads them as coloured and as black."""
     Image.fromarray(picture(1)).save(tmp_path / f"0.{suffix}", **options)
     clip = sequence.open_sequence(tmp_path)
     with Image.open(tmp_path / f"0.{suffix}") as image:
@@ -105,7 +105,7 @@ def test_several_pictures_in_one_file(tmp_path: Path, suffix: str) -> None:
 
 
 def test_grey_and_coloured_pictures_together(tmp_path: Path) -> None:
-    """As of ImageMagick, which stores a black frame with one bit. Grey becomes R = G = B."""
+    """Grey and coloured pictures may be mixed, as ImageMagick stores black in one bit; grey becomes R = G = B."""
     Image.new("1", (WIDTH, HEIGHT)).save(tmp_path / "0.png")
     Image.fromarray(picture(1)).save(tmp_path / "1.png")
     Image.fromarray(np.dstack([picture(2)] * 3)).save(tmp_path / "2.png")
@@ -135,7 +135,7 @@ def test_patterns(tmp_path: Path) -> None:
     assert [file.name for file in sequence.listing(tmp_path / "a_%04d.png")] == ["a_0009.png", "a_0010.png"]
     assert [file.name for file in sequence.listing(tmp_path / "b_%04d.png")] == ["b_0001.png"]
     with pytest.raises(ValueError, match="there are none"):
-        sequence.listing(tmp_path / "a_%d.png")  # which has no zeros before it
+        sequence.listing(tmp_path / "a_%d.png")  # a pattern without leading zeros
     with pytest.raises(ValueError, match=r"one run of numbered pictures, got .* name a pattern for one of the runs"):
         sequence.listing(tmp_path)
     (tmp_path / "a%d.png").touch()
@@ -172,7 +172,7 @@ def test_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_rendered(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Folder and pattern, at a rate; interrupted or not, the plan and the page take them too."""
+    """`render` gives the same film for a folder and a pattern at a rate; `scenes` takes folders too."""
     scan = tmp_path / "scan"
     scan.mkdir()
     for n in range(60):

@@ -1,4 +1,4 @@
-"""film/source.py on films made by ffmpeg: scenes against Colorize's own, unreadable files, displayed frames."""
+"""Test film/source.py on films made by ffmpeg: scenes against Colorize's, unreadable files, displayed frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRSTS = [0, 20, 29]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """film.mkv in scenes of LENGTHS, and a picture."""
+    """Write film.mkv with scenes of LENGTHS, and a picture."""
     root = tmp_path_factory.mktemp("source")
     film.make_film(root / "film.mkv", LENGTHS, sound=0)
     film.make_png(root / "b.png", 0)
@@ -47,9 +47,9 @@ def test_scenes_are_those_of_the_filter(folder: Path, model: str, tmp_path: Path
 
 @pytest.mark.parametrize("threshold", [0.0, 0.0005])
 def test_threshold_and_properties(folder: Path, model: str, tmp_path: Path, threshold: float) -> None:
-    """Noise that hardly differs, and frames that say something else.
+    """Scenes of nearly equal noise are the filter's own, by a tiny threshold and by frame properties.
 
-    With no threshold to speak of, how noise comes out at the network's size decides what is a cut.
+    With a threshold near zero the noise at the network's size decides where cuts are.
     """
     rng = np.random.default_rng(3)
     pictures = [rng.normal(110, sigma, (250, 310)).clip(0, 255) for sigma in rng.uniform(60, 62, 16)]
@@ -77,7 +77,7 @@ def test_threshold_out_of_range(threshold: float) -> None:
 
 
 def test_variable_rate(tmp_path: Path) -> None:
-    """The second scene begins when its first frame is shown, not when its number says."""
+    """The second scene begins at its first frame's time, which differs from its number times the mean duration."""
     film.make_film(
         tmp_path / "vfr.mkv", (10, 10), sound=0, filters="setpts=N*(N+3)/48/TB", options=["-fps_mode", "passthrough"]
     )
@@ -119,7 +119,7 @@ def test_what_cannot_be_used(folder: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_bestsource_takes_for_a_film(folder: Path, tmp_path: Path) -> None:
-    """Text, which it draws, and the cover of a piece of music."""
+    """Text, which BestSource draws, and music with a cover are refused."""
     (tmp_path / "notes.txt").write_text("none of them\n" * 99)
     tone = ["-f", "lavfi", "-i", "sine=d=1", "-i", str(folder / "b.png"), "-disposition:v", "attached_pic"]
     command = [find_ffmpeg(), "-loglevel", "error", *tone, "-map", "0", "-map", "1", str(tmp_path / "tone.mp3")]
@@ -143,7 +143,7 @@ def test_a_name_that_is_no_unicode(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("container", ["mkv", "mp4", "mov"])
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "mpeg4"])
 def test_the_aspect_that_a_container_states(tmp_path: Path, container: str, codec: str) -> None:
-    """The codec says square pixels, the container 16:9, which players follow. A rotated film has it rotated."""
+    """The container's 16:9 counts, as in players, although the codec states square pixels; rotation turns it."""
     made, film_path, rotated = (tmp_path / f"{name}.{container}" for name in ("made", "film", "rotated"))
     film.make_film(made, (3,), sound=0, codec=["-c:v", codec, "-pix_fmt", "yuv420p"], filters="setsar=1")
     run = [find_ffmpeg(), "-loglevel", "error"]
@@ -179,7 +179,7 @@ def test_a_film_that_changes_its_format(tmp_path: Path) -> None:
 
 
 def test_an_index_that_is_damaged_or_of_another_film(tmp_path: Path) -> None:
-    """It is made anew."""
+    """A damaged index and that of another film are replaced."""
     path, index = tmp_path / "film.mkv", tmp_path / "index"
     film.make_film(path, (1200,), size=(32, 16), sound=0)
     source.open_video(path, index)
@@ -229,7 +229,7 @@ def test_frames_that_cannot_be_coloured() -> None:
 
 
 def test_frames_that_are_flagged_as_interlaced(tmp_path: Path) -> None:
-    """Of a progressive film they are taken as they are; of an interlaced one they are made whole."""
+    """Flagged frames are taken as progressive by "ignore", and deinterlaced by "bwdif"."""
     path = tmp_path / "film.mpg"
     codec = ["-c:v", "mpeg2video", "-qscale:v", "1", "-pix_fmt", "yuv420p", "-flags", "+ildct+ilme"]
     film.make_film(path, (6,), sound=0, codec=codec, filters="setfield=tff")
@@ -256,7 +256,7 @@ def test_a_script_is_no_film(tmp_path: Path) -> None:
 
 
 def test_picture() -> None:
-    """In the aspect of the screen, no larger than the box nor than it is, in the clip's own colours."""
+    """A picture has the aspect of the screen and the clip's colours, and is no larger than the box or the clip."""
     red = core.std.BlankClip(format=vs.RGB24, width=720, height=576, length=2, color=[200, 30, 40])
     yuv = red.resize.Point(format=vs.YUV420P8, matrix=vs.MATRIX_ST170_M)
     wide = yuv.std.SetFrameProps(_SARNum=64, _SARDen=45)
@@ -269,7 +269,7 @@ def test_picture() -> None:
 
 
 def test_typical_frames_are_those_of_the_filter(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first scene fades in from black; the filter tells which frame it chose its reference by."""
+    """The typical frame is the one by which the filter chooses a reference, also where a scene fades in from black."""
     film.make_film(tmp_path / "film.mkv", (26, 9), sound=0, filters="fade=in:0:14")
     film.make_png(tmp_path / "a.png", 0)
     film.make_png(tmp_path / "b.png", 1)
@@ -290,5 +290,5 @@ def test_typical_frames_are_those_of_the_filter(model: str, tmp_path: Path, monk
     small = source.small_luma(clip, 64)
     assert {scene.first: source.shown_frames(small, scene).typical for scene in scenes} == chosen
     assert 7 < chosen[0] < 24
-    # The first frame of a scene is taken where it is lit.
+    # A scene is shown by its first frame if that is lit.
     assert [source.shown_frames(small, scene).first for scene in scenes] == [chosen[0], 26]

@@ -1,4 +1,4 @@
-"""film/takes.py: a long take in parts is, byte for byte, what it is in one go, wherever it was stopped."""
+"""Test film/takes.py: a long take rendered in parts has the same bytes as in one go, also after a stop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_where_parts_end(ref_frames: tuple[int, ...] | None) -> None:
 
 
 def test_parts_that_need_no_other() -> None:
-    """With propagation the recurrence begins anew at each reference."""
+    """With propagation the recurrence restarts at each reference, so a part that begins there depends on no other."""
     given = job((0,), (0, 101, 230, 700), propagate=True)
     parts = takes.split([(0, 1000)], given)
     assert parts == [(0, 230), (230, 470), (470, 700), (700, 1000)]
@@ -48,7 +48,7 @@ def test_parts_that_need_no_other() -> None:
 
 @pytest.mark.parametrize("memory", [0, 2])
 def test_in_parts_and_in_one_go(model: str, memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # the network is random: nothing is similar
+    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # a random network finds nothing similar
     make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
     plan = 'source = "film.mkv"\nframes = 150\n[[scene]]\nfirst = 0\nreference = {0 = "0.png", 49 = "1.png"}\n'
     plan += '[[scene]]\nfirst = 130\nreference = "2.png"\n'
@@ -75,14 +75,14 @@ def test_in_parts_and_in_one_go(model: str, memory: int, tmp_path: Path, monkeyp
     assert steps <= 150 + BLOCK
     assert len(list(work.glob("0*.mkv"))) > 3
     assert decoded(tmp_path / "parts.mkv") == decoded(tmp_path / "whole.mkv")
-    # The run stops before the third part, and goes on with what the second has left.
+    # The run stops before the third part, and continues from the state that the second has saved.
     for number in (2, 3):
         (work / f"{number:06}.mkv").unlink()
     steps = 0
     assert main([*arguments, "-o", str(tmp_path / "again.mkv"), "--work", str(work), "--keep"]) == 0
     assert 0 < steps <= 130 - 2 * 30 + 3 * BLOCK
     assert (tmp_path / "again.mkv").read_bytes() == (tmp_path / "parts.mkv").read_bytes()
-    # A state that is damaged is not used, nor is one of another picture.
+    # A damaged state is not used.
     (work / "000002.mkv").unlink()
     (work / "000001.state").write_bytes((work / "000001.state").read_bytes()[:-40])
     steps = 0

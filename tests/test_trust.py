@@ -1,4 +1,4 @@
-"""film/trust.py: the figures are means of the filter's own, the worst scene is first, in all three commands."""
+"""Test film/trust.py: the figures are means of the filter's, the worst scene is first, in all three commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRSTS = (0, 8, 18)
 
 
 def test_sums_by_hand() -> None:
-    """Two references in the first scene, of which the second goes on in the next one; a frame that is left has none."""
+    """The second reference of the first scene continues in the next one; an uncoloured frame does not count."""
     tally = Tally((0, 4), (0, 2))
     tally.add(0, {"ExvcSimilarity": 0.5, "ExvcReference": 0})
     both = {"ExvcSimilarity": 0.25, "ExvcReference": 1, "ExvcReferences": [0, 1], "ExvcShares": [0.25, 0.75]}
@@ -37,9 +37,9 @@ def test_sums_by_hand() -> None:
         ["2", "4", "0.125", "missing", "b.png"],
         ["1", "0", "0.375", "weak", "a.png", "0.62,", "b.png", "0.38"],
     ]
-    # Another plan: the picture of the second scene is a third one now, and has its number.
+    # By another plan the second scene has a third picture, with its own number.
     assert suited(tally.sums(), (0, 4), (0, 2, 4), "abc")[0].shares == {"c": 1.0}
-    # Parts of one scene.
+    # Sums of two parts of one scene are added.
     again = suited([Sum(0, 1, 0.9, ((0, 1.0),)), Sum(0, 3, 1.5, ((0, 3.0),))], (0,), None, ["a.png"])
     assert again == [Suited(1, 0, pytest.approx(0.6), {"a.png": pytest.approx(1.0)})]
     assert (
@@ -56,7 +56,7 @@ def test_no_more_than_a_short_table() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A film, and references of two of its scenes; each is named, whatever a network without training says."""
+    """Make a film and references of two scenes; set a limit by which every scene has a weak reference."""
     make_film(tmp_path / "film.mkv", LENGTHS, sound=0)
     for seed in range(2):
         make_png(tmp_path / f"{seed}.png", seed)
@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[dict[str, Any]]:
-    """Run a command; return what it says of scenes."""
+    """Run a command; return its events about scenes."""
     capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     events = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
@@ -75,7 +75,7 @@ def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[dict[
 
 
 def expected(folder: Path, model: str, ref_frames: list[int], names: list[str]) -> list[tuple[int, float, float]]:
-    """Of each scene, worst first: its first frame, the mean similarity, the share of the last reference in it."""
+    """Return first frame, mean similarity and share of reference 1 of each scene, worst first."""
     clip = source.with_scenes(source.open_video(folder / "film.mkv", folder), FIRSTS)
     references = open_references([folder / name for name in names], folder).clip
     coloured = colorize(clip, references, ref_frames=ref_frames, model=model, size=64, device="cpu")
@@ -91,7 +91,7 @@ def expected(folder: Path, model: str, ref_frames: list[int], names: list[str]) 
 
 
 def test_at_the_end_of_a_render(folder: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also of parts that were kept, whose reference had another number when they were made."""
+    """`render` reports all scenes, also kept parts whose reference had another number before."""
     command = ["render", str(folder / "film.mkv"), "--plan", str(folder / "plan.toml"), "--model", model, "--keep"]
     command += ["--size", "64", "--device", "cpu", "--threads", "1", "--work", str(folder / "work")]
     head = 'source = "film.mkv"\nframes = 24\n[[scene]]\nfirst = 0\nreference = '
@@ -117,7 +117,7 @@ def test_at_the_end_of_a_render(folder: Path, model: str, capsys: pytest.Capture
 
 
 def test_before_a_render(folder: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`scenes` and the page of `compare`: at the typical frame of each scene, under the better of both references."""
+    """`scenes` and `compare` report each scene's similarity at its typical frame with the better reference."""
     film, pictures, options = str(folder / "film.mkv"), [str(folder / f"{n}.png") for n in range(2)], ["--size", "64"]
     options += ["--model", model, "--device", "cpu"]
     events = told(capsys, ["scenes", film, "--ref", *pictures, *options])
