@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, so that results and times do not hang on the cores; tiny random weights."""
+"""Set up all tests: one torch thread, so that results and times do not depend on the cores; tiny random weights."""
 
 import signal
 import subprocess
@@ -14,12 +14,12 @@ from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in a shell's background ignore SIGINT
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of random weights: what it makes of a frame depends on the frames before."""
+    """Save a recurrent network of random weights; return its path."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def compile_host() -> Callable[[Path, Path], None]:
-    """Compiles a C program (source, target) that loads VapourSynth's libraries by itself."""
+    """Return a function that compiles a C program (source, target) that loads VapourSynth's libraries by itself."""
     try:
         compiler = find_compiler()
     except RuntimeError as error:

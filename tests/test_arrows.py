@@ -1,4 +1,4 @@
-"""Who may import whom: groups and modules in the ORDER below, each only what stands before it; train imports vsexvc."""
+"""Test imports: in the ORDER below a group or module imports only what stands before it; train imports vsexvc."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_neither_rooms_nor_modules_make_a_circle(top: str) -> None:
 
 
 def test_a_circle_is_seen(tmp_path: Path) -> None:
-    """By rooms too, where no two modules make one."""
+    """A cycle of folders is found even where no two modules make a cycle."""
     for name, text in {"a/one": "import p.b.one", "b/one": "", "b/two": "from p.a import one"}.items():
         (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "p" / f"{name}.py").write_text(text)

@@ -1,6 +1,7 @@
-"""scripts/bench.py: what it counts, which rows it makes, what it writes; and the quick forms of scripts/plain.py.
+"""Test scripts/bench.py: its counts, rows and files; and the quick forms of scripts/plain.py.
 
-No time is checked. Counts come from facts of the nets and from hand, memory from what a process is told to take.
+Times are not checked. Expected counts are facts of the nets or worked out by hand; the expected memory is what a test
+process allocates.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from vsexvc.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
-# dB of ab (peak 255) below which more than roundings of fp32 differ. Another order of sums, which each instruction set
-# has of its own, changes a feature by some 1e-6 of its size, and some 30 layers add up to 1e-5. The softmax divides
-# cosines by 0.01: shares change by 1e-3. Colours that span 255 then differ by up to 0.255: 60 dB. The same network in
-# bf16 (roundings of 4e-3 in place of 6e-8) ends at 26 dB.
+# dB of ab (peak 255). Results below it differ by more than rounding of fp32. Each instruction set has its own order of
+# sums; this changes a feature by about 1e-6 of its size, and 30 layers add up to 1e-5. The softmax divides cosines by
+# 0.01, so that shares change by 1e-3. Colours that span 255 then differ by up to 0.255: 60 dB. The same network in bf16
+# (rounding of 4e-3 instead of 6e-8) reaches 26 dB.
 ROUNDING = 60.0
 
 
@@ -43,7 +44,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others take long to compile."""
+    """Limit the backends to torch: others take long to compile."""
     monkeypatch.setattr("scripts.bench_measure.BACKENDS", ("torch",))
 
 
@@ -80,7 +81,7 @@ class TestPlain:
 
 
 class TestGmac:
-    """The totals were counted before by other means; phi of the frame, for the motion, was not among them."""
+    """The totals were counted by other means, without phi of the frame, which the motion search needs."""
 
     PHI = 5184 * 256 * 256 / 1e9
 
@@ -100,7 +101,7 @@ class TestGmac:
         assert found["motion"] == 0.0
 
     def test_folding_saves_5_of_9_products(self) -> None:
-        """Of three convolutions, by hand: 512 -> 256 at 54x96, 256 -> 128 at 108x192, 128 -> 128 at 216x384."""
+        """By hand for three convolutions: 512 -> 256 at 54x96, 256 -> 128 at 108x192, 128 -> 128 at 216x384."""
         three = 9 * 54 * 96 * (512 * 256 + 4 * 256 * 128 + 16 * 128 * 128) / 1e9
         whole, folded = (bench_network.gmac(NetworkConfig(), 384, 216, way)["colour"] for way in ("", "folded"))
         assert whole - folded == pytest.approx(three * 5 / 9)
@@ -133,7 +134,7 @@ class TestCandidates:
 
 
 def test_stages_leave_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that ticks once a look: each call takes 1 s, so 4 colour nets in a round of 4 frames 1000 ms a frame."""
+    """The clock ticks at each reading, so each call takes 1 s: 4 calls in a round of 4 frames are 1000 ms a frame."""
     ticks = itertools.count()
     monkeypatch.setattr(bench_measure, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     work: Any = SimpleNamespace(embed=lambda x: x, colorize=lambda x: x)
@@ -161,7 +162,7 @@ def test_network_rows(model: str, only_torch: None) -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own(model: str) -> None:
-    """Not of this one, which is larger than 300 MiB once torch is imported."""
+    """The memory of this process does not count: with torch imported it is above 300 MiB."""
     said, peak = bench_filter.watched([sys.executable, "-c", "x = b'x' * (200 << 20); print(len(x))"])
     assert int(said) == 200 << 20
     assert peak is None or 200 < peak < 260
@@ -181,7 +182,7 @@ def test_correlation_rows(only_torch: None) -> None:
 @pytest.mark.numbers
 class TestPrecision:
     def test_of_true_clips(self, model: str, tmp_path: Path, only_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        """fp32, prepared, is fp32: only roundings differ, whatever instructions the processor has."""
+        """Prepared fp32 differs from fp32 only by rounding, on any processor."""
         monkeypatch.setattr(bench_precision, "FED_BACK", 4)
         clips = write_clips(tmp_path / "clips", 1, 3)
         rows = bench_precision.precision_rows(bench.parsed(["--model", model, "--clips", str(clips)]))
@@ -199,13 +200,13 @@ class TestPrecision:
 
 class TestBusy:
     def test_the_fair_share(self) -> None:
-        """Of 2 cores, beside 3 others: 2 threads get 4/5 of a core, 1 thread half of one; enough cores are for all."""
+        """On 2 cores beside 3 others, 2 threads get 4/5 of a core and 1 thread gets half; 8 cores suffice for all."""
         assert bench_busy.fair(2, 3, 2) == pytest.approx(2 / 0.8)
         assert bench_busy.fair(1, 3, 2) == pytest.approx(2)
         assert bench_busy.fair(2, 3, 8) == 1
 
     def test_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Threads that spin are asked for in the second row alone; the others run beside each second call alone."""
+        """Only the second row asks for threads that spin; other processes run only during every second call."""
         seen: list[tuple[str | None, int]] = []
         running: list[int] = []
 
@@ -230,7 +231,7 @@ class TestBusy:
         assert all(row["times as long"] == 5 and row["times the fair share"] == pytest.approx(2) for row in rows)
 
     def test_processes_end(self) -> None:
-        """They run inside, and no longer."""
+        """The processes run inside the context and have ended after it."""
         with bench_busy.computing(2) as processes:
             assert [process.poll() for process in processes] == [None, None]
         assert None not in [process.returncode for process in processes]
@@ -241,7 +242,7 @@ class TestFilter:
         row = bench_filter.filter_run(64, 48, 8, 2, {"model": model, "size": 64})
         assert row.get("note") is None
         assert row["fps"] == pytest.approx(8 / row["seconds"])
-        assert row["peak MiB"] is None or row["peak MiB"] > 100  # of the real vspipe, not of the script before it
+        assert row["peak MiB"] is None or row["peak MiB"] > 100  # vspipe's memory, not its starter's
 
     def test_what_vspipe_refuses_is_the_note(self, model: str) -> None:
         row = bench_filter.filter_run(64, 48, 8, 1, {"model": model, "size": 3})
@@ -255,7 +256,7 @@ class TestFilter:
         assert runs[9:] == [(8, 4, 10, 1, {"a": 1, "backend": "b"})] + [(4, 2, n, 1, {"a": 1}) for n in (20, 40, 80)]
 
     def test_plot_of_lines(self) -> None:
-        """Seconds = 2 + frames / 2 at one size and 4 + 3 x megapixels at 4 frames; memory is constant."""
+        """The plot fits 2 + frames / 2 seconds at one size and 2 + 5 x megapixels at 10 frames; memory is constant."""
         made = [("1000x1000", n, 2 + n / 2) for n in (10, 20, 40)] + [("2000x1000", 10, 12.0), ("4000x1000", 10, 22.0)]
         rows = [
             {"size": s, "frames": n, "references": 1, "arguments": "", "seconds": t, "peak MiB": 900.0}

@@ -1,4 +1,4 @@
-"""Where a picture lies within black borders: what undoes them and what must not pass for one."""
+"""Test the search for black borders around a picture, and what must not count as a border."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WHOLE = (0, H, 0, W)
 
 
 def scene(count: int = 4, borders: tuple[int, int, int, int] = (0, 0, 0, 0), noise: float = 2.9) -> Tensor:
-    """Frames of bright noise within dark noise. borders: top, bottom, left, right."""
+    """Return frames of bright noise within borders of dark noise. borders: top, bottom, left, right."""
     top, bottom, left, right = borders
     generator = torch.Generator().manual_seed(0)
     L = torch.rand(count, 1, H, W, generator=generator) * noise
@@ -38,7 +38,7 @@ def found(L: Tensor) -> tuple[int, int, int, int]:
         ((0, 0, 9, 3), (0, 64, 9, 77)),
         ((1, 2, 3, 4), (1, 62, 3, 76)),
         ((8, 8, 10, 10), (8, 56, 10, 70)),
-        ((30, 25, 20, 20), WHOLE),  # hardly anything is left: a dark picture
+        ((30, 25, 20, 20), WHOLE),  # so little is lit that the picture counts as dark
         ((64, 0, 0, 0), WHOLE),
     ],
 )
@@ -78,10 +78,10 @@ class TestLogo:
         L = scene(borders=(12, 12, 0, 0))
         for i in range(4):
             L[i, :, 3:9, 50 + 6 * i : 62 + 6 * i] = 70.0
-        assert found(L) == (3, 56, 0, 80)  # and the lower border cannot be much deeper then
+        assert found(L) == (3, 56, 0, 80)  # the upper border is 3, so the lower one cannot be much deeper
 
     def test_a_moon_is_none(self) -> None:
-        """Still, and alone in a black sky: no border below is as deep."""
+        """A still moon in a black sky is not a logo in a border, because no border below is as deep."""
         L = scene(borders=(30, 0, 0, 0))
         L[:, :, 8:14, 40:46] = 80.0
         assert found(L) == WHOLE
@@ -103,7 +103,7 @@ class TestDark:
         assert found(L) == WHOLE
 
     def test_a_night_sky_within_borders(self) -> None:
-        """The lower border says how deep the upper one is."""
+        """The lower border decides how deep the upper one is."""
         L = scene(borders=(30, 10, 0, 0))
         for row, column in ((16, 10), (19, 61), (25, 33)):
             L[:, :, row, column : column + 3] = 40.0

@@ -1,4 +1,4 @@
-"""The package as it is built and imported: hatch_build.py's pieces, the wheel's contents, a light import."""
+"""Test the build and the import of the package: parts of hatch_build.py, the wheel's contents, a light import."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_compiler_is_taken_from_cc(hook: ModuleType, monkeypatch: pytest.MonkeyP
 def test_no_compiler_is_a_clear_error(hook: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(hook, "find_spec", lambda name: None)  # of ziglang
+    monkeypatch.setattr(hook, "find_spec", lambda name: None)  # ziglang is not found
     with pytest.raises(RuntimeError, match="needs a C compiler"):
         hook.find_compiler()
 

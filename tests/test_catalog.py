@@ -1,4 +1,4 @@
-"""Downloads over loopback: each ends in the right file, or in one line with nothing half-written under a final name."""
+"""Test downloads over loopback: each gives the right file, or one line and no unfinished file under a final name."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ CONTENT = bytes(n * n % 251 for n in range(1_500_000))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file at any path; the switches say what goes wrong."""
+    """Serve one file at any path; the attributes say what goes wrong."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content, self.etag = CONTENT, '"one"'
-        self.ranges = True  # understands Range
+        self.ranges = True  # whether Range is supported
         self.status = 200
-        self.cut_after: int | None = None  # bytes of an answer, then the connection is closed
-        self.length: int | None = None  # announced instead of the true one; -1: none is
-        self.moved = ""  # where to instead
+        self.cut_after: int | None = None  # bytes of an answer after which the connection is closed
+        self.length: int | None = None  # announced instead of the true length; -1: no length
+        self.moved = ""  # URL of a redirect
         self.asked: list[dict[str, str]] = []  # headers of each request
 
     @property
@@ -41,7 +41,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/checkpoint.zip"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore a client that closes the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -101,7 +101,7 @@ def fetch(server: Server, sha256: str | None = None) -> tuple[Path, str]:
 
 
 def fails(server: Server, message: str, sha256: str | None = None) -> None:
-    """With one line, and no archive."""
+    """Check that a download fails with one line and leaves no archive."""
     with pytest.raises((DownloadError, ValueError), match=message) as caught:
         fetch(server, sha256)
     assert "\n" not in str(caught.value)
@@ -125,7 +125,7 @@ def test_first_download(server: Server, capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     assert not out and "downloading x" in err and "x: 2 of 2 MB" in err
     ends_well(server)
-    assert len(server.asked) == 1  # it is there
+    assert len(server.asked) == 1  # the file was not downloaded again
 
 
 def test_without_stderr_nothing_goes_to_stdout(
@@ -219,7 +219,7 @@ def test_wrong_hash(server: Server, cache: Path) -> None:
     fails(server, f"download x: sha256 must be {other}, got {true}; the file is removed", other)
     assert [p.name for p in cache.iterdir()] == ["x.lock"]
     ends_well(server)
-    with pytest.raises(ValueError, match="the file is removed"):  # of an archive that lay there whole, too
+    with pytest.raises(ValueError, match="the file is removed"):  # an archive that was complete is removed too
         fetch(server, other)
     assert [p.name for p in cache.iterdir()] == ["x.lock"]
 
@@ -288,7 +288,7 @@ def test_a_cache_that_cannot_be_made(server: Server, cache: Path) -> None:
 
 
 def test_a_read_only_cache(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, mode: str = "r", *_: Any, **__: Any) -> Any:  # permissions do not stop root
+    def refuse(path: Path, mode: str = "r", *_: Any, **__: Any) -> Any:  # root ignores permissions
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(Path, "open", refuse)

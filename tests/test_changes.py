@@ -1,4 +1,4 @@
-"""changes.py on pictures whose changes are known, and on a generated film of real shots against recorded figures."""
+"""Test changes.py on pictures whose changes are known, and on a film made of real shots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shot = NDArray[np.float64]
 
 
 def shot(seed: int, length: int = 30) -> Shot:
-    """(length, HEIGHT, WIDTH): a texture that moves slowly."""
+    """Return a texture that moves slowly, (length, HEIGHT, WIDTH)."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     waves = np.random.default_rng(seed).uniform(-0.6, 0.6, (8, 3))
     frames = [
@@ -32,7 +32,7 @@ def level(value: float, length: int) -> Shot:
 
 
 def faded(frames: Shot, length: int, to: float = BLACK) -> Shot:
-    """Fades out over the last frames."""
+    """Fade out over the last frames."""
     gain = np.ones(len(frames))
     gain[-length:] = np.arange(length, 0, -1) / (length + 1)
     return to + (frames - to) * gain[:, None, None]
@@ -59,7 +59,7 @@ def test_dissolves(length: int) -> None:
 
 
 def test_a_long_dissolve_is_one_change() -> None:
-    """Of these two, the picture halfway is as unlike either side as another scene."""
+    """A dissolve is one change although the picture halfway differs from both sides as another scene does."""
     (first,) = found(dissolved(shot(0, 88), shot(8, 88), 48))
     assert 40 <= first <= 88
 
@@ -94,7 +94,7 @@ def test_flicker_makes_no_scenes() -> None:
 
 
 def test_motion_makes_no_scenes() -> None:
-    """A window that moves by a twelfth of its width in each frame, to a part that has nothing in common."""
+    """A window may move by a twelfth of its width in each frame, until it shows nothing of the first frame."""
     wide = np.random.default_rng(2).uniform(0, 255, (HEIGHT + 2, 60 * 3 + WIDTH))
     kernel = np.ones(5) / 5
     wide = np.apply_along_axis(
@@ -132,7 +132,7 @@ def test_frames_further_than_the_reach_do_not_matter() -> None:
 
 
 def test_film() -> None:
-    """60 changes of all kinds and 40 events that are none, from shots that no threshold was chosen on."""
+    """At least 95 % of 60 changes are found beside 40 other events, in shots that no threshold was chosen on."""
     shots = scene_film.real_shots(CLIPS)
     if shots is None:
         pytest.skip(f"needs {CLIPS}, of the project's shared data")

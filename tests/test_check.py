@@ -1,4 +1,4 @@
-"""`python -m vsexvc check` in this environment, and in broken ones: copies of the packages with one part spoiled."""
+"""Test `python -m vsexvc check` in this environment, and in copies of the packages with one part damaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VAPOURSYNTH = Path(vs.__file__).parent
 
 
 def check(*first: Path, **environment: str) -> dict[str, Any]:
-    """The steps by name, with the folders `first` before all others; exit code and `ok` agree."""
+    """Return the steps by name. The folders `first` come before all others on the module path."""
     path = os.pathsep.join(map(str, (*first, ROOT)))
     programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
@@ -40,7 +40,7 @@ def failed(steps: dict[str, Any]) -> list[str]:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A folder with VapourSynth and its plugins."""
+    """Copy VapourSynth and its plugins to a folder."""
     shutil.copytree(VAPOURSYNTH, tmp_path / "vapoursynth", ignore=shutil.ignore_patterns("libbestsource*"))
     return tmp_path
 
@@ -56,7 +56,7 @@ def test_this_environment() -> None:
 
 
 def test_a_plugin_that_is_cut_off(copied: Path) -> None:
-    """The system ends whoever loads it."""
+    """The check names a plugin whose loading ends the process."""
     [plugin] = (copied / "vapoursynth" / "plugins" / "exvc").glob("exvc.[ds]*")
     plugin.write_bytes(plugin.read_bytes()[:1000])
     steps = check(copied)

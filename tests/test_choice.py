@@ -1,4 +1,4 @@
-"""choice.py: each position takes one reference, the most similar, and the nearer one where all are alike."""
+"""Test choice.py: each position takes the most similar reference, and the nearer one where all are alike."""
 
 import torch
 

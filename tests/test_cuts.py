@@ -1,4 +1,4 @@
-"""cuts.py against a list as long as the clip."""
+"""Test cuts.py against a list as long as the clip."""
 
 from __future__ import annotations
 

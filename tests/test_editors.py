@@ -1,5 +1,6 @@
-"""Scripts as editors load them, each in an environment of its own: through VSScript, as vsedit, and by a policy in
-Python, as vspreview. Reloads leave nothing behind, environments do not see each other; and type checkers see arguments.
+"""Test scripts in environments of their own, by VSScript as in vsedit, and by a policy in Python as in vspreview.
+
+Reloads free threads and memory, environments are independent, and type checkers know the arguments.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.weights import store
 
-COUNT = 4  # frames asked for of each script
-GROWTH = 24  # KiB that a reload may leave behind; about 8 of safetensors' own are known
+COUNT = 4  # frames requested from each script
+GROWTH = 24  # KiB that a reload may leak; safetensors leaks about 8
 
 SCRIPT = """
 import vapoursynth as vs
@@ -41,7 +42,7 @@ ref = core.std.BlankClip(format=vs.RGB24, width=64, height=64, length=1, color={
 core.exvc.Colorize(clip, ref, model={model!r}, size=64, device="cpu").set_output()
 """
 
-# What host.c does, by an environment policy.
+# Do what host.c does, with an environment policy.
 POLICY = """
 import ctypes, gc, runpy, sys, threading
 import numpy as np
@@ -118,7 +119,7 @@ else:
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two scripts that colour one clip after different references, by a network of random weights."""
+    """Write two scripts that colour one clip after different references with a network of random weights."""
     folder = tmp_path_factory.mktemp("editors")
     model = folder / "tiny.safetensors"
     with torch.random.fork_rng():
@@ -132,7 +133,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module", params=["vsscript", "policy"])
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command of a host, to be followed by its arguments."""
+    """Return the command of a host without its arguments."""
     if request.param == "policy":
         return [sys.executable, "-c", POLICY]
     program = tmp_path_factory.mktemp("host") / "host"
@@ -141,7 +142,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def run(host: list[str], *arguments: str | int | Path) -> bytes:
-    """What a host wrote. VSScript finds its Python by PATH; the sizes of several heaps would vary by megabytes."""
+    """Return a host's output. VSScript finds Python by PATH. One heap: the sizes of several vary by megabytes."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = [*host, *map(str, arguments)]
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -152,18 +153,18 @@ def run(host: list[str], *arguments: str | int | Path) -> bytes:
 
 @pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_reloads_leave_nothing_behind(host: list[str], scripts: list[Path], count: int) -> None:
-    """Not a thread, and hardly any memory: how fast it grows after the first 15 reloads, whatever single ones take."""
+    """Reloads leave no thread and little memory; the memory's slope after the first 15 reloads counts."""
     lines = run(host, scripts[0], count).decode().splitlines()
     resident, threads = np.array([[int(number) for number in line.split()] for line in lines]).T
     assert len(lines) == count
     growth = theilslopes(resident[15:]).slope
     print(f"{count} reloads: {resident[15]} KiB, at the end {resident[-1]} KiB, {growth:.1f} KiB for each")
     assert growth < GROWTH
-    assert threads[-12:].min() == threads[15:27].min()  # one may be on its way out still
+    assert threads[-12:].min() == threads[15:27].min()  # a thread may still be ending
 
 
 def test_environments_side_by_side(host: list[str], scripts: list[Path]) -> None:
-    """In turn, from two threads, one freed while the other goes on: the bytes of each script run alone by Python."""
+    """Scripts used in turn, from two threads, and while one is freed give the same bytes as each script alone."""
     frames = []
     for script in scripts:
         runpy.run_path(str(script))
@@ -199,7 +200,7 @@ colorize(clip, clip, strength=1)  # wrong
 
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of stubs as `vsstubs` makes them from the plugins that are there."""
+    """Make a folder of stubs with `vsstubs` from the installed plugins."""
     pytest.importorskip("vsstubs")
     folder = tmp_path_factory.mktemp("stubs")
     command = [sys.executable, "-m", "vsstubs", "-o", folder / "vapoursynth" / "__init__.pyi"]
@@ -247,7 +248,7 @@ class TestStubs:
         assert checker(script, stubs) == wrong
 
     def test_stub_native_and_python_agree(self, stubs: Path) -> None:
-        """Names, order, what may be left out, and kinds: in the stub, the registration string and the function."""
+        """The stub, the registration string and the function agree on names, order, optional arguments and types."""
         function = inspect.signature(vsexvc.colorize).parameters
         hints = get_type_hints(vsexvc.colorize)
         native = [part.split(":") for part in vs.core.exvc.Colorize.signature.split(";") if part]

@@ -1,7 +1,7 @@
-"""The filter with the true ab in place of the network's: how near U and V come to the source's own, in every format.
+"""Test how near U and V are to the source's in every format, with the true ab instead of the network's.
 
-Sources are made by the standards' formulas, written out here, or by ffmpeg's swscale; zimg only subsamples them. The
-true ab is scikit-image's. `pytest -rP tests/test_formats.py` shows the table.
+Sources come from the standards' formulas, written out here, or from ffmpeg's swscale; zimg only subsamples them.
+scikit-image gives the true ab. `pytest -rP tests/test_formats.py` shows the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KR_KB = {
     9: (0.2627, 0.0593),
 }
 YCGCO = 8
-BT2087 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # light, 709 to 2020
+BT2087 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])  # light: 709 to 2020
 ROWS: list[tuple[str, str, str, str, float, float]] = []
 
 pytestmark = pytest.mark.skipif(not CLIP.exists(), reason=f"needs {CLIP}, of the project's shared data")
@@ -52,14 +52,14 @@ def ffmpeg(*arguments: str, data: bytes | None = None) -> bytes:
 
 @cache
 def picture(width: int, height: int) -> np.ndarray[Any, Any]:
-    """The middle of the clip's tenth frame, (height, width, 3), 0..1."""
+    """Return the middle of the clip's tenth frame, (height, width, 3), 0..1."""
     crop = f"select=eq(n\\,9),format=rgb24,crop={width}:{height}"
     raw = ffmpeg("-i", str(CLIP), "-vf", crop, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     return np.frombuffer(raw, np.uint8).reshape(height, width, 3) / 255.0
 
 
 def yuv_of(rgb: np.ndarray[Any, Any], matrix: int) -> Planes:
-    """Y' 0..1, U and V -0.5..0.5, by the definitions of BT.601, 709, 2020 and H.273."""
+    """Return Y' 0..1, U and V -0.5..0.5, by the definitions of BT.601, 709, 2020 and H.273."""
     r, g, b = np.moveaxis(rgb, -1, 0)
     if matrix == YCGCO:
         return [r / 4 + g / 2 + b / 4, -r / 4 + g / 2 - b / 4, r / 2 - b / 2]
@@ -69,7 +69,7 @@ def yuv_of(rgb: np.ndarray[Any, Any], matrix: int) -> Planes:
 
 
 def quantised(planes: Planes, bits: int, full: bool) -> Planes:
-    """In the integers of BT.709 and BT.2100."""
+    """Return the integer codes of BT.709 and BT.2100."""
     step, highest = 1 << (bits - 8), (1 << bits) - 1
     y, *uv = planes
     codes = [y * highest if full else (219 * y + 16) * step]
@@ -97,7 +97,7 @@ def planes_of(clip: vs.VideoNode) -> Planes:
 
 @dataclass
 class Aligned:
-    """What the pump reads of a correspondence."""
+    """Hold what the pump reads of a correspondence."""
 
     similarity: Tensor
     ab: Tensor
@@ -105,7 +105,7 @@ class Aligned:
 
 @dataclass
 class TrueSession:
-    """Answers with the ab that it was given; with none, with the reference's own."""
+    """Return the given ab, or the reference's own if none is given."""
 
     ab: Tensor | None
 
@@ -124,7 +124,7 @@ class TrueSession:
 
 
 def coloured(clip: vs.VideoNode, rgb: np.ndarray[Any, Any], from_reference: bool = False) -> vs.VideoNode:
-    """The clip through the real graph at network size = picture size; the reference is the picture as RGB24."""
+    """Colour the clip by the real graph at the picture's size; the reference is the picture as RGB24."""
     ab = torch.from_numpy(skcolor.rgb2lab(rgb)[..., 1:]).permute(2, 0, 1)[None].float()
     reference = clip_of(vs.RGB24, [np.round(plane * 255.0) for plane in np.moveaxis(rgb, -1, 0)])
     session = TrueSession(None if from_reference else ab)
@@ -140,7 +140,7 @@ def psnr(found: Planes, expected: Planes, format: vs.VideoFormat) -> list[float]
 def compare(
     out: vs.VideoNode, truth: Planes, least: float, matrix: str, range_: str, source: str, luma: bool = False
 ) -> None:
-    """Asserts the PSNR of each plane but luma, and notes it for the table."""
+    """Check the PSNR of each plane but luma, and record it for the table."""
     found = psnr(planes_of(out)[not luma :], truth[not luma :], out.format)
     ROWS.append((source, matrix, range_, f"{out.width}x{out.height}", min(found), max(found)))
     assert min(found) >= least, ROWS[-1]
@@ -153,7 +153,7 @@ NAMES = {1: "BT.709", 4: "FCC", 5: "BT.470BG", 6: "ST 170M", 7: "ST 240M", 8: "Y
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize("matrix", [*KR_KB, YCGCO], ids=NAMES.get)
 def test_matrices_and_ranges(matrix: int, full: bool, size: str) -> None:
-    """The issue's figure: at least 45 dB at 8-bit 4:4:4."""
+    """U and V reach at least 45 dB at 8-bit 4:4:4."""
     rgb = picture(*SIZES[size])
     truth = quantised(yuv_of(rgb, matrix), 8, full)
     out = coloured(clip_of(vs.YUV444P8, truth, _Matrix=matrix, _Range=int(full)), rgb)
@@ -161,8 +161,8 @@ def test_matrices_and_ranges(matrix: int, full: bool, size: str) -> None:
     compare(out, truth, 45.0, NAMES[matrix], "full" if full else "limited", "YUV444P8")
 
 
-# Subsampled chroma of a picture no larger than the network's: ab is at luma's samples, and U and V are theirs, filtered
-# by a triangle where the source's were by zimg's bicubic.
+# Least PSNR of U and V where the picture has the network's size. The filter makes U and V at luma's samples and
+# subsamples them by a triangle; zimg subsampled the source by a bicubic.
 FORMATS = {
     vs.YUV410P8: 40.0,
     vs.YUV411P8: 40.0,
@@ -197,7 +197,7 @@ def test_formats(format: int, matrix: int, full: bool) -> None:
 @pytest.mark.parametrize("size", ["384x216", "131x77", "16x10"])
 @pytest.mark.parametrize("format", [vs.GRAY8, vs.GRAY16, vs.GRAYS], ids=lambda f: f.name)
 def test_grey(format: int, size: str) -> None:
-    """Against the U and V that the grey picture's colours have in 4:4:4."""
+    """U and V are compared with those of the coloured picture in 4:4:4."""
     rgb = picture(*SIZES[size])
     bits = core.get_video_format(format).bits_per_sample
     exact = yuv_of(rgb, 1)
@@ -213,14 +213,14 @@ def test_rgb(format: int, size: str) -> None:
     scale = {vs.RGB24: 255.0, vs.RGB48: 65535.0, vs.RGBS: 1.0}[format]
     clip = clip_of(format, list(np.moveaxis(rgb * scale, -1, 0)))
     truth = planes_of(clip)
-    least = 40.0 if size == "16x10" else 45.0  # a patch of saturated red: blue takes 1.86 of the error of U
+    least = 40.0 if size == "16x10" else 45.0  # a patch of saturated red: the error of blue is 1.86 times that of U
     compare(coloured(clip, rgb), truth, least, "RGB", "full", clip.format.name, luma=True)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv410p", "yuv411p", "yuv420p", "yuv422p", "yuv440p", "yuv444p"])
 @pytest.mark.parametrize(("matrix", "name"), [(1, "bt709"), (6, "bt601"), (9, "bt2020")])
 def test_swscale(pix_fmt: str, matrix: int, name: str) -> None:
-    """Sources that nothing of VapourSynth has touched."""
+    """Sources that VapourSynth has not processed keep U and V too."""
     width, height = SIZES["384x216"]
     rgb = picture(width, height)
     filters = f"scale=out_color_matrix={name}:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_inp+full_chroma_int"
@@ -249,7 +249,7 @@ def test_swscale(pix_fmt: str, matrix: int, name: str) -> None:
 @pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
 @pytest.mark.parametrize(("matrix", "primaries"), [(6, 1), (1, 1), (9, 9)], ids=["BT.601", "BT.709", "BT.2020"])
 def test_reference_of_rgb(matrix: int, primaries: int, full: bool) -> None:
-    """ab as the reference's own way finds them: what were wrong alike on both ways would show here."""
+    """The ab of an RGB reference give the clip's U and V; equal errors in both conversions would show here."""
     rgb = picture(*SIZES["384x216"])
     own = rgb
     if primaries == 9:
@@ -262,7 +262,7 @@ def test_reference_of_rgb(matrix: int, primaries: int, full: bool) -> None:
 
 
 def test_table() -> None:
-    """Prints what the tests above have measured."""
+    """Print the figures of the tests above."""
     print("\n| source | matrix | range | size | worse plane, dB | better plane, dB |\n|---|---|---|---|--:|--:|")
     for *names, low, high in ROWS:
         print(

@@ -1,7 +1,7 @@
-"""Whatever is given: a frame of the right format and size with Y bit for bit, or one line that begins with Colorize.
+"""Test random input: each request gives a frame of the right format and size with Y bit for bit, or a one-line error.
 
-Drawn by hypothesis: formats, sizes, samples that are no numbers, frame properties, arguments, orders of requests. The
-default run draws the same cases every time; `-m slow` draws thousands that no one has seen.
+Hypothesis draws formats, sizes, NaN and infinite samples, frame properties, arguments and orders of requests. The
+default run draws the same cases every time; `-m slow` draws thousands of new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import vsexvc
 core = vs.core
 pytestmark = pytest.mark.filterwarnings("ignore:The _ColorRange frame property:DeprecationWarning")
 
-PATIENCE = 120.0  # s for a frame: a case that takes longer hangs
+PATIENCE = 120.0  # seconds for a frame; a case that takes longer hangs
 ONE_LINE = re.compile(r"Colorize: [^\n]+")
 
 FORMATS = [
@@ -39,7 +39,7 @@ FORMATS = [
 ]
 GREY = [format for format in FORMATS if format.color_family == vs.GRAY]
 COLOURED = [format for format in FORMATS if format.color_family != vs.GRAY]
-# Some that nobody has a way with.
+# Formats that no function supports.
 ODD_FORMATS = [
     core.query_video_format(vs.GRAY, vs.INTEGER, 32),
     core.query_video_format(vs.RGB, vs.INTEGER, 24),
@@ -72,11 +72,11 @@ PROPERTIES = [
 
 @dataclass(frozen=True)
 class Picture:
-    """A clip, as data: what hypothesis shrinks and prints.
+    """Describe a clip as data that hypothesis can shrink and print.
 
     Attributes:
-        strange: sample that some pixels of float formats have.
-        props: of the frames whose number is a multiple of `every`.
+        strange: value of some samples in float formats.
+        props: properties of the frames whose number is a multiple of `every`.
     """
 
     format: vs.VideoFormat
@@ -167,12 +167,12 @@ def spliced(parts: list[Picture]) -> vs.VideoNode:
     return core.std.Splice(nodes, mismatch=True) if len(nodes) > 1 else nodes[0]
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Order:
-    """Frames that are asked for, as shares of the clip, and whether all at once."""
+    """Hold requested frames as shares of the clip's length, and whether all are requested at once."""
 
     shares: list[float]
     at_once: bool
@@ -189,7 +189,7 @@ def said_in_one_line(error: vs.Error) -> None:
 
 
 def judge(clip: vs.VideoNode, ref: vs.VideoNode, order: Order, native: bool, arguments: dict[str, Any]) -> None:
-    """Runs one case to its end: a clip whose frames are right, or an error in one line."""
+    """Run one case; check that its frames are right or that its error is one line."""
     function: Callable[..., vs.VideoNode] = core.exvc.Colorize if native else vsexvc.colorize
     try:
         out = function(clip, ref, **arguments)
@@ -229,7 +229,8 @@ def check(
         new = [1, 2]
     else:
         new = list(range(len(frame)))
-    # Of what is no number in the clip only new U and V are free: a mask keeps it, RGB has luma in all planes.
+    # If the clip has NaN or infinite samples, only new U and V are free of them: a mask keeps old ones, and every
+    # plane of RGB depends on luma.
     sane = source.format.sample_type == vs.INTEGER or all(np.isfinite(plane).all() for plane in source)
     for plane in new if sane or (new == [1, 2] and not masked) else ():
         samples = np.asarray(frame[plane])
@@ -241,8 +242,8 @@ def check(
 
 # --- arguments --------------------------------------------------------------------------------------------------------
 
-# Each with what is right and with what is not, for Python's face; VapourSynth itself turns away what is no number or
-# string before the native one sees it.
+# Right and wrong values of each argument. Wrong types are only for the Python function: VapourSynth refuses them before
+# it calls the native one.
 RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "size": st.sampled_from([64, 65, 72]),
     "saturation": st.sampled_from([0.0, 1.0, 2.5, 4.0]),
@@ -276,7 +277,7 @@ WRONG_TYPES: st.SearchStrategy[Any] = st.one_of(
 
 @st.composite
 def arguments(draw: st.DrawFn, native: bool) -> dict[str, Any]:
-    """Right ones, and now and then one or two that are not."""
+    """Draw right arguments, and sometimes one or two wrong ones."""
     chosen: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=RIGHT))
     for name in draw(st.lists(st.sampled_from(sorted(OUT_OF_RANGE)), max_size=2)):
         chosen[name] = draw(OUT_OF_RANGE[name])
@@ -287,7 +288,7 @@ def arguments(draw: st.DrawFn, native: bool) -> dict[str, Any]:
 
 
 def fuzz(case: Callable[..., None], few: int, many: int, **strategies: st.SearchStrategy[Any]) -> list[Any]:
-    """Two tests: one of the same `few` cases every time, one of `many` new ones behind `slow`."""
+    """Return two tests: one with the same `few` cases each time, and one with `many` new ones, marked `slow`."""
 
     def drawn(examples: int, derandomize: bool) -> Any:
         @settings(
@@ -401,7 +402,7 @@ test_mask_and_format, test_many_masks_and_formats = fuzz(
 )
 
 
-# --- what was found so, in its smallest form --------------------------------------------------------------------------
+# --- errors found, as smallest cases ----------------------------------------------------------------------------------
 
 ONE = Order([0.0], at_once=False)
 SMALL_CLIP = Picture(core.get_video_format(vs.GRAY8), 16, 12)
@@ -431,7 +432,7 @@ def test_found_properties(model: str, props: dict[str, Any]) -> None:
 
 
 def test_found_matrix_without_primaries(model: str) -> None:
-    """A matrix that is to be derived from primaries that are XYZ's own."""
+    """A matrix derived from the primaries of XYZ is handled."""
     ref = replace(SMALL_REF, props={"_Matrix": 12, "_Primaries": 10}).node()
     judge(SMALL_CLIP.node(), ref, ONE, True, {**DEFAULTS, "model": model})
 
@@ -439,7 +440,7 @@ def test_found_matrix_without_primaries(model: str) -> None:
 @pytest.mark.parametrize("format", ODD_FORMATS, ids=lambda format: format.name)
 @pytest.mark.parametrize("other_size", [None, 20, 32])
 def test_found_formats(model: str, format: vs.VideoFormat, other_size: int | None) -> None:
-    """References of formats that nobody reads, in a clip of their own or beside one of the same or another size."""
+    """References of unsupported formats are handled alone, and beside one of the same or another size."""
     odd = Picture(format, 32, 32)
     others = [] if other_size is None else [replace(SMALL_REF, width=other_size, height=other_size)]
     judge(SMALL_CLIP.node(), spliced([*others, odd]), ONE, True, {**DEFAULTS, "model": model})
@@ -474,14 +475,14 @@ def test_found_arguments(model: str, wrong: dict[str, Any]) -> None:
 
 
 def test_found_clip_as_an_argument(model: str) -> None:
-    """What is printed of it takes several lines."""
+    """A clip as an argument gives a one-line error, although its printed form has several lines."""
     wrong = core.std.BlankClip(width=4, height=4, length=1)
     judge(SMALL_CLIP.node(), SMALL_REF.node(), ONE, False, {**DEFAULTS, "model": model, "format": wrong})
 
 
 @pytest.mark.parametrize("sample", [math.nan, math.inf])
 def test_found_references_that_are_no_numbers(model: str, sample: float) -> None:
-    """The culprit is named."""
+    """The error names the argument `ref`."""
     ref = Picture(core.get_video_format(vs.RGBS), 40, 30, strange=sample).node()
     out = core.exvc.Colorize(SMALL_CLIP.node(), ref, model=model, **DEFAULTS)
     with pytest.raises(vs.Error, match=r"^Colorize: .*\bref\b.* finite"):

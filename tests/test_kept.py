@@ -1,4 +1,4 @@
-"""support/kept.py: how many bytes are counted, which values are forgotten."""
+"""Test support/kept.py: how many bytes are counted, and which values are dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""colour/lab.py against scikit-image."""
+"""Test colour/lab.py against scikit-image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TestLab:
         assert torch.allclose(lab.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
 
     def test_every_dark_value(self) -> None:
-        """Both branches of the transfer and of the cube root."""
+        """Dark values are right in both branches of the transfer and of the cube root."""
         rgb = (torch.arange(64).float() / 255.0).view(1, 1, 8, 8).expand(1, 3, 8, 8)
         assert torch.allclose(lab.rgb_to_lab(rgb), lab_of(rgb), atol=2e-2)
 

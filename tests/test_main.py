@@ -1,4 +1,4 @@
-"""`python -m vsexvc`, from an archive on loopback to a network that is ready: once at the released size, else small."""
+"""Test `python -m vsexvc` from an archive on loopback to a loaded network: once at the released size, else small."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = NetworkConfig(width=0.0625, temperature=1e-10)
 
 @pytest.fixture
 def devc(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
-    """The server has the archive of `devc`, of a small network in the released layout."""
+    """Serve the archive of `devc` with a small network in the released layout."""
     monkeypatch.setitem(catalog.KNOWN, "devc", dataclasses.replace(catalog.KNOWN["devc"], url=server.url))
     monkeypatch.setattr("vsexvc.weights.released.RELEASED_CONFIG", SMALL)
     server.content = small_archive(tmp_path / "small.zip", 0)
@@ -54,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def fails(capsys: pytest.CaptureFixture[str], message: str, *arguments: str) -> None:
-    """With one line, beside the notices of a download."""
+    """Check that a command fails with one line, not counting notices of a download."""
     code, out, err = run(capsys, *arguments)
     lines = [line for line in err.splitlines() if not line.startswith(("vsexvc: ", "devc: "))]
     assert (code, out) == (1, "") and len(lines) == 1
@@ -118,7 +118,7 @@ def test_the_first_hash_holds_ever_after(
     assert names(cache) == ["devc.lock", "devc.safetensors.json"]
     assert run(capsys, "download", "devc", "--sha256", hashlib.sha256(devc.content).hexdigest())[0] == 0
     (cache / "devc.safetensors").unlink()
-    assert run(capsys, "download", "devc")[0] == 0  # and now holds that one
+    assert run(capsys, "download", "devc")[0] == 0  # this hash is now the recorded one
 
 
 @pytest.mark.parametrize("given", ["0" * 64, "abc"], ids=["another", "no hash"])

@@ -1,4 +1,4 @@
-"""Semantic vectors, guess and trust: shapes, that vectors match what they are made of, and how colours are mixed."""
+"""Test semantic vectors, guess and trust: shapes, the match of a picture with itself, and how colours are mixed."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_only_usable_cells_lend() -> None:
     assert keys.vectors is not None
     assert keys.phi.shape[2] == keys.lab.shape[2] == 8 * 24 and keys.vectors.shape[2] == 4 * 12
     none = net.keys(lab, net.embed(lab).phi, net.understand(lab[:, :1]), torch.zeros(64, 96, dtype=torch.bool))
-    assert none.phi.shape[2] == 16 * 24  # where nothing is left all of it lends
+    assert none.phi.shape[2] == 16 * 24  # if no cell is usable, all cells lend
 
 
 def test_details_and_meaning_are_one_product() -> None:
-    """A product of vectors with meaning is that of the details and 0.25 of that of the meaning's first 32 channels."""
+    """The product of joint vectors is that of the details plus 0.25 times that of the meaning's first 32 channels."""
     net = network()
     lab = torch.rand(2, 3, 64, 64) * 60 - 30
     theta, phi = net.embed(lab)
@@ -72,7 +72,7 @@ def test_details_and_meaning_are_one_product() -> None:
 
 
 def test_the_colour_net_sees_the_meaning() -> None:
-    """It starts blind to it; each of the channels that it sees is about as large as the others."""
+    """The colour net ignores the meaning at first; the channels of the meaning have a mean square of 1."""
     torch.manual_seed(0)
     net = ColorizationNet(dataclasses.replace(CONFIG, semantic_color=True)).eval().requires_grad_(False)
     lab, other = torch.rand(2, 1, 3, 64, 96) * 60 - 30
@@ -87,7 +87,7 @@ def test_the_colour_net_sees_the_meaning() -> None:
     first = net.colorize(lab[:, :1], match, torch.zeros_like(lab), absent)
     assert torch.equal(first, net.colorize(lab[:, :1], changed, torch.zeros_like(lab), absent))
     torch.nn.init.normal_(net.color.see.weight)
-    torch.nn.init.normal_(net.color.conv10_ab.weight)  # or the residual is zero
+    torch.nn.init.normal_(net.color.conv10_ab.weight)  # else the residual is zero
     first = net.colorize(lab[:, :1], match, torch.zeros_like(lab), absent)
     assert not torch.allclose(first, net.colorize(lab[:, :1], changed, torch.zeros_like(lab), absent), atol=0.1)
 
@@ -111,7 +111,7 @@ def test_trust_gives_the_colour_that_it_believes(believed: int) -> None:
 
 
 def test_the_semantic_part_is_made_from_pictures(file, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """The projection keeps most of what it can; the guess learns that dark is blue and bright is yellow."""
+    """The projection is orthonormal; the guess learns that bright is yellow."""
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(1)
     for n in range(6):

@@ -1,4 +1,4 @@
-"""merge.py, called as PyFilter calls it: saturation, masks, what is kept of the source."""
+"""Test merge.py, called as PyFilter calls it: saturation, masks, and what stays of the source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCE, SMALL, COLOURED, MASK = 1, 2, 3, 4
 
 
 def clip_of(format: int, *planes: Any, **props: Any) -> vs.VideoNode:
-    """One frame; each plane a number or an array."""
+    """Make one frame; each plane is a number or an array."""
     size = {"width": WIDTH, "height": HEIGHT}
     if isinstance(planes[0], np.ndarray):
         size = {"width": planes[0].shape[1], "height": planes[0].shape[0]}
@@ -39,7 +39,7 @@ def clip_of(format: int, *planes: Any, **props: Any) -> vs.VideoNode:
 
 
 def noise(format: int, seed: int = 0) -> vs.VideoNode:
-    """Y (or R) up and down, the other planes noise: colours of its own that are nobody else's."""
+    """Make a frame of noise, so that its own colours are recognised."""
     f = core.get_video_format(format)
     g = np.random.default_rng(seed)
     shapes = [(HEIGHT, WIDTH)] + [(HEIGHT >> f.subsampling_h, WIDTH >> f.subsampling_w)] * (f.num_planes - 1)
@@ -58,7 +58,7 @@ def merged(
     grey: bool = False,
     **options: float,
 ) -> vs.VideoFrame:
-    """The frame that Merge makes where the network has found one ab everywhere. mask: a number or array, 0..65535."""
+    """Return the frame that Merge makes from one ab everywhere. mask: a number or array, 0..65535."""
     small = clip_of(vs.GRAY16, 30000, _Range=1)
     similarity = {"ExvcReference": 0, "ExvcSimilarity": 0.5, "ExvcSceneStart": 0}
     coloured = clip_of(vs.YUV444PS, 1.0, *ab).std.SetFrameProps(**similarity)
@@ -95,7 +95,7 @@ class TestMask:
 
     @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
     def test_between_is_a_blend(self, format: int) -> None:
-        """A quarter of the source's own numbers, three of the new ones."""
+        """A mask of 1/4 gives a quarter of the source's values and three quarters of the new ones."""
         source = noise(format)
         is_float = source.format.sample_type == vs.FLOAT
         own, new = planes(source.get_frame(0)), planes(merged(source))
@@ -104,7 +104,7 @@ class TestMask:
             assert np.abs(found - expected).max() <= (0.002 if is_float else 1.0)
 
     def test_edges_fall_between_samples_of_chroma(self) -> None:
-        """White up to column 24: in 4:2:0, left, the sample at 24 has a quarter of it, those beside it all or none."""
+        """The mask is white up to column 24: in 4:2:0, left, the sample at 24 has a quarter, others all or nothing."""
         mask = np.where(np.arange(WIDTH) < 24, 65535, 0)
         own, new = (
             planes(merged(clip_of(vs.YUV420PS, 0.5, 0.25, 0.25, _Matrix=1), mask=m))[1][0, 0] for m in (65535, 0)
@@ -137,7 +137,7 @@ class TestSaturation:
         assert all(np.abs(plane.astype(np.float64) - zero).max() <= 1e-4 * is_float for plane in found)
 
     def test_gamut_rule_comes_after(self) -> None:
-        """However saturated: R'G'B' of BT.709 stays in 0..1."""
+        """R'G'B' of BT.709 stays in 0..1 for any saturation."""
         y, u, v = planes(merged(noise(vs.YUV444PS), (90.0, -90.0), saturation=4.0))
         red, blue = y + 1.5748 * v, y + 1.8556 * u
         green = (y - 0.2126 * red - 0.0722 * blue) / 0.7152
@@ -164,7 +164,7 @@ class TestKept:
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_what_is_no_number(self, value: float) -> None:
-        """In a float clip: no crash, and chroma that is a number everywhere."""
+        """NaN and infinite luma of a float clip gives finite chroma."""
         y = np.full((HEIGHT, WIDTH), 0.5)
         y[10:12, 20:22] = value
         found = planes(merged(clip_of(vs.YUV420PS, y, 0.1, 0.1, _Matrix=1), mask=100))
@@ -174,11 +174,11 @@ class TestKept:
 class TestWhereItWorks:
     @pytest.mark.parametrize("location", range(6))
     def test_both_ways_agree(self, location: int) -> None:
-        """U and V made at the samples of chroma, or at full size first: the same on a smooth picture."""
+        """U and V made at the samples of chroma equal those made at full size first, on a smooth picture."""
         y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
         luma = 0.5 + 0.2 * np.sin(x / 9.0) * np.cos(y / 7.0)
         source = clip_of(vs.YUV420PS, luma, 0.0, 0.0, _Matrix=1, _ChromaLocation=location)
-        at_once = merged(source)  # the network's picture is as large as the clip: full size first
+        at_once = merged(source)  # at the clip's own size U and V are made at full size first
         small = {SMALL: clip_of(vs.GRAY16, np.full((8, 12), 30000), _Range=1)}
         a, b = (clip_of(vs.GRAYS, np.full((8, 12), value)) for value in (20.0, -15.0))
         small[COLOURED] = core.std.ShufflePlanes([a, a, b], [0, 0, 0], vs.YUV).std.SetFrameProps(
@@ -191,7 +191,7 @@ class TestWhereItWorks:
 
 
 class Plain:
-    """A session (vsexvc.pump.SessionLike) that gives each frame an ab of its own: that of its luma."""
+    """Replace a session (vsexvc.pump.SessionLike); each frame's ab depends on its luma."""
 
     def reference(self, *lab: torch.Tensor) -> None: ...
     def start(self, *given: Any) -> None: ...
@@ -213,7 +213,7 @@ class Plain:
 
 
 def graph(length: int = 40) -> vs.VideoNode:
-    """The filter's whole graph around Plain, over a clip whose frames all differ."""
+    """Build the filter's graph with Plain over a clip whose frames all differ."""
     blank = core.std.BlankClip(format=vs.YUV420P8, width=160, height=96, length=length, color=[0, 128, 128])
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -249,7 +249,7 @@ class TestParallel:
 
     @pytest.mark.parametrize(("threads", "together"), [(2, 1), (4, 2), (8, 4)])
     def test_frames_overlap(self, threads: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As many frames meet at a barrier as are made at a time, again and again, and never one more."""
+        """The given number of frames is made at the same time, never more; each group meets at a barrier."""
         core.num_threads = threads
         meeting = threading.Barrier(together)
         lock, inside, most = threading.Lock(), 0, 0

@@ -1,4 +1,4 @@
-"""The motion search and its parts against plain loops over positions."""
+"""Test the motion search and its parts against plain loops over positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def embedding(h: int, w: int, seed: int) -> Tensor:
 
 
 def searched(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:
-    """One cell after another, in Python's own numbers."""
+    """Search cell by cell in Python's numbers."""
     h, w = theta.shape[2:]
     flow = torch.zeros(1, 2, h, w)
     cosine = torch.einsum("cyx,cvu->yxvu", theta[0].double(), phi[0].double()).tolist()
@@ -70,4 +70,4 @@ def test_warp_takes_from_where_the_flow_points() -> None:
     flow[:, 0], flow[:, 1] = 1.0, 0.5
     moved = warp(picture, flow)[0, 0]
     assert torch.allclose(moved[0, :4], torch.tensor([3.5, 4.5, 5.5, 6.5]), atol=1e-4)
-    assert moved[3, 4] == pytest.approx(19.0, abs=1e-4)  # beyond the border: the border
+    assert moved[3, 4] == pytest.approx(19.0, abs=1e-4)  # beyond the border the border's value counts

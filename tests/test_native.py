@@ -1,4 +1,4 @@
-"""native/exvc.c from outside: PyFilter with plain Python callables, Colorize's binding, hosts without Python."""
+"""Test native/exvc.c: PyFilter with plain Python callables, Colorize's binding, hosts without Python."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LENGTH = 10
 
 
 def counting(first: int = 0, format: int = vs.GRAY8, length: int = LENGTH) -> vs.VideoNode:
-    """A clip whose frame n holds the value first + n."""
+    """Make a clip whose frame n holds the value first + n."""
     frames = [core.std.BlankClip(format=format, width=32, height=16, length=1, color=first + n) for n in range(length)]
     return core.std.Splice(frames)
 
 
 def uncached(format: int, side: int, length: int) -> vs.VideoNode:
-    """A clip whose every request allocates a new frame."""
+    """Make a clip that allocates a new frame for every request."""
     clip = core.std.BlankClip(format=format, width=side, height=side, length=length)
     clip.std.SetVideoCache(mode=0)
     return clip
@@ -239,7 +239,7 @@ class TestPyFilter:
 
 
 def run_python(code: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter in `path`, which comes first on its module path."""
+    """Run code in a new interpreter in `path`, which is first on its module path."""
     environment = {**os.environ, "PYTHONPATH": str(path)}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=path)
@@ -296,7 +296,7 @@ def finished():
 
 
 def interrupted(code: str, path: Path) -> tuple[int, str, str]:
-    """Return code, output and errors of a script that is sent SIGINT whenever it says that it waits for ever."""
+    """Run a script and send SIGINT whenever it prints "waits"; return exit status, output and errors."""
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path) as process:
         watchdog = threading.Timer(60, process.kill)
@@ -315,7 +315,7 @@ def interrupted(code: str, path: Path) -> tuple[int, str, str]:
 
 
 class TestCtrlC:
-    """Requests that would go on for ever; a failure is a hang that ends with SIGKILL after a minute."""
+    """Ctrl-C ends requests that would never end; after a failure SIGKILL ends the script within a minute."""
 
     @pytest.mark.parametrize(
         ("ask", "threads"),
@@ -325,7 +325,7 @@ class TestCtrlC:
             ("list(out[1:].frames(close=True))", 1),
             ("list(out[1:].frames(close=True))", 4),
             ("out[1:].output(open('/dev/null', 'wb'))", 4),
-            # With one thread, requests that wait behind the one that is ended have not come to the filter yet.
+            # With one thread the filter does not get the other requests before the first has ended.
             ("futures()", 4),
             ("out.std.AverageFrames([1] * 9).get_frame(10)", 4),
         ],
@@ -343,7 +343,7 @@ class TestCtrlC:
         ],
     )
     def test_uncaught_it_ends_the_script(self, ask: str, tmp_path: Path) -> None:
-        """As a process that the signal has ended, with the usual last line."""
+        """The exit status is that of a process ended by the signal, and the last line is Python's usual one."""
         code, said, errors = interrupted(f"{WAIT}\n{ask}", tmp_path)
         assert (code, said, errors.splitlines()[-1]) == (-signal.SIGINT, "", "KeyboardInterrupt")
 
@@ -356,7 +356,7 @@ class TestCtrlC:
         ],
     )
     def test_the_scripts_own_handler_is_called(self, handler: str, text: str, tmp_path: Path) -> None:
-        """One that does not raise is called, and the request ends all the same."""
+        """The request also ends if the handler does not raise."""
         code = f"{WAIT}\nfinished()\nsignal.signal(signal.SIGINT, {handler})\ncaught(lambda: out.get_frame(1))"
         assert interrupted(code, tmp_path) == (0, f"goes on\n{text}\n", "")
 
@@ -371,7 +371,7 @@ class TestCtrlC:
         assert interrupted(future, tmp_path)[:2] == (0, "KeyboardInterrupt \n'PyFilter: interrupted'\n")
 
     def test_the_library_stays_for_its_handler(self, tmp_path: Path) -> None:
-        """A core is freed with its plugins; the handler that one has put in place must not go with it."""
+        """The plugin's library stays loaded after its core is freed, because its signal handler may still be called."""
         code = """
         import gc, os, signal, time
         import vapoursynth as vs
@@ -436,7 +436,7 @@ def call(*args, **options):
 
 
 def package(folder: Path, plugin: str) -> Path:
-    """A package vsexvc in `folder` whose plugin module is `plugin`."""
+    """Write a package vsexvc in `folder` whose plugin module is `plugin`."""
     (folder / "vsexvc").mkdir()
     (folder / "vsexvc" / "__init__.py").write_text("")
     (folder / "vsexvc" / "plugin.py").write_text(plugin)

@@ -1,4 +1,4 @@
-"""The network against a slow plain implementation (scripts/plain.py) and against hand-made cases."""
+"""Test the network against a slow plain implementation (scripts/plain.py) and against hand-made cases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vsexvc.session import Session
 
 pytestmark = pytest.mark.numbers
 
-# Parameter counts of the released files (facts of the release, not of this code).
+# Numbers of tensors and parameters of the released files (facts of the release, not of this code).
 RELEASED_PARAMETERS = {"correspondence": (43, 6_917_131), "color": (65, 32_802_370)}
 
 
@@ -55,7 +55,7 @@ def test_one_full_step_agrees_with_the_plain_implementation(size: tuple[int, int
     fx = plain.correspondence_features(
         plain.vgg(plain.vgg_input((L.double() / 100).expand(-1, 3, -1, -1)), features), matching
     )
-    rgb = lab_to_rgb(reference.double())  # checked against scikit-image in test_lab.py; its last digits matter here
+    rgb = lab_to_rgb(reference.double())  # test_lab.py checks it; here the last digits count
     fy = plain.correspondence_features(plain.vgg(plain.vgg_input(rgb), features), matching)
     warped, similarity = plain.match(fx, fy, reference[:, 1:].double(), matching, tau=0.01)
     previous = torch.cat((reference[:, :1] - 50, reference[:, 1:]), dim=1).double()
@@ -71,7 +71,7 @@ def test_one_full_step_agrees_with_the_plain_implementation(size: tuple[int, int
 
 
 def test_a_picture_matched_with_itself_gives_its_own_colours_back_where_they_are_flat() -> None:
-    """Similarity with oneself is 1 at every position once theta and phi are the same map."""
+    """With the same map for theta and phi, a picture has similarity 1 with itself at every position."""
     network = small(features_input="L", temperature=1e-4)
     network.correspondence.phi.load_state_dict(network.correspondence.theta.state_dict())
     lab = torch.rand(1, 3, 64, 64) * 80 - 40
@@ -96,7 +96,7 @@ def test_chunks_of_the_correlation_do_not_change_it() -> None:
 def test_very_negative_logits_change_nothing() -> None:
     correlation = Correlation(0.01)
     theta = torch.nn.functional.normalize(torch.randn(1, 16, 64), dim=1)
-    phi = torch.cat((theta[..., :32], -theta[..., :32]), dim=2)  # similarities from 1 to -1: logits down to -200
+    phi = torch.cat((theta[..., :32], -theta[..., :32]), dim=2)  # similarities of 1 to -1 give logits down to -200
     ab = torch.rand(1, 2, 64) * 60
     with torch.no_grad():
         clamped = correlation(theta, phi, ab)[0]
@@ -106,7 +106,7 @@ def test_very_negative_logits_change_nothing() -> None:
 
 @pytest.mark.parametrize("shift", [(0, 0), (2, 0), (-3, 1), (0, 5)])
 def test_align_finds_a_shift_of_whole_cells(shift: tuple[int, int]) -> None:
-    """theta is phi moved by (dx, dy) cells: away from the border the previous picture moves by four times that."""
+    """If theta is phi moved by whole cells, the previous picture moves by four pixels a cell within the border."""
     dx, dy = shift
     network = small(features_input="L", motion=5, temperature=1e-3)
     prev_phi = torch.nn.functional.normalize(torch.randn(1, 16, 16, 24), dim=1)
@@ -118,7 +118,7 @@ def test_align_finds_a_shift_of_whole_cells(shift: tuple[int, int]) -> None:
 
 
 class TestRefine:
-    """On a smooth texture that moves by a fraction of a pixel (made by its Fourier series, not by `warp`)."""
+    """Test `refine` on a smooth texture moved by a fraction of a pixel (by its Fourier series, not by `warp`)."""
 
     SHIFT = torch.tensor((1.3, -0.6)).view(1, 2, 1, 1)
 
@@ -174,7 +174,7 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
     without = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 1, 1))
     assert torch.allclose(with_previous, torch.full((1, 2, 32, 32), 3.0), atol=1e-3)
     assert torch.allclose(without, torch.full((1, 2, 32, 32), 7.0), atol=1e-3)
-    grey = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 1, 1))  # of L 50, and it is there
+    grey = network.colorize(L, match, torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 1, 1))  # a grey previous frame, L 50
     assert torch.allclose(grey, torch.zeros(1, 2, 32, 32), atol=1e-3)
 
 
@@ -203,13 +203,13 @@ def test_of_several_references_each_position_is_matched_in_one() -> None:
 
 
 def test_a_previous_colour_of_a_contradicting_reference_is_left() -> None:
-    """The left half is contested: the previous frame's colour there, which was not chosen, counts no more."""
+    """In the contested left half the previous colour is dropped if it differs from the chosen reference's."""
     network = repeating()
     L, ab, similarity = torch.rand(1, 1, 32, 32) * 10, torch.full((1, 2, 32, 32), 40.0), torch.ones(1, 1, 32, 32)
     nothing, taken, contested = torch.empty(1, 0, 32, 32), torch.ones(1, 2, 8, 8), torch.zeros(1, 1, 8, 8)
     contested[..., :4] = 1.0
     match = Match(ab, similarity, nothing, taken, nothing, contested)
-    for previous, left in ((-40.0, 40.0), (36.0, 36.0)):  # the second is the chosen one's, a little changed
+    for previous, left in ((-40.0, 40.0), (36.0, 36.0)):  # 36 is near the chosen colour
         found = network.colorize(L, match, torch.full((1, 3, 32, 32), previous), torch.ones(1, 1, 1, 1))
         assert torch.allclose(found[..., :16], torch.full((1, 2, 32, 16), left), atol=1e-3)
         assert torch.allclose(found[..., 16:], torch.full((1, 2, 32, 16), previous), atol=1e-3)

@@ -1,4 +1,4 @@
-"""support/openmp.py and environment.py: how OpenMP's threads wait, as its runtime itself reports it."""
+"""Test support/openmp.py and environment.py: OpenMP's runtime reports how its threads wait."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(vsexvc.plugin.openmp.MAY_SPIN)
 
 
 def reported(first: str = "", **extra: str) -> tuple[str, bool]:
-    """What the runtime says of itself in a process that loads the filter, and whether the filter would warn."""
+    """Load the filter in a process; return the settings that the runtime reports, and whether the filter would warn."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     environment = {**own, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "VERBOSE", **extra}
     command = [sys.executable, "-c", REPORT.format(first=first)]

@@ -1,6 +1,6 @@
-"""What plugin.py gives beside the plain coloured clip: other formats, masks, the similarity, the warped colours.
+"""Test further outputs of plugin.py: other formats, masks, the similarity, the warped colours.
 
-And what it takes: references of any kind, black borders, tags that are nonsense.
+Test its inputs too: references of any kind, black borders, invalid tags.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TestFormat:
     @pytest.mark.parametrize("target", TARGETS, ids=lambda f: f.name)
     @pytest.mark.parametrize("source", SOURCES, ids=lambda f: f.name)
     def test_luma_is_the_clips(self, source: int, target: int, model: str) -> None:
-        """Bit for bit at one depth, else what zimg makes of it."""
+        """Luma is bit for bit the clip's at the same depth, and zimg's conversion at another."""
         clip = moving(source)
         out = colorize(clip, model, format=target)
         assert out.format.id == target
@@ -44,7 +44,7 @@ class TestFormat:
     @pytest.mark.parametrize("source", [vs.GRAY8, vs.YUV420P8, vs.YUV444P16], ids=lambda f: f.name)
     @pytest.mark.parametrize("target", [vs.YUV444P16, vs.RGB48, vs.RGBS], ids=lambda f: f.name)
     def test_colours_are_those_of_the_plain_result(self, source: int, target: int, model: str) -> None:
-        """Against zimg's conversion of the plain 4:4:4 result."""
+        """Colours are those of zimg's conversion of the plain 4:4:4 result."""
         clip = moving(source).std.SetFrameProps(_Matrix=1)
         plain = colorize(clip, model, format=vs.YUV444PS)
         expected = planes(plain.resize.Bilinear(format=target))
@@ -91,7 +91,7 @@ class TestMask:
             core.std.BlankClip(format=vs.GRAYS, width=WIDTH, height=HEIGHT, length=2, color=c) for c in (0, 1)
         )
         clip = moving(vs.RGB24)
-        out = colorize(clip, model, mask=black + white)  # 4 of 6 frames: the last goes on
+        out = colorize(clip, model, mask=black + white)  # the last mask holds for the other frames
         assert [same(out, clip, n) for n in range(LENGTH)] == [False, False, True, True, True, True]
 
     def test_grey_has_no_colours_to_keep(self, model: str) -> None:
@@ -135,7 +135,7 @@ class TestSimilarity:
 
 class TestWarped:
     def test_no_frame_needs_another(self, model: str) -> None:
-        """Asked for last first, a frame of a long scene costs one block."""
+        """A late frame that is requested first needs one block of the scene."""
         clip = moving(vs.GRAY8, 40)
         asked = []
 
@@ -146,7 +146,7 @@ class TestWarped:
         watched = clip.std.ModifyFrame(clip, note)
         arguments = {"output": "warped", "sc": False, "ref_frames": [3]}
         last = planes(colorize(watched, model, **arguments), 30)
-        assert len(set(asked)) <= 2 * BLOCK  # the block, and four in which borders are looked for
+        assert len(set(asked)) <= 2 * BLOCK  # the block, and four frames to find borders
         in_order = colorize(clip, model, **arguments)
         for n in range(30):
             in_order.get_frame(n).close()
@@ -224,7 +224,7 @@ def test_clips_with_tags_that_are_not_handled(format: int, tags: dict[str, Any],
 
 
 def test_black_borders_stay_neutral(model: str) -> None:
-    """Noise of two codes above black on them, at the top, the bottom and the left."""
+    """Borders at the top, the bottom and the left stay neutral with noise of two codes above black."""
     inner = moving(vs.YUV444P8, 3, 84, 40)
     bordered = inner.std.AddBorders(left=12, top=12, bottom=12, color=[16, 128, 128])
     noise = core.std.BlankClip(format=vs.GRAY8, width=96, height=64, length=3, color=18)

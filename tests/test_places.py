@@ -1,4 +1,4 @@
-"""The reference's own pixels: found where the frame has moved, not taken where the match or the pictures disagree."""
+"""Test the reference's own pixels: they are found where a frame has moved, and not taken where pictures disagree."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vsexvc.nets.places import pixels_at, places, without
 pytestmark = pytest.mark.numbers
 
 H, W = 96, 160
-REACH = 28  # pixels from a border within which local means of L differ where the border of a picture is another one
+REACH = 28  # pixels from a border within which local means of L depend on what is beyond it
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """Smooth noise, as pictures are: L_centred -40..40, ab -60..60, (1, 3, H, W)."""
+    """Return smooth noise: L_centred -40..40, ab -60..60, (1, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator) * 2 - 1
     smooth = F.interpolate(noise, size=(height + 8, width + 8), mode="bicubic")[:, :, 4:-4, 4:-4].clamp(-1, 1)
@@ -29,7 +29,7 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def found_at(reference: Tensor, top: float, left: float) -> Tensor:
-    """What eq. 4 finds if each cell of a frame of H x W lies (top, left) pixels further in the reference."""
+    """Return what eq. 4 finds if each cell of an H x W frame is (top, left) pixels further in the reference."""
     y, x = torch.meshgrid(torch.arange(H // 4.0), torch.arange(W // 4.0), indexing="ij")
     y = y + top / 4 - (reference.shape[2] // 4 - 1) / 2
     x = x + left / 4 - (reference.shape[3] // 4 - 1) / 2
@@ -37,7 +37,7 @@ def found_at(reference: Tensor, top: float, left: float) -> Tensor:
 
 
 def matching_itself(warp_upsampling: Literal["bilinear", "reference"] = "reference") -> ColorizationNet:
-    """A network of random weights that matches each cell of a picture surely with itself."""
+    """Make a network of random weights that matches each cell of a picture with itself."""
     torch.manual_seed(0)
     network = ColorizationNet(
         NetworkConfig(width=0.0625, features_input="L", head="blend", temperature=1e-5, warp_upsampling=warp_upsampling)
@@ -49,13 +49,13 @@ def matching_itself(warp_upsampling: Literal["bilinear", "reference"] = "referen
 def test_places_give_the_mean_place_and_the_variance() -> None:
     grid = places(3, 5, torch.device("cpu"))
     assert grid[0, :, 0].tolist() == [-2.0, -1.0, 5.0] and grid[0, :, 7].tolist() == [0.0, 0.0, 0.0]
-    x, y, squares = (grid[..., [5, 9]].mean(2))[0].tolist()  # both ends of the middle row: 2 cells from their middle
+    x, y, squares = (grid[..., [5, 9]].mean(2))[0].tolist()  # both ends of the middle row, 2 cells from its middle
     assert (x, y, squares - x * x - y * y) == (0.0, 0.0, 4.0)
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (5, 3), (8, 22)])
 def test_a_part_of_a_larger_reference(top: int, left: int) -> None:
-    """The same pixels, wherever they lie; a place that is wrong by a pixel is corrected by the pictures."""
+    """The same pixels are found at any place; the pictures correct a place that is wrong by a pixel."""
     reference = picture(H + 16, W + 32)
     frame = reference[:, :, top : top + H, left : left + W]
     inside = (slice(None), slice(None), slice(REACH, -REACH), slice(REACH, -REACH))
@@ -78,7 +78,7 @@ def test_two_references_of_a_batch() -> None:
 def test_not_where_the_match_has_two_places() -> None:
     frame = picture(H, W)
     found = found_at(frame, 0, 0)
-    found[:, 2, :, : W // 8] += 6.0**2  # in the left half: two places, 6 cells to both sides
+    found[:, 2, :, : W // 8] += 6.0**2  # the left half matches two places, 6 cells to both sides
     _, sure = pixels_at(found, frame[:, :1], frame)
     assert sure[..., : W // 2 - 4].max() < 0.02 and sure[..., W // 2 + 4 :].mean() > 0.95
 
@@ -100,7 +100,7 @@ def test_a_pixel_without_colours_is_not_taken() -> None:
 
 
 def test_the_network_keeps_the_colours_of_single_pixels() -> None:
-    """A picture by itself. Cells of 1/4 size lose its fine colours; its own pixels do not."""
+    """A picture coloured by itself keeps fine colours with "reference" and loses them at 1/4 size with "bilinear"."""
     frame = picture(H, W)
     off = {}
     hows: tuple[Literal["bilinear", "reference"], ...] = ("bilinear", "reference")
@@ -114,7 +114,7 @@ def test_the_network_keeps_the_colours_of_single_pixels() -> None:
 
 
 def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The left half from one, the right half from the other, as they were chosen."""
+    """The pixels of each half come from the reference that is chosen there."""
     network = matching_itself()
     frame = picture(H, W)
     others = [torch.cat((frame[:, :1], picture(H, W, seed)[:, 1:]), dim=1) for seed in (1, 2)]
@@ -131,11 +131,11 @@ def test_each_of_several_references_lends_its_own_pixels(monkeypatch: pytest.Mon
 
 
 def test_a_pixel_that_is_found_surely_takes_part_in_the_result() -> None:
-    """Whatever the colour net makes of a previous frame of wrong colours."""
+    """A surely found pixel has its share in the result even if the colour net takes only a wrong previous colour."""
     network = matching_itself()
     with torch.no_grad():
         network.color.conv10_ab.weight.zero_()
-        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, -20.0, 20.0]))  # the previous colour alone
+        network.color.conv10_ab.bias.copy_(torch.tensor([0.0, 0.0, -20.0, 20.0]))  # only the previous colour
     frame, one = picture(H, W), torch.ones(1, 1, 1, 1)
     with torch.inference_mode():
         theta, phi = network.embed(frame)

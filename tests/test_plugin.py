@@ -1,4 +1,4 @@
-"""plugin.py through real VapourSynth graphs: formats, properties, colours, arguments."""
+"""Test plugin.py through real VapourSynth graphs: formats, properties, colours, arguments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WIDTH, HEIGHT, LENGTH = 96, 64, 6
 
 
 def moving(format: int, length: int = LENGTH, width: int = WIDTH, height: int = HEIGHT) -> vs.VideoNode:
-    """A coloured pattern that moves, in `format`; YUV is BT.601, no other properties."""
+    """Make a coloured pattern that moves, in `format`; YUV is BT.601, without tags."""
     blank = core.std.BlankClip(format=vs.RGBS, width=width, height=height, length=length)
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -65,7 +65,7 @@ def same(a: vs.VideoNode, b: vs.VideoNode, n: int = 0) -> bool:
 
 @dataclass
 class ConstantSession:
-    """Gives every pixel of every frame the same ab, and notes the references."""
+    """Give every pixel of every frame the same ab, and record the references."""
 
     ab: tuple[float, float]
     references: list[Tensor]
@@ -90,7 +90,7 @@ class ConstantSession:
 
 
 def constant(clip: vs.VideoNode, ab: tuple[float, float], ref: vs.VideoNode | None = None, **schedule: Any) -> Any:
-    """The graph with ConstantSession: (output, session)."""
+    """Build the graph with ConstantSession; return (output, session)."""
     session = ConstantSession(ab, [])
     ref = moving(vs.RGB24, 1) if ref is None else ref
     plan = Schedule(clip.num_frames, ref.num_frames, **schedule)
@@ -194,7 +194,7 @@ KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 
 
 
 def decoded(clip: vs.VideoNode, matrix: int, full: bool) -> np.ndarray[Any, Any]:
-    """R'G'B' (H, W, 3) of a YUV 4:4:4 clip of 8-16 bits by the definition."""
+    """Convert a YUV 4:4:4 clip of 8-16 bits to R'G'B' (H, W, 3) by the definition."""
     y, u, v = (plane.astype(np.float64) / (1 << (clip.format.bits_per_sample - 8)) for plane in planes(clip))
     kr, kb = KR_KB[matrix]
     y = y / 255.0 if full else (y - 16.0) / 219.0
@@ -208,7 +208,7 @@ class TestColours:
     @pytest.mark.parametrize("range_", [vs.RANGE_LIMITED, vs.RANGE_FULL])
     @pytest.mark.parametrize("format", [vs.GRAY8, vs.GRAY16, vs.YUV444P10])
     def test_the_ab_asked_for_arrive(self, format: int, matrix: int, range_: int) -> None:
-        """Decoded by hand, scikit-image sees the ab that the session gave."""
+        """The output, decoded by hand, has the session's ab by scikit-image."""
         clip = moving(format).std.SetFrameProps(_Matrix=matrix, _Range=range_)
         out, _ = constant(clip, (18.0, -12.0))
         rgb = decoded(out, matrix, range_ == vs.RANGE_FULL)
@@ -235,7 +235,7 @@ class TestColours:
             assert np.unique(small[plane]) == np.unique(large[plane])
 
     def test_reference_is_read_in_its_own_colours(self) -> None:
-        """One picture as RGB and as YUV of two matrices and ranges, tagged or guessed: one Lab."""
+        """One picture gives the same Lab as RGB and as YUV of several matrices and ranges, tagged or guessed."""
         rgb = moving(vs.RGBS, 1)
         clip = moving(vs.GRAY8)
         variants = [
@@ -361,7 +361,7 @@ class TestRefused:
     def test_a_download_is_asked_for_only_by_name(
         self, function: Callable[..., vs.VideoNode], arguments: dict[str, bool], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What the weights' room is told, and what it answers, in the filter's own words."""
+        """`auto_download` is passed on to the store, and its error becomes the filter's in one line."""
         asked = []
 
         def shared(
@@ -395,7 +395,7 @@ class TestWhole:
     @pytest.mark.parametrize(
         ("arguments", "how"),
         [
-            ({}, ComputeOptions(threads=1)),  # torch's number at that moment: conftest.py
+            ({}, ComputeOptions(threads=1)),  # torch's number of threads, set in conftest.py
             ({"preset": "upstream"}, ComputeOptions(precision="fp32", threads=1)),
             ({"preset": "upstream", "precision": "bf16"}, ComputeOptions(precision="bf16", threads=1)),
             ({"backend": "openvino", "precision": "fp32", "threads": 2}, ComputeOptions("openvino", "fp32", 2)),
@@ -420,7 +420,7 @@ class TestWhole:
         assert asked == [how]
 
     def test_one_network_has_one_thread_that_computes(self, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where torch's number changes between two filters, the second has a network of its own."""
+        """If torch's number of threads changes between two filters, the second gets another network."""
         made = []
 
         def build(clip: vs.VideoNode, ref: vs.VideoNode, session: Any, *others: Any, **options: Any) -> vs.VideoNode:
@@ -435,14 +435,14 @@ class TestWhole:
         assert made[0][1] is made[2][1] is not made[1][1]
 
     def test_threads_are_the_filters_own(self, model: str) -> None:
-        """What torch gives to threads that begin later stays what it was."""
+        """`threads` does not change torch's number for later threads."""
         clip = core.exvc.Colorize(moving(vs.GRAY8), moving(vs.RGB24, 1), model=model, size=64, device="cpu", threads=3)
         clip.get_frame(0).close()
         with ThreadPoolExecutor(1) as later:
             assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 1
 
     def test_openvino(self) -> None:
-        """With the shipped weights: random ones would spread what each rounds otherwise."""
+        """OpenVINO gives torch's frames with the shipped weights; random weights would amplify different rounding."""
         pytest.importorskip("openvino")
         arguments = {"size": 64, "device": "cpu", "precision": "fp32"}
         clip, ref = moving(vs.GRAY8), moving(vs.RGB24, 1)
@@ -452,7 +452,7 @@ class TestWhole:
         assert max(np.abs(a.astype(int) - b).max() for a, b in zip(one, other, strict=True)) <= 1
 
     def test_any_order_and_instances(self, model: str) -> None:
-        """Two chained filters with different references, in order and at random from all threads: the same bytes."""
+        """Two chained filters with different references give the same bytes in order and at random from all threads."""
 
         def chain() -> vs.VideoNode:
             clip, ref = moving(vs.YUV420P8, 24), moving(vs.RGB24, 3)
@@ -497,7 +497,7 @@ class TestWhole:
 
 @pytest.mark.parametrize("is_installed", [True, False])
 def test_vapoursynth_of_another_place(is_installed: bool, model: str, tmp_path: Path) -> None:
-    """One without our plugin beside it: the package's own is loaded, or the error names both places."""
+    """Beside a VapourSynth without our plugin the package's own is loaded, or the error names both places."""
     folder = Path(vs.__file__).parent
     shutil.copytree(folder, tmp_path / "vapoursynth", ignore=shutil.ignore_patterns("plugins", "include"))
     script = (
@@ -526,7 +526,7 @@ def test_vapoursynth_of_another_place(is_installed: bool, model: str, tmp_path: 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
 def test_one_team_of_threads(model: str) -> None:
-    """With more of OpenMP's threads than cores all of them would sleep between two loops: one team for all filters."""
+    """All filters share one team of OpenMP's threads; with more threads than cores they would sleep between loops."""
     script = (
         "import os, vapoursynth as vs\n"
         "core = vs.core\n"
@@ -546,7 +546,7 @@ def test_one_team_of_threads(model: str) -> None:
 
 
 def test_a_long_replay_under_vspipe_is_told_and_done(tmp_path: Path) -> None:
-    """VSScript has no environment on a thread of ours: a message from there used to end the request."""
+    """A message about a long replay does not end the request: the pump's thread has no environment in VSScript."""
     script = tmp_path / "long.vpy"
     script.write_text(
         "import vapoursynth as vs\n"

@@ -1,4 +1,4 @@
-"""Prepared networks against the plain one; what needs a GPU or TensorRT, as far as a CPU can show it."""
+"""Test prepared networks against the plain one; parts for GPUs and TensorRT are tested as far as a CPU allows."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from vsexvc.session import Session
 from vsexvc.weights import store
 
 CPU = torch.device("cpu")
-PRECISIONS_OF = precisions  # before the fixture below
+PRECISIONS_OF = precisions  # the original, which the fixture below replaces
 
 
 @pytest.fixture(autouse=True)
 def every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow where the machine has no bf16, but the same numbers."""
+    """Allow bf16 on every machine; without hardware support it is slow but gives the same numbers."""
     monkeypatch.setattr(prepare, "precisions", lambda device: ("bf16", "fp32"))
 
 
@@ -44,12 +44,12 @@ def network(**config: Any) -> ColorizationNet:
     torch.manual_seed(0)
     net = ColorizationNet(NetworkConfig(width=0.125, **config)).eval()
     if net.config.semantic_color:
-        torch.nn.init.normal_(net.color.see.weight, std=0.1)  # from zero it would see nothing
+        torch.nn.init.normal_(net.color.see.weight, std=0.1)  # weights of zero would ignore the meaning
     return net
 
 
 def film(h: int, w: int) -> tuple[Tensor, Tensor]:
-    """Four frames of smooth waves that move, L (4, 1, h, w), and a coloured reference of another size."""
+    """Return four frames of moving smooth waves, L (4, 1, h, w), and a coloured reference of another size."""
     y, x = torch.meshgrid(torch.arange(h) / 17.0, torch.arange(w) / 23.0, indexing="ij")
     L = torch.stack([50 + 25 * torch.sin(x + 0.2 * t) + 20 * torch.cos(y + x / 3 - 0.1 * t) for t in range(4)])[:, None]
     ab = torch.stack((40 * torch.sin(x / 2), 40 * torch.cos(y / 2)))[None]
@@ -57,7 +57,7 @@ def film(h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def colours(net: ColorizationNet, h: int = 72, w: int = 104) -> Tensor:
-    """Two frames, the second after the first."""
+    """Return the ab of two frames, the second after the first."""
     session, (L, lab) = Session(net), film(h, w)
     reference = session.reference(lab)
     state, found = session.start(None), []
@@ -68,7 +68,7 @@ def colours(net: ColorizationNet, h: int = 72, w: int = 104) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Of ab, whose range is 255 wide."""
+    """Return the PSNR of ab, with a peak of 255."""
     return float(10 * torch.log10(255.0**2 / (a - b).pow(2).mean()))
 
 
@@ -108,7 +108,7 @@ def test_precisions_are_those_of_the_hardware(
 class TestPrepared:
     @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
     def test_single_precision_is_the_same(self, config: dict[str, Any]) -> None:
-        """Layout and folded upsampling change the order of sums; random weights, matching and two steps spread that."""
+        """Prepared fp32 differs only by the order of sums, which random weights, matching and two steps amplify."""
         net = network(**config)
         assert psnr(colours(prepared(net, ComputeOptions(precision="fp32"))), colours(net)) > 55
 
@@ -120,7 +120,7 @@ class TestPrepared:
         assert net.color.conv8_1[1].weight.dtype == torch.float32 and net.correlation.dtype == torch.float32
 
     def test_shipped_weights_in_bf16(self) -> None:
-        """What their colours may differ by in one step: 45 dB at the least."""
+        """In one step colours in bf16 agree with those in fp32 to 45 dB."""
         net = store.load()
         fast = prepared(net, ComputeOptions(precision="bf16"))
         L, lab = film(96, 160)
@@ -159,7 +159,7 @@ class TestPrepared:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 55.0), ("bf16", 20.0)])
 def test_openvino(config: dict[str, Any], precision: str, least: float) -> None:
-    """In single precision as torch; random weights spread what bf16 rounds off (shipped ones: see scripts/bench.py)."""
+    """OpenVINO in fp32 agrees with torch; random weights amplify bf16's rounding (shipped ones: scripts/bench.py)."""
     pytest.importorskip("openvino")
     net = network(**config)
     fast = prepared(net, ComputeOptions("openvino", precision, threads=1))
@@ -169,7 +169,7 @@ def test_openvino(config: dict[str, Any], precision: str, least: float) -> None:
 
 
 def test_openvino_leaves_signals_alone() -> None:
-    """Two models of which the first goes first, then Ctrl-C: it used to find a signal stack that was gone."""
+    """Ctrl-C is safe after the first of several models is freed, which used to free the signal handler's stack."""
     pytest.importorskip("openvino")
     text = (
         "import gc, os, signal, torch\n"
@@ -189,7 +189,7 @@ def test_openvino_leaves_signals_alone() -> None:
 
 
 def test_openvino_builds_for_two_threads_at_once() -> None:
-    """As two filters with different `threads` do: in a new process, that imports openvino at the same moment."""
+    """Two threads may import openvino and build at once in a new process, as filters with different `threads` do."""
     pytest.importorskip("openvino")
     text = (
         "import os, sys, threading, torch\n"
@@ -223,7 +223,7 @@ def test_folded_upsampling_is_exact() -> None:
 class TestFusedCorrelation:
     @pytest.mark.parametrize("temperature", [0.01, 1e-10])
     def test_as_the_other(self, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With attention written out, as torch's own gives no maxima on a CPU: what goes in and what is made of it."""
+        """The fused correlation agrees with the plain one; attention is replaced, as it has no maxima on a CPU."""
 
         def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Any]:
             scores = query @ key.transpose(-2, -1) * scale
@@ -262,7 +262,7 @@ class TestCorrelation:
                 assert (best[:, 0] - M.amax(2)).abs().max() < close / 100
 
     def test_half_precision_is_kept_for_what_is_alike(self) -> None:
-        """Cosines near 1 that differ by less than bf16's step of 1/256 there are told apart all the same."""
+        """In bf16 cosines near 1 stay distinct although they differ by less than its step of 1/256."""
         generator = torch.Generator().manual_seed(0)
         theta, noise = F.normalize(torch.randn(2, 1, 256, 1, generator=generator), dim=2)
         noise = F.normalize(noise - (noise * theta).sum() * theta, dim=1)
@@ -282,13 +282,13 @@ class TestByShape:
             return part
 
         by_shape = ByShape(nn.Identity(), build)
-        for size in (1, 2, 1, 3, 4, 1, 5, 1, 2):  # 5 is one too many: 2, the longest unused, goes
+        for size in (1, 2, 1, 3, 4, 1, 5, 1, 2):  # 5 is one too many, so 2, unused for longest, is dropped
             assert by_shape(torch.zeros(size)).shape == (size,)
         assert made == [(1,), (2,), (3,), (4,), (5,), (2,)]
 
 
 def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a stand-in for its package: what it is asked for, what is kept, and that another part has another engine."""
+    """An engine is built once and kept, and another part gets another engine; a stand-in replaces the package."""
     asked: list[dict[str, Any]] = []
     fake = ModuleType("torch_tensorrt")
 
@@ -315,8 +315,8 @@ def test_tensorrt_builds_keeps_and_finds_its_engine(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_graph_is_captured_on_the_device_of_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for torch's CUDA: device and stream of each call, and one pool for all graphs of a device."""
-    here: list[Any] = []  # devices and streams that hold, the innermost last
+    """Each call has its device and stream, and a device's graphs share a pool; a stand-in replaces torch's CUDA."""
+    here: list[Any] = []  # active devices and streams, the innermost last
     seen: list[tuple[Any, ...]] = []
 
     @contextmanager
@@ -356,11 +356,11 @@ def test_a_graph_is_captured_on_the_device_of_its_inputs(monkeypatch: pytest.Mon
         assert capture[:3] == ("capture", device, pool) and capture[3].device == device
         assert capture[4] == "thread_local" and replay == ("replay", device)
     assert len(calls) == 8 and all(devices[0] == device for devices in calls) and not here
-    assert all(len(devices) == 2 for devices in (*calls[:3], *calls[4:7]))  # warmed up on the stream beside
+    assert all(len(devices) == 2 for devices in (*calls[:3], *calls[4:7]))  # warm-up runs on the side stream
 
 
 def test_single_precision_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flag is false while the part computes, and as before afterwards, whatever happens."""
+    """TF32 is off while the part computes, and restored afterwards even after an error."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     seen: list[bool] = []
 
@@ -406,7 +406,7 @@ class TestGpu:
     @pytest.mark.parametrize("extras", [(), ("graphs",), ("fused",), ("graphs", "fused")], ids=" ".join)
     @pytest.mark.parametrize("index", range(torch.cuda.device_count()))
     def test_single_precision(self, config: dict[str, Any], extras: tuple[str, ...], index: int) -> None:
-        """Graphs, fused correlation and streams alone and together, on each device, called again and again."""
+        """Graphs and fused correlation, alone and together, agree with the CPU on each device in repeated calls."""
         net = network(**config)
         options = ComputeOptions(precision="fp32", cuda=frozenset(extras))
         fast = prepared(copy.deepcopy(net).to(f"cuda:{index}"), options)

@@ -1,4 +1,4 @@
-"""support/progress.py and report.py: what is shown on a terminal, in a log, and as JSON."""
+"""Test support/progress.py and report.py: output on a terminal, in a log, and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsexvc.support.report import Report
 
 
 class Clock:
-    """Time that the test sets."""
+    """Hold a time that the test sets."""
 
     now = 100.0
 
@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 
 def test_lines_where_there_is_no_terminal(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(" MB", 1e6, pause=5.0) as shown:
-        for done in range(0, 41):  # 10 in a second
+        for done in range(0, 41):  # 4 in a second
             shown.at("x", done * 1e6, 40e6)
             clock.now += 0.25
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""pump.py with a session of a few numbers: its state is a chain that any wrong order, replay or batch would break."""
+"""Test pump.py with a session of a few numbers: any wrong order, replay or batch changes its state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FakeCorrespondence:
 
 
 class FakeSession:
-    """References are numbers; the state is a number that remembers everything since the start, in order."""
+    """Use numbers as references and states; a state depends on everything since the start, in order."""
 
     def __init__(self) -> None:
         self.steps = self.blocks = self.references = self.running = 0
@@ -61,9 +61,9 @@ class FakeSession:
         self.running += 1
         self.thread_errors += self.running != 1
         self.blocks += len(L) == BLOCK
-        assert len(L) in (1, BLOCK)  # 1: the choice of a reference
+        assert len(L) in (1, BLOCK)  # 1 for the choice of a reference
         self.running -= 1
-        # closest grey is most similar
+        # the closest grey is the most similar
         return [FakeCorrespondence(one[None], 1.0 - (one[None] - reference).abs() / 100.0, reference) for one in L]
 
     def start(self, reference: float | None, area: Any = None) -> float:
@@ -80,7 +80,7 @@ def chain(state: float, L: float, reference: float) -> float:
 
 
 def luma_clip(length: int, cuts: Iterable[int] = (), failing: set[int] | None = None) -> vs.VideoNode:
-    """GRAY16 frames of luma_of(n), cuts as _SceneChangePrev; frames in `failing` raise."""
+    """Make GRAY16 frames of luma_of(n), with cuts as _SceneChangePrev; frames in `failing` raise."""
     cuts = frozenset(cuts)
     blank = core.std.BlankClip(format=vs.GRAY16, width=WIDTH, height=HEIGHT, length=length, keep=True)
 
@@ -96,7 +96,7 @@ def luma_clip(length: int, cuts: Iterable[int] = (), failing: set[int] | None = 
 
 
 def ref_clip(values: Sequence[float]) -> vs.VideoNode:
-    """RGBS grey pictures of these L."""
+    """Make RGBS grey pictures of these L."""
     clips = []
     for L in values:
         y = ((L + 16.0) / 116.0) ** 3
@@ -120,13 +120,13 @@ def filtered(clips: list[vs.VideoNode], step: Callable[..., Any]) -> vs.VideoNod
 
 
 def typical_of(first: int, stop: int) -> int:
-    """The frame of a scene's first LOOK whose level is least far from all others."""
+    """Return the frame among a scene's first LOOK whose level is nearest to all others."""
     levels = [luma_of(n) >> 8 for n in range(first, min(stop, first + LOOK))]
     return first + min(range(len(levels)), key=lambda i: sum(abs(levels[i] - other) for other in levels))
 
 
 def expected(schedule: Schedule, cuts: Iterable[int] = ()) -> list[tuple[float, int, int]]:
-    """The plain loop: (state, reference, segment) of every frame."""
+    """Compute (state, reference, segment) of every frame in a plain loop."""
     cuts, result, state, start, chosen = set(cuts) | {0}, [], 0.0, 0, 0
     for n in range(schedule.num_frames):
         cut = n == 0 or (schedule.sc and n in cuts)
@@ -155,7 +155,7 @@ def check(n: int, frame: vs.VideoFrame, truth: list[tuple[float, int, int]]) -> 
 
 
 def ask(node: vs.VideoNode, numbers: Iterable[int], threads: int, truth: list[tuple[float, int, int]]) -> None:
-    """`threads` requests at a time, in the order given, and each frame checked."""
+    """Request frames in the given order, `threads` at a time, and check each."""
     slots, wrong, left = threading.Semaphore(threads), [], list(numbers)
     count = len(left)
     for n in left:
@@ -211,7 +211,7 @@ class TestOrder:
     def test_reverse(self, schedule: Schedule) -> None:
         node, session, _ = build(schedule, luma_clip(120, CUTS))
         ask(node, range(119, -1, -1), 8, expected(schedule, CUTS))
-        assert session.steps < 120 * 5  # not 60 * 120: the checkpoints are used
+        assert session.steps < 120 * 5  # without checkpoints it would be 60 * 120
 
     @pytest.mark.parametrize("threads", [1, 8])
     def test_random(self, schedule: Schedule, threads: int) -> None:
@@ -224,7 +224,7 @@ class TestOrder:
         assert (session.steps, session.blocks) == (1, 1)
 
     def test_many_requests_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """More than are remembered, with the smallest window and caches."""
+        """More requests at once than are remembered are right with the smallest window and caches."""
         for name in ("_REQUESTS", "_RECENT_STATES", "_CHECKPOINTS", "REFERENCES"):
             monkeypatch.setattr(pump_module, name, 1)
         schedule = SCHEDULES["chosen"]
@@ -234,7 +234,7 @@ class TestOrder:
         assert len(pump._outputs) <= BLOCK + 1
 
     def test_chained(self) -> None:
-        """A pump whose luma comes from another pump."""
+        """A pump is right if another pump gives its luma."""
         schedule = Schedule(40, sc=False)
         node, _, _ = build(schedule, luma_clip(40))
         level = node.std.ShufflePlanes(1, vs.GRAY).std.Expr("x 97 /").resize.Point(format=vs.GRAY16, range=1)
@@ -326,7 +326,7 @@ class TestBounds:
         assert not pump._requests
 
     def test_a_clip_without_an_end(self) -> None:
-        """Nothing is as long as the clip: one such array would be 2 GiB."""
+        """No array is as long as the clip: one would take 2 GiB."""
         endless = core.std.Loop(luma_clip(4), 0)
         assert endless.num_frames == 2**31 - 1
         for sc in (True, False):
@@ -358,7 +358,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("size", [216, 1080])
     def test_what_is_kept_is_bounded_in_bytes(self, size: int) -> None:
-        """States and references as large as those of full width (256 channels); of memory that is never touched."""
+        """Caches of full-width states and references (256 channels) are bounded; their memory is never touched."""
         schedule, h, w = Schedule(400, 3, None), size, size * 16 // 9
 
         class Large(FakeSession):
@@ -384,7 +384,7 @@ class TestBounds:
         if size == 216:
             assert len(pump._recent) == pump_module._RECENT_STATES
             assert len(pump._checkpoints) == pump_module._CHECKPOINTS
-        else:  # 158 MB a state
+        else:  # a state has 158 MB
             assert len(pump._recent) == len(pump._checkpoints) == 1
 
     def test_everything_is_freed(self) -> None:
@@ -397,12 +397,12 @@ class TestBounds:
 
 
 class TestAreas:
-    """The area within black borders: one for each segment, of the first frames up to the next cut."""
+    """Test the area within black borders: each segment has one, from its first frames up to the next cut."""
 
     SIZE = (32, 48)
 
     def node(self, borders: dict[int, int], cuts: Iterable[int], dark: Iterable[int] = (), **plan: Any) -> Any:
-        """Frames of 48 x 32 with as many black rows above and below as `borders` says from a frame on."""
+        """Make frames of 48 x 32; from each frame in `borders` on, they have so many black rows above and below."""
         h, w = self.SIZE
         cuts, dark, starts = set(cuts), set(dark), sorted(borders)
         seen: dict[tuple[int, int], int] = {}
@@ -454,7 +454,7 @@ class TestAreas:
 
 
 def test_three_hundred_references_in_three_thousand_frames() -> None:
-    """Each scene has its own; the right one everywhere, each read once, a bounded number kept."""
+    """Each scene gets its own reference, each reference is read once, and a bounded number is kept."""
     places = tuple(range(0, 3000, 10))
     values = [10.0 + 0.25 * k for k in range(len(places))]
     session = FakeSession()

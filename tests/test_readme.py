@@ -1,4 +1,4 @@
-"""README and docs: every script and command that they show, run on tiny clips (CI runs demo.sh and test.sh); links."""
+"""Test README and docs: every script and command runs on tiny clips (CI runs demo.sh and test.sh); links are right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md
 BLOCKS = [
     (language, textwrap.dedent(code))
     for path, text in TEXTS.items()
-    if path.name != "chains.md"  # see test_chains.py
+    if path.name != "chains.md"  # test_chains.py tests it
     for language, code in re.findall(r"^ *```(python|sh)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
 ]
 SCRIPT = "from vapoursynth import core, YUV420P8\ncore.std.BlankClip(None, 64, 48, YUV420P8, 3).set_output()\n"
@@ -32,7 +32,7 @@ BY_CI = ("scripts/demo.sh", "scripts/test.sh", "pip install")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """film.mkv of ten frames with its references, clips and pictures to train on, and a bin/ with `ffmpeg`."""
+    """Write film.mkv of ten frames, its references, clips and pictures to train on, and bin/ with `ffmpeg`."""
     root = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     picture = cv2.resize(rng.integers(0, 255, (9, 16, 3), dtype=np.uint8), (192, 108), interpolation=cv2.INTER_CUBIC)
@@ -92,7 +92,7 @@ def test_training_and_evaluation(folder: Path) -> None:
 
 def test_training_with_meaning(folder: Path) -> None:
     (block,) = (code for language, code in BLOCKS if language == "sh" and "train meaning" in code)
-    torch.save(published(), folder / "lite2.pth")  # Lite0's shapes, which is smaller
+    torch.save(published(), folder / "lite2.pth")  # Lite0 has the smaller shapes
     cv2.imwrite(str(folder / "IMAGES" / "1.png"), cv2.imread(str(folder / "a.png"))[::-1])
     small = "--steps 1 --semantic lite0 --size 32 48 --length 2 --batch 1 --workers 0 --no-bf16"
     for command in block.splitlines():
@@ -130,7 +130,7 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("path", [*TEXTS, Path("CONTRIBUTING.md")], ids=str)
 def test_links(path: Path) -> None:
-    """Files exist, and so do the headings that are linked to."""
+    """Linked files and headings exist."""
     text = (ROOT / path).read_text()
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert links or path.stem in ("colour", "platforms")

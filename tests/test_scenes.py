@@ -1,4 +1,4 @@
-"""scenes.py and typical.py: marks against changes.py's on the whole clip, in any order; a scene's typical frame."""
+"""Test scenes.py and typical.py: marks equal those of changes.py on the whole clip in any order; typical frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOTS = np.concatenate([faded(_LONG, 8), level(0, 6), shot(1, 40), shot(2, 5), s
 
 
 def clip_of(frames: np.ndarray, marks: dict[int, int] | None = None) -> vs.VideoNode:
-    """GRAY8 of the pictures' own size; marks: _SceneChangePrev of some."""
+    """Make a GRAY8 clip of the pictures. marks: _SceneChangePrev of some frames."""
     blank = core.std.BlankClip(format=vs.GRAY8, width=frames.shape[2], height=frames.shape[1], length=len(frames))
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -54,7 +54,7 @@ def test_any_order_gives_the_same() -> None:
 
 
 def test_no_frame_is_asked_for_twice_or_too_early() -> None:
-    """In a run from start to end, of one thread, with what the marks need of the clip alone."""
+    """A run of one thread from start to end requests each frame once, at most REQUESTED_AHEAD frames early."""
     asked: list[int] = []
     clip = clip_of(SHOTS)
 

@@ -1,4 +1,4 @@
-"""The semantic trunk against a plain implementation with batch norm, and its import."""
+"""Test the semantic trunk against a plain implementation with batch norm, and its import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LITE0 = (
 
 
 def published() -> dict[str, Tensor]:
-    """A state dict of Lite0's names and shapes, with random numbers."""
+    """Return a state dict of Lite0's names and shapes with random numbers."""
     torch.manual_seed(1)
     state: dict[str, Tensor] = {"_conv_stem.weight": torch.randn(32, 3, 3, 3) * 0.3}
 
@@ -46,7 +46,7 @@ def published() -> dict[str, Tensor]:
 
 
 def plain(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    """Ends of the stages, with "same" padding as TensorFlow has it: the larger margin on the right and below."""
+    """Return the stages' outputs, with TensorFlow's "same" padding: the larger margin is right and below."""
 
     def conv(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]

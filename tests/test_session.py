@@ -1,4 +1,4 @@
-"""The recurrent state: pure, padded and cropped, and batches that change nothing."""
+"""Test the recurrent state: pure steps, padding and cropping, results independent of batches."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_black_is_neutral_but_not_as_released(head: Any) -> None:
 
 
 class TestMemory:
-    """A frame that is remembered gives colours as a reference of the same picture and colours does, with a handicap."""
+    """A remembered frame gives colours like a reference of its picture and colours, with a handicap."""
 
     def test_it_is_a_further_reference(self) -> None:
         session = Session(small(features_input="L"))
@@ -141,17 +141,17 @@ def test_propagation_from_another_size_is_refused() -> None:
 
 
 class TestBlackBorders:
-    """What the network makes of a picture is the same whatever black lies around it."""
+    """The result inside a picture does not depend on black borders around it."""
 
     INNER = (slice(16, 80), slice(8, 104))  # 64 x 96
     lab = torch.rand(5, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 50 + 10
 
     def around(self, lab: torch.Tensor) -> torch.Tensor:
-        """The pictures within borders: (N, C, 96, 112)."""
+        """Return the pictures within borders, (N, C, 96, 112)."""
         return torch.nn.functional.pad(lab, (8, 8, 16, 16))
 
     def colours(self, frames: torch.Tensor, reference: torch.Tensor, propagate: bool = False) -> list[torch.Tensor]:
-        """Similarity, warped colours and ab of each frame."""
+        """Return similarity, warped colours and ab of each frame."""
         session = Session(small(features_input="L", head="blend", motion=3))
         held = session.reference(reference)
         state = session.start(held if propagate else None, session.area(frames))
@@ -196,7 +196,7 @@ class TestBlackBorders:
         assert one.similarity[:, :, 8:40, :64].all() and not one.similarity[:, :, 40:].any()
 
     def test_a_propagated_reference_is_cut_as_the_scene_is(self) -> None:
-        """Its own dark edge is picture where the scene's frames are lit there; another frame is brought to the size."""
+        """A propagated reference keeps a dark edge that is lit in the scene, and is resized to a smaller area."""
         session = Session(small(features_input="L", head="tanh"))
         lab = self.lab[:1].clone()
         lab[:, :, :8] = 0.0
@@ -209,7 +209,7 @@ class TestBlackBorders:
         assert stretched is not None and stretched.shape == (1, 3, 32, 96)
 
     def test_margins_of_a_picture_without_borders_are_inside(self) -> None:
-        """100 columns are padded to 104: what is there belongs to the picture."""
+        """Padding from 100 to 104 columns counts as picture, not as border."""
         session = Session(small(features_input="L", head="tanh"))
         lab = torch.rand(1, 3, 64, 100) * 50 + 10
         aligned = session.correspond(lab[:, :1], session.reference(lab))[0]
@@ -217,7 +217,7 @@ class TestBlackBorders:
         assert bool(aligned.match.warped_ab[:, :, :, 0].any())
 
     def test_they_stay_neutral_and_give_no_colour(self) -> None:
-        """The reference's borders are painted red: no frame may find that colour, nor colour borders of its own."""
+        """No frame takes the red of the reference's borders or colours its own borders."""
         session = Session(small(features_input="L", head="tanh"))
         lab = torch.rand(1, 3, 60, 80) * 50 + 5
         lab[:, 1:] = torch.tensor((-20.0, -30.0)).view(1, 2, 1, 1)
@@ -235,7 +235,7 @@ class TestBlackBorders:
 
 
 class Full(torch.nn.Module):
-    """A network on a device whose memory holds `room` frames at once; with none for a frame it never fits."""
+    """Replace a network on a device whose memory holds `room` frames; with 0 none ever fits."""
 
     def __init__(self, network: ColorizationNet, room: int) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class TestOutOfMemory:
     L = torch.rand(3, 1, 64, 64) * 100
 
     def test_a_block_that_does_not_fit_goes_frame_by_frame_from_then_on(self) -> None:
-        net = small(features_input="L", temperature=0.5)  # so that a batch's last digits stay last digits
+        net = small(features_input="L", temperature=0.5)  # a high temperature does not amplify rounding of batches
         lab = torch.rand(1, 3, 64, 64) * 50
         full, roomy = Session(Full(net, 1)), Session(net)  # type: ignore[arg-type]
         expected = roomy.correspond(self.L, roomy.reference(lab))
@@ -282,7 +282,7 @@ class TestOutOfMemory:
 
 class TestTransparentReferences:
     def test_only_opaque_cells_are_keys(self) -> None:
-        """The keys and colours of the whole picture, without those of cells less than half opaque."""
+        """The keys and colours are those of the whole picture without cells that are less than half opaque."""
         session = Session(small(features_input="L"))
         lab = torch.rand(1, 3, 64, 72) * 50 + 10
         alpha = torch.zeros(1, 1, 64, 72)

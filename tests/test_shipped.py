@@ -1,4 +1,4 @@
-"""The shipped weights in the real filter on real clips: order of requests, memory, silence. Needs ../shared/data."""
+"""Test shipped weights in the filter on real clips: order of requests, memory, silence. Needs ../shared/data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from scipy.stats import theilslopes
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CLIPS = sorted((DATA / "train_clips").glob("rave-video*.mp4"))
 needs_data = pytest.mark.skipif(len(CLIPS) < 12, reason=f"needs the real clips of {DATA}")
-SMALL = 64  # the network's size here: the order of requests is the same at any, and this is ten times as fast
+SMALL = 64  # network's size: the order of requests does not depend on it, and this is ten times as fast
 
 
 def script(folder: Path, frames: int, size: int) -> Path:
-    """A .vpy of `frames` real frames out of several clips, so with cuts, coloured after the first frame."""
+    """Write a .vpy that colours `frames` frames of several real clips, with cuts, after the first frame."""
     path = folder / "real.vpy"
     path.write_text(
         "import vapoursynth as vs\n"
@@ -47,7 +47,7 @@ def load(path: Path):  # type: ignore[no-untyped-def]
 
 
 def digests(clip, order: list[int], threads: int) -> dict[int, tuple[str, int]]:  # type: ignore[no-untyped-def]
-    """By frame number: a hash of its planes, and where its scene starts."""
+    """Return a hash of the planes and the scene's start by frame number."""
 
     def one(n: int) -> tuple[int, tuple[str, int]]:
         with clip.get_frame(n) as frame:
@@ -69,7 +69,7 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path, frames: int, size: int) 
     assert digests(load(path), list(range(frames - 1, -1, -1)), 1) == forward
     assert digests(load(path), random.Random(7).sample(range(frames), frames), 8) == forward
     vspipe = Path(sys.executable).with_name("vspipe")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits hang on it
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits depend on it
     command = [str(vspipe), "-r", "16", str(path), "-"]
     stream = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
     step = 384 * 216 * 3
@@ -103,9 +103,9 @@ print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1
 
 
 def measure(*numbers: int) -> tuple[float, list[float]]:
-    """MiB of a process that colours a moving line: the most, and after each frame."""
+    """Return the memory in MiB of a process that colours a moving line: the peak, and after each frame."""
     command = [sys.executable, "-c", MEASURE, *map(str, numbers)]
-    # Frames and tensors are mapped, and return to the system when they are freed: holes in malloc's heap are no growth.
+    # Frames and tensors are mapped, and freed ones return to the system: holes in malloc's heap would look like growth.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     report = json.loads(subprocess.run(command, capture_output=True, check=True, text=True, env=environment).stdout)
     return report["peak"], report["held"]
@@ -117,9 +117,9 @@ def test_1080p_stays_below_two_gigabytes() -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    """By a third of a frame's bytes for each frame, once the caches are full.
+    """Once the caches are full, memory grows by less than a third of a frame's bytes for each frame.
 
-    What a block needs while it is computed comes and goes: the least of each 20 frames counts.
+    The least of each 20 frames counts, because a block needs memory only while it is computed.
     """
     _, held = measure(384, 216, 700, SMALL)
     least = np.min(np.reshape(held[300:], (-1, 20)), axis=1)
@@ -156,7 +156,7 @@ VALIDATION = sorted((DATA / "val_clips").glob("*.mp4"))
 @pytest.mark.skipif(len(VALIDATION) < 20, reason=f"needs the validation clips of {DATA}")
 @pytest.mark.parametrize("propagate", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_on_its_own_frame_the_reference_comes_back(propagate: bool, tmp_path: Path) -> None:
-    """The first frame of each clip as the reference of its own grey: PSNR in 8-bit RGB, mean over the clips."""
+    """The grey first frame of each clip gets its own colours back: mean PSNR in 8-bit RGB is 32 dB or more."""
     psnr = []
     for path in VALIDATION if propagate else VALIDATION[::2]:
         clip = vs.core.bs.VideoSource(str(path), showprogress=False, cachepath=str(tmp_path / "index"))[0]

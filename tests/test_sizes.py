@@ -1,4 +1,4 @@
-"""Files of at most 400 lines and functions of at most 60; the exceptions are named here, with their reasons."""
+"""Test that files have at most 400 lines and functions at most 60; exceptions are named here with reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.sizes import long_ones
 
 EXCEPTIONS = {
-    "vsexvc/plugin.py:colorize",  # its docstring is the reference of 22 arguments
+    "vsexvc/plugin.py:colorize",  # its docstring describes 22 arguments
 }
 
 

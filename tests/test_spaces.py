@@ -1,4 +1,4 @@
-"""colour/spaces.py against scikit-image, zimg and numbers worked out by hand."""
+"""Test colour/spaces.py against scikit-image, zimg and numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ pytestmark = pytest.mark.numbers
 
 
 def picture(name: str = "astronaut") -> Tensor:
-    """(1, 3, H, W) float32, 0..1."""
+    """Return one of scikit-image's pictures, (1, 3, H, W) float32, 0..1."""
     return torch.from_numpy(getattr(data, name)()).permute(2, 0, 1)[None].float() / 255.0
 
 
 def lab_of(rgb: Tensor) -> Tensor:
-    """scikit-image's Lab of (1, 3, H, W)."""
+    """Return scikit-image's Lab of (1, 3, H, W)."""
     return torch.from_numpy(skcolor.rgb2lab(rgb[0].permute(1, 2, 0).double().numpy())).permute(2, 0, 1)[None].float()
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """At 8 bits: chroma of 224 steps in a peak of 255."""
+    """Return the PSNR of chroma at 8 bits: 224 steps, peak 255."""
     steps = (a * 224.0).round() - (b * 224.0).round()
     return float(10.0 * torch.log10(255.0**2 / steps.square().mean()))
 
@@ -55,7 +55,7 @@ class TestLuma:
 
     @pytest.mark.parametrize(("transfer", "luma", "light"), [(9, 0.5, 0.1), (10, 0.6, 0.1), (17, 1.0, 52.37 / 48.0)])
     def test_logarithms_and_st428(self, transfer: int, luma: float, light: float) -> None:
-        """Light worked out by hand from H.273's table 3."""
+        """L agrees with light worked out by hand from H.273's table 3."""
         found = spaces.L_from_luma(torch.tensor(luma, dtype=torch.float64), transfer)
         assert float(found) == pytest.approx(116.0 * light ** (1.0 / 3.0) - 16.0, abs=1e-6)
 
@@ -73,7 +73,7 @@ class TestLuma:
 
     @pytest.mark.parametrize(("primaries", "weights"), [(1, (0.2126, 0.0722)), (9, (0.2627, 0.0593))])
     def test_derived_weights_are_the_standards_own(self, primaries: int, weights: tuple[float, float]) -> None:
-        """BT.709 and BT.2020 round to four digits what matrix 12 computes."""
+        """Matrix 12 computes the weights that BT.709 and BT.2020 round to four digits."""
         assert spaces.luma_weights(12, primaries) == pytest.approx(weights, abs=6e-5)
 
     @pytest.mark.parametrize("transfer", [2, 4, 5, 8, 9, 10, 13, 17])
@@ -84,14 +84,14 @@ class TestLuma:
 
 
 def true_chroma(rgb: Tensor, kr: float, kb: float) -> tuple[Tensor, Tensor]:
-    """Y' and (U, V) by the definition."""
+    """Return Y' and (U, V) by the definition."""
     r, g, b = rgb.split(1, dim=1)
     luma = kr * r + (1.0 - kr - kb) * g + kb * b
     return luma, torch.cat(((b - luma) / (2.0 - 2.0 * kb), (r - luma) / (2.0 - 2.0 * kr)), dim=1)
 
 
 def zimg(rgb: Tensor, transfer_in: int = 13, primaries_in: int = 1, **arguments: Any) -> Tensor:
-    """What VapourSynth's own converter makes of a picture, (1, 3, H, W) -> (1, 3, H, W)."""
+    """Convert a picture by VapourSynth's own converter, (1, 3, H, W) -> (1, 3, H, W)."""
     blank = vs.core.std.BlankClip(format=vs.RGBS, width=rgb.shape[3], height=rgb.shape[2], length=1)
 
     def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
@@ -107,7 +107,7 @@ def zimg(rgb: Tensor, transfer_in: int = 13, primaries_in: int = 1, **arguments:
         return torch.from_numpy(np.stack([np.array(f[plane]) for plane in range(3)]))[None]
 
 
-# From D65, after B. Lindbloom, "Chromatic Adaptation", Bradford.
+# Bradford adaptations from D65 by B. Lindbloom, "Chromatic Adaptation".
 BRADFORD_TO_C = [
     [1.0097785, 0.0070419, 0.0127971],
     [0.0123113, 0.9847094, 0.0032962],
@@ -141,9 +141,9 @@ class TestChroma:
         ],
     )
     def test_every_space_is_zimgs(self, matrix: int, transfer: int, primaries: int) -> None:
-        """zimg's YUV of a picture, and what is made from its Y and scikit-image's ab: one U and V.
+        """U and V from zimg's Y and scikit-image's ab equal zimg's own.
 
-        Soft colours, which lie in the gamut of all primaries.
+        The colours are soft enough for the gamut of all primaries.
         """
         rgb = picture("coffee")[:, :, ::4, ::4] * 0.5 + 0.25
         yuv = zimg(rgb, format=vs.YUV444PS, matrix=matrix, transfer=transfer, primaries=primaries)
@@ -154,7 +154,7 @@ class TestChroma:
 
     @pytest.mark.parametrize(("primaries", "adaptation"), [(4, BRADFORD_TO_C), (8, BRADFORD_TO_C), (10, BRADFORD_TO_E)])
     def test_other_whites_are_adapted_to(self, primaries: int, adaptation: list[list[float]]) -> None:
-        """Published matrices bring the picture's XYZ to the white of the primaries; zimg, which does not, the rest."""
+        """U and V are those of zimg after published matrices have adapted the picture's white, which zimg does not."""
         rgb = picture("coffee")[:, :, ::4, ::4] * 0.5 + 0.25
         xyz = zimg(rgb, format=vs.RGBS, transfer=8, primaries=10)
         xyz = torch.einsum("ij,bjhw->bihw", torch.tensor(adaptation), xyz)
@@ -165,7 +165,7 @@ class TestChroma:
         assert (found - yuv[:, 1:]).abs().max() < 0.5 / 255.0
 
     def test_primaries(self) -> None:
-        """BT.2020 light through ITU-R BT.2020's own matrix to XYZ and scikit-image's XYZ to Lab."""
+        """U and V of BT.2020 agree with ITU-R BT.2020's matrix to XYZ and scikit-image's XYZ to Lab."""
         rgb = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
         to_xyz = np.array([[0.636958, 0.144617, 0.168881], [0.262700, 0.677998, 0.059302], [0.0, 0.028073, 1.060985]])
         xyz = lab.srgb_to_linear(rgb)[0].permute(1, 2, 0).double().numpy() @ to_xyz.T
@@ -184,7 +184,7 @@ class TestChroma:
 
     @pytest.mark.parametrize("transfer", [2, 5, 8, 9, 17])
     def test_gamut_rule(self, transfer: int) -> None:
-        """Whatever the ab: R'G'B' with the given luma lies in 0..1, and beyond it there is no colour."""
+        """R'G'B' of any ab with luma in 0..1 is in 0..1; luma outside gets no colour."""
         g = torch.Generator().manual_seed(1)
         luma = torch.rand(1, 1, 64, 64, generator=g) * 1.2 - 0.1
         ab = torch.rand(1, 2, 64, 64, generator=g) * 1000.0 - 500.0
@@ -220,7 +220,7 @@ class TestChroma:
 
 
 def card() -> Tensor:
-    """A card of coloured discs and boxes with a little noise, (1, 3, 540, 960)."""
+    """Draw a card of coloured discs and boxes with a little noise, (1, 3, 540, 960)."""
     g = torch.Generator().manual_seed(0)
     rgb = torch.full((3, 540, 960), 0.5)
     y, x = torch.meshgrid(torch.arange(540.0), torch.arange(960.0), indexing="ij")
@@ -233,7 +233,7 @@ def card() -> Tensor:
 
 
 def shrunk(rgb: Tensor, divisor: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What a network would be given and return: luma and L of a picture at full size, (L, ab) at a smaller one."""
+    """Return luma and L of a picture at full size, and (L, ab) at a smaller size, as from a network."""
     luma, _ = true_chroma(rgb, 0.2126, 0.0722)
     size = (round(rgb.shape[2] / divisor), round(rgb.shape[3] / divisor))
     L_small = spaces.L_from_luma(F.interpolate(luma, size=size, mode="area"))
@@ -244,7 +244,7 @@ def shrunk(rgb: Tensor, divisor: int) -> tuple[Tensor, Tensor, Tensor]:
 class TestUpsample:
     @pytest.mark.parametrize(("name", "most"), [("card", 0.7), ("coffee", 0.85), ("astronaut", 0.9)])
     def test_error_against_bilinear(self, name: str, most: float) -> None:
-        """The issue's figure: on a card with coloured edges at most 0.7 of bilinear's RMSE."""
+        """The RMSE is at most 0.7 of bilinear's on a card with coloured edges."""
         rgb = card() if name == "card" else picture(name)
         _, L, small = shrunk(rgb, 5)
         guided = upsample_ab(small[:, 1:], small[:, :1], L)
@@ -256,7 +256,7 @@ class TestUpsample:
     @pytest.mark.parametrize("grid", [Grid(2, 2, 0), Grid(2, 1, 0), Grid(2, 2, 5)])
     @pytest.mark.parametrize("name", ["card", "coffee", "astronaut"])
     def test_at_the_samples_of_chroma(self, name: str, grid: Grid) -> None:
-        """Working where chroma is sampled is as near to the truth as making U and V at full size first."""
+        """Computing at the samples of chroma is as near to the truth as making U and V at full size first."""
         rgb = card() if name == "card" else picture(name)
         luma, L, small = shrunk(rgb, 5)
         truth = subsample(true_chroma(rgb, 0.2126, 0.0722)[1], grid)
@@ -273,7 +273,7 @@ class TestUpsample:
     @pytest.mark.parametrize("location", range(6))
     @pytest.mark.parametrize("factors", [(1, 1), (2, 1), (2, 2), (4, 1), (4, 4)])
     def test_position(self, factors: tuple[int, int], location: int) -> None:
-        """A ramp at the network's size comes out as the ramp at the samples of chroma, but for the borders."""
+        """A ramp at the network's size becomes the same ramp at the samples of chroma inside the borders."""
         rows, columns = torch.meshgrid(torch.arange(32.0) + 0.5, torch.arange(48.0) + 0.5, indexing="ij")
         grid = Grid(*factors, location)
         ramp = torch.stack((rows, columns))[None]
@@ -297,7 +297,7 @@ class TestUpsample:
 class TestSubsample:
     @pytest.mark.parametrize("location", range(6))
     def test_position_is_zimgs(self, location: int) -> None:
-        """On a ramp every symmetric filter returns the position that it samples at."""
+        """Samples are at zimg's positions: on a ramp every symmetric filter returns the position of its sample."""
         ramp = torch.stack((torch.arange(32.0).expand(32, 32), torch.arange(32.0)[:, None].expand(32, 32)))[None] / 64.0
         ramp -= 0.25
 
@@ -317,7 +317,7 @@ class TestSubsample:
 
     def test_left_by_hand(self) -> None:
         row = torch.tensor([4.0, 8.0, 0.0, 4.0]).view(1, 1, 1, 4)
-        # (1 2 1) / 4 around columns 0 and 2, the border repeated
+        # (1 2 1) / 4 around columns 0 and 2, with the border repeated
         assert subsample(row, Grid(2, 1, 0)).flatten().tolist() == [(4 + 8 + 8) / 4, (8 + 0 + 4) / 4]
 
     @pytest.mark.parametrize(("w", "h"), [(1, 1), (2, 1), (1, 2), (4, 1), (4, 4)])

@@ -1,4 +1,4 @@
-"""Files of weights: round trip, the released layout on synthetic files, and every kind of damage named in one line."""
+"""Test files of weights: round trip, the released layout on synthetic files, one-line errors for every damage."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from vsexvc.weights.identify import check
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own cache is left out of the tests."""
+    """Keep the user's own cache out of the tests."""
     monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def released(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Of exactly these shapes, with one number in each tensor: its file holds that number once."""
+    """Return tensors of these shapes with one number each, which a file stores once."""
     return {k: torch.rand(()).half().expand(shape) for k, shape in shapes.items()}
 
 
 def pairs(table: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """weight and bias of each convolution."""
+    """Return the shapes of weight and bias of each convolution."""
     return {f"{k}.weight": s for k, s in table.items()} | {f"{k}.bias": s[:1] for k, s in table.items()}
 
 
@@ -99,7 +99,7 @@ def pth(content: object, old: bool = False) -> bytes:
 
 
 def pack(path: Path, **changes: bytes) -> Path:
-    """The authors' archive: their members' names, old torch files; `changes` by the member's stem."""
+    """Write an archive like the authors', with their names and old torch files. changes: members by stem."""
     members = {
         "checkpoints/video_moredata_l1/nonlocal_net_iter_76000.pth": NONLOCAL,
         "checkpoints/video_moredata_l1/colornet_iter_76000.pth": COLORNET,
@@ -108,7 +108,7 @@ def pack(path: Path, **changes: bytes) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, table in members.items():
             archive.writestr(name, changes.get(Path(name).stem) or pth(OrderedDict(released(table)), old=True))
-        # Not used for colorization and never looked at: noise, so that a download takes several reads.
+        # The next two members are not used. Noise makes the archive so large that a download takes several reads.
         noise = torch.randint(0, 256, (1_000_000,), dtype=torch.uint8).numpy().tobytes()
         archive.writestr("checkpoints/video_moredata_l1/discriminator_iter_76000.pth", noise)
         archive.writestr("data/vgg19_gray.pth", noise[::-1])
@@ -117,12 +117,12 @@ def pack(path: Path, **changes: bytes) -> Path:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The authors' archive with exactly the released keys and shapes."""
+    """Write the authors' archive with exactly the released keys and shapes."""
     return pack(tmp_path_factory.mktemp("released") / "colorization_checkpoint.zip")
 
 
 class Malice:
-    """Makes a file when it is unpickled by something that runs what it reads."""
+    """Make a folder if an unpickler runs code that it reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +178,7 @@ def test_a_released_file_cannot_run_code(tmp_path: Path, old: bool) -> None:
     with pytest.raises(ValueError, match="damaged or not a plain state dict"):
         store.convert(packed)
     assert not made.exists() and not packed.with_suffix(".safetensors").exists()
-    torch.load(io.BytesIO(evil), weights_only=False)  # the test can fail: it would have run
+    torch.load(io.BytesIO(evil), weights_only=False)  # the code would run, so the test can fail
     assert made.exists()
 
 
@@ -200,7 +200,7 @@ def test_the_archive_and_its_conversion_are_the_folder(archive: Path, tmp_path: 
 
 
 class TestUntrustedArchives:
-    """Small ones: refused before a tensor is read."""
+    """Small archives with wrong members are refused before a tensor is read."""
 
     def refused(self, path: Path, message: str) -> None:
         with pytest.raises(ValueError, match=message) as caught:

@@ -1,10 +1,10 @@
-"""Three chained instances, many threads, random requests, a small cache, sources that fail: not one wrong byte.
+"""Test that no byte is wrong with three chained instances, many threads, random requests, a small cache and errors.
 
-Each instance colours what the one before made: the low byte of its luma is the low byte of that instance's U, so that
-a wrong byte anywhere spoils the rest of a scene in all that follow. The truth comes from a plain loop over the frames
-in order. Each case runs in a process of its own, with a watchdog that prints where every thread stands.
+Each instance colours the output of the one before: the low byte of its luma is the low byte of that instance's U. A
+wrong byte thus changes the rest of its scene in all later instances. A plain loop over the frames in order gives the
+truth. Each case runs in its own process, with a watchdog that prints the stacks of all threads.
 
-    python tests/test_stress.py '{"requests": 10000}'      one case, its report as JSON on stdout
+    python tests/test_stress.py '{"requests": 10000}'      runs one case; prints its report as JSON
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from vsexvc.schedule import Schedule
 from vsexvc.typical import LOOK, thumbnail, typical_frame
 
 core = vs.core
-WIDTH, HEIGHT = 72, 48  # large enough that what VapourSynth would like to keep is several times the small cache
+WIDTH, HEIGHT = 72, 48  # so large that VapourSynth's frames need several times the small cache
 SMALL_WIDTH, SMALL_HEIGHT = 24, 16  # inside the net
 Codes = np.ndarray[Any, np.dtype[np.uint16]]  # luma of frames, GRAY16 of full range
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run.
+    """Describe one run.
 
     Attributes:
-        requests: frames that are asked for and compared.
-        length: of the clip, in frames.
-        threads: of VapourSynth.
-        cache: of VapourSynth, MB; None: its own choice.
-        callers: Python threads that ask, `IN_FLIGHT` frames at a time each.
-        errors: share of the calls upstream that fail.
+        requests: frames that are requested and compared.
+        length: frames of the clip.
+        threads: VapourSynth's threads.
+        cache: VapourSynth's cache in MB; None: its own choice.
+        callers: Python threads, each of which requests `IN_FLIGHT` frames at a time.
+        errors: share of the requests to sources that fail.
     """
 
     requests: int = 4_000
@@ -75,9 +75,9 @@ class Case:
 IN_FLIGHT = 6
 INJECTED = "source: injected error"
 
-# --- the net: what it answers depends, to the last bit, on every frame since the start of the state -------------------
+# --- the net: its output depends, to the last bit, on every frame since the start of the state ------------------------
 
-PICTURES = {  # references: R'G'B' of a flat picture each
+PICTURES = {  # R'G'B' of the references, which are flat pictures
     0: (0.80, 0.25, 0.20),
     1: (0.15, 0.45, 0.20),
     2: (0.25, 0.35, 0.90),
@@ -95,7 +95,7 @@ class Aligned:
 
 
 class ChaoticNet(torch.nn.Module):
-    """One convolution over the frame before, this one and the reference; its sine lets no difference die out."""
+    """Compute the sine of a convolution over previous frame, frame and reference, so that differences persist."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class ChaoticNet(torch.nn.Module):
 
 
 class NetSession:
-    """The net as the pump sees it (vsexvc.pump.SessionLike)."""
+    """Give the net the interface of a session (vsexvc.pump.SessionLike)."""
 
     def __init__(self, net: ChaoticNet) -> None:
         self.net = net
@@ -131,7 +131,7 @@ class NetSession:
         y = ((L.double() + 16.0) / 116.0) ** 3
         y = torch.where(L.double() > 8.0, y, L.double() / (24389.0 / 27.0))
         luma = torch.where(y > 0.0031308, 1.055 * y ** (1 / 2.4) - 0.055, 12.92 * y)
-        codes = (luma * 65535.0).round().float() / 65535.0  # the pump's L is theirs, whatever its rounding
+        codes = (luma * 65535.0).round().float() / 65535.0  # the exact codes behind the pump's rounded L
         return [self.net.align(one[None], picture) for one in codes]
 
     def start(self, picture: int | None, area: Any) -> Tensor:
@@ -142,11 +142,11 @@ class NetSession:
         return state, state * 50.0
 
 
-# --- the clip and what the instances are asked to do with it ----------------------------------------------------------
+# --- the clip and the instances' schedules ----------------------------------------------------------------------------
 
 
 def scene_starts(length: int, rng: random.Random) -> list[int]:
-    """Lengths from 1 to 90. Less than 4 frames are a flash to whoever measures: only where the property tells."""
+    """Return starts of scenes of 1 to 90 frames; those below 4, measured as flashes, only where tags mark cuts."""
     starts = [0, 90]
     while starts[-1] < length:
         least = 1 if starts[-1] < length // 2 - 50 else 4
@@ -155,20 +155,20 @@ def scene_starts(length: int, rng: random.Random) -> list[int]:
 
 
 def source_codes(length: int, starts: list[int], rng: random.Random) -> Codes:
-    """(length, HEIGHT, WIDTH): a level for each scene, a texture that moves, and what tells one frame from another."""
+    """Make frames that all differ, (length, HEIGHT, WIDTH): a level for each scene, a moving texture, a number."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     frames = np.empty((length, HEIGHT, WIDTH), np.uint16)
     levels = [rng.uniform(0.2, 0.4) + 0.35 * (i % 2) for i in range(len(starts))]
     for n in range(length):
         scene = bisect_right(starts, n) - 1
-        # It moves slowly: a wave that turns into its opposite would be a gradual change.
+        # The texture moves slowly: a wave that turns into its opposite would be a gradual change.
         texture = 0.03 * np.sin((x + 0.05 * n) / 9.0 + scene) * np.cos(y / 12.0)
         frames[n] = np.round((levels[scene] + texture) * 65535.0 - (n * 7919) % 97)
     return frames
 
 
 def schedules(length: int, rng: random.Random) -> list[tuple[Schedule, tuple[int, ...]]]:
-    """Of each instance, and its pictures: references that change within scenes, propagated ones, chosen ones."""
+    """Return each instance's schedule and pictures: references changed within scenes, propagated ones, chosen ones."""
 
     def switches(count: int) -> tuple[int, ...]:
         return tuple(sorted(rng.sample(range(length), count)))
@@ -181,7 +181,7 @@ def schedules(length: int, rng: random.Random) -> list[tuple[Schedule, tuple[int
 
 
 def clip_of(frames: Codes, starts: list[int]) -> vs.VideoNode:
-    """GRAY16, full range. The first half tells its cuts as _SceneChangePrev, the second leaves them to be measured."""
+    """Make a GRAY16 clip of full range. Its first half has _SceneChangePrev; cuts of the second half are measured."""
     length = len(frames)
     blank = core.std.BlankClip(format=vs.GRAY16, width=WIDTH, height=HEIGHT, length=length, keep=True)
     blank = blank.std.SetFrameProps(_Range=vs.RANGE_FULL, _Matrix=vs.MATRIX_BT709)
@@ -206,12 +206,12 @@ def ref_of(pictures: Iterable[int]) -> vs.VideoNode:
 
 
 def folded(codes: Codes, u: Codes) -> Codes:
-    """The luma of the next instance: the high byte of this one's, the low byte of its U."""
+    """Return the luma of the next instance: the high byte of this one's, the low byte of its U."""
     return (codes & 0xFF00) | (u & 0x00FF)
 
 
 def fold(coloured: vs.VideoNode) -> vs.VideoNode:
-    """`folded` of a clip, as GRAY16."""
+    """Apply `folded` to a clip; return GRAY16."""
     y, u = (core.std.ShufflePlanes(coloured, plane, vs.GRAY) for plane in (0, 1))
     high = y.std.Lut(lut=[code & 0xFF00 for code in range(65536)])
     low = u.std.Lut(lut=[code & 0x00FF for code in range(65536)])
@@ -226,7 +226,7 @@ Colours = tuple[Tensor, float, int, int]  # ab (1, 2, h, w), mean similarity, re
 def plain_loop(
     net: ChaoticNet, clip: vs.VideoNode, starts: list[int], schedule: Schedule, pictures: tuple[int, ...]
 ) -> Iterator[Colours]:
-    """What the net says to every frame, one after the other."""
+    """Compute the net's output for every frame in order."""
     cuts, state, segment, index = set(starts), torch.empty(0), 0, 0
     frames = list(clip.resize.Bicubic(SMALL_WIDTH, SMALL_HEIGHT).frames(prefetch=1, close=False))
     lightness = [torch.from_numpy(np.asarray(f[0]).astype(np.float32)).div(65535.0)[None, None] for f in frames]
@@ -246,14 +246,14 @@ def plain_loop(
 
 
 def looked_up(colours: list[Colours]) -> Callable[..., Any]:
-    """In place of a pump: the step callable that knows all answers."""
+    """Replace a pump by a step callable that knows all answers."""
 
     def step(n: int, nums: Any, clips: Any, frames: Any) -> dict[str, Any]:
         ab, similarity, index, segment = colours[n]
         frame = core.create_video_frame(vs.YUV444PS, SMALL_WIDTH, SMALL_HEIGHT)
         for plane in (0, 1):
             np.copyto(np.asarray(frame[plane + 1]), ab[0, plane].numpy())
-        for name, value in zip(REPORTED[:3], (index, similarity, segment), strict=True):  # of one reference
+        for name, value in zip(REPORTED[:3], (index, similarity, segment), strict=True):  # with one reference
             frame.props[name] = value
         return {"frame": frame}
 
@@ -261,7 +261,7 @@ def looked_up(colours: list[Colours]) -> Callable[..., Any]:
 
 
 def digest(frame: vs.VideoFrame) -> bytes:
-    """Of all bytes, and of what the frame says of its reference and segment."""
+    """Hash a frame's bytes with its reference and segment."""
     digest = hashlib.blake2b(digest_size=16)
     for plane in range(frame.format.num_planes):
         digest.update(np.ascontiguousarray(np.asarray(frame[plane])).tobytes())
@@ -270,7 +270,7 @@ def digest(frame: vs.VideoFrame) -> bytes:
 
 
 def truth(net: ChaoticNet, frames: Codes, starts: list[int], plan: Any) -> list[list[bytes]]:
-    """Digests of every frame of every instance, by the plain loop; frames are merged in order, one at a time."""
+    """Hash every frame of every instance by the plain loop; frames are merged in order, one at a time."""
     result = []
     for schedule, pictures in plan:
         colours = list(plain_loop(net, clip_of(frames, starts), starts, schedule, pictures))
@@ -295,7 +295,7 @@ def instance(clip: vs.VideoNode, ref: vs.VideoNode, net: ChaoticNet, schedule: S
 
 @dataclass
 class Faults:
-    """Fails a share of the calls. Counts its failures."""
+    """Raise errors for a share of the requests, and count them."""
 
     share: float
     rng: random.Random
@@ -312,7 +312,7 @@ class Faults:
 
 
 def chain(net: ChaoticNet, frames: Codes, starts: list[int], plan: Any, faults: Faults) -> list[vs.VideoNode]:
-    """The instances' outputs."""
+    """Return the instances' outputs."""
     clip, nodes = clip_of(frames, starts), []
     for schedule, pictures in plan:
         nodes.append(instance(faults.on(clip), faults.on(ref_of(pictures)), net, schedule))
@@ -321,7 +321,7 @@ def chain(net: ChaoticNet, frames: Codes, starts: list[int], plan: Any, faults: 
 
 
 def strolls(rng: random.Random, length: int) -> Iterator[tuple[int, int]]:
-    """Endless requests (instance, frame): jumps, and from there some frames forward, backward or in disorder."""
+    """Yield requests (instance, frame) without end: a jump, then some frames forward, backward or in disorder."""
     while True:
         instances, start = rng.choice(((2,), (0, 1), (0, 1, 2), (2, 1, 0), (1, 0, 2))), rng.randrange(length)
         numbers = list(range(start, min(length, start + rng.choice((1, 8, 24, 48, 96)))))
@@ -334,7 +334,7 @@ def strolls(rng: random.Random, length: int) -> Iterator[tuple[int, int]]:
 
 
 class Callers:
-    """Threads that ask for frames and compare them."""
+    """Request frames from several threads and compare them."""
 
     def __init__(self, case: Case, nodes: list[vs.VideoNode], expected: list[list[bytes]]) -> None:
         self.case, self.nodes, self.expected = case, nodes, expected
@@ -390,7 +390,7 @@ class Callers:
 
 
 def resident() -> int:
-    """Bytes of the process."""
+    """Return the resident bytes of the process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -399,12 +399,12 @@ def os_threads() -> int:
 
 
 def workers() -> int:
-    """Threads of the filter's own."""
+    """Return the number of the filter's own threads."""
     return sum(thread.name.startswith("vsexvc") for thread in threading.enumerate())
 
 
 def run(case: Case) -> dict[str, Any]:
-    """One case in this process; its figures."""
+    """Run one case in this process; return its figures."""
     torch.set_num_threads(1)
     core.num_threads = case.threads
     if case.cache is not None:
@@ -422,7 +422,7 @@ def run(case: Case) -> dict[str, Any]:
     gc.collect()
     settled = time.monotonic() + 10.0
     while workers() and time.monotonic() < settled:
-        time.sleep(0.05)  # they end by themselves, a moment after their filters
+        time.sleep(0.05)  # threads end a moment after their filters
     return {
         "compared": callers.compared,
         "wrong": callers.wrong[:5],
@@ -438,9 +438,9 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def in_a_process(case: Case, limit: float) -> dict[str, Any]:
-    """`run` in a process of its own, which ends with the stacks of all threads where it takes longer than `limit` s."""
+    """Call `run` in its own process, which after `limit` seconds prints the stacks of all threads and ends."""
     command = [sys.executable, __file__, json.dumps({**dataclasses.asdict(case), "limit": limit})]
-    # Torch's libraries keep a team for each thread that calls them; of one, the threads can be counted.
+    # Torch's libraries keep a team for each calling thread; teams of one thread make threads countable.
     environment = {**os.environ, "PYTHONPATH": str(Path(plugin.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit + 60, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-20_000:]
@@ -453,13 +453,13 @@ def check(case: Case, report: dict[str, Any]) -> None:
     assert report["wrong"] == []
     assert report["compared"] == case.requests
     assert report["injected"] >= case.requests * case.errors / 4
-    assert report["failed"] >= report["injected"] / 4  # or nobody was told
-    # A third of the way in, caches are full where there are enough requests: a frame that stays is 13.5 KiB or more.
+    assert report["failed"] >= report["injected"] / 4  # else errors did not reach the callers
+    # After a third of enough requests the caches are full; a leaked frame has 13.5 KiB or more.
     memory = report["memory"][len(report["memory"]) // 3 :]
     bound = 10 * 2**10 * case.requests if case.requests >= 4_000 else 60 * 2**20
     assert theilslopes(memory).slope * 40 < bound
-    # VapourSynth's, the callers, the main one, the watchdog; in each instance the pump's, and one for each frame that
-    # is merged at a time.
+    # Threads of VapourSynth, the callers, the main one, the watchdog; each instance has the pump's and one for each
+    # frame that is merged at the same time.
     merges = max(1, min(case.threads // 2, 8))
     assert report["most_threads"] <= case.threads + case.callers + 2 + 3 * (1 + merges)
     assert report["workers_left"] == 0
@@ -470,7 +470,7 @@ class TestStress:
         case = Case()
         report = in_a_process(case, 540.0)
         check(case, report)
-        assert report["largest_cache"] > 15e6  # else the limit was none
+        assert report["largest_cache"] > 15e6  # else the cache's limit had no effect
         assert report["different_frames"] > 0.8 * 3 * case.length
 
     @pytest.mark.slow
@@ -491,7 +491,7 @@ class TestStress:
         check(case, in_a_process(case, 240.0))
 
     def test_the_net_forgets_nothing(self) -> None:
-        """Else the test above would prove little: the least change of the first frame is in the last one's bytes."""
+        """The test above depends on this: the smallest change of the first frame changes the last one's bytes."""
         net, rng = ChaoticNet(), np.random.default_rng(0)
         frames = torch.from_numpy(rng.random((120, 1, 1, SMALL_HEIGHT, SMALL_WIDTH), dtype=np.float32))
         last = []
@@ -505,15 +505,15 @@ class TestStress:
         assert (last[0] != last[1]).float().mean() > 0.5
 
 
-# --- where scenes begin -----------------------------------------------------------------------------------------------
+# --- starts of scenes -------------------------------------------------------------------------------------------------
 
 
 def scenery(seed: int, length: int, speed: int) -> vs.VideoNode:
-    """A picture of its own for each seed, that moves by `speed` pixels a frame."""
+    """Make a clip of a picture, another for each seed, that moves by `speed` pixels a frame."""
     rng = np.random.default_rng(seed)
     size = HEIGHT, WIDTH + speed * length
     picture = torch.zeros(1, 1, *size, dtype=torch.float64)
-    for cell in (24, 12, 6, 3):  # as in photographs, the larger a structure the higher its contrast
+    for cell in (24, 12, 6, 3):  # as in photographs, larger structures have a higher contrast
         noise = torch.from_numpy(rng.random((1, 1, size[0] // cell + 1, size[1] // cell + 1)))
         picture += cell / 45.0 * F.interpolate(noise, size, mode="bicubic")
     codes = (picture[0, 0].numpy().clip(0.0, 1.0) * 65535.0).round().astype(np.uint16)
@@ -528,7 +528,7 @@ def scenery(seed: int, length: int, speed: int) -> vs.VideoNode:
 
 
 def mixed(before: vs.VideoNode, after: vs.VideoNode, eased: bool) -> vs.VideoNode:
-    """A dissolve as long as the clips, even or slow at its ends."""
+    """Make a dissolve as long as the clips, linear or slow at its ends."""
 
     def mix(n: int, f: list[vs.VideoFrame]) -> vs.VideoFrame:
         share = (n + 1) / (before.num_frames + 1)
@@ -542,7 +542,7 @@ def mixed(before: vs.VideoNode, after: vs.VideoNode, eased: bool) -> vs.VideoNod
 
 
 def reported_starts(clip: vs.VideoNode, numbers: Iterable[int], fresh: bool = False) -> list[int]:
-    """ExvcSceneStart of these frames; fresh: each from a graph of its own, that has seen nothing."""
+    """Return ExvcSceneStart of these frames; fresh: each from a new graph."""
 
     def build() -> vs.VideoNode:
         return instance(clip, ref_of([0]), ChaoticNet(), Schedule(clip.num_frames))
@@ -566,7 +566,7 @@ class TestScenes:
         starts = set(reported_starts(dark + dissolve + dark, range(dissolve.num_frames + 18)))
         assert starts >= {0, 9, 9 + dissolve.num_frames}
         assert len(starts) <= 4
-        one, other = (scenery(length + i, 12 + length, 0) for i in (0, 1))  # how many are found: test_changes.py
+        one, other = (scenery(length + i, 12 + length, 0) for i in (0, 1))  # test_changes.py tests how many are found
         for level in (0, 65535):
             flat = one.std.BlankClip(length=length, color=level, keep=True)
             out, back = mixed(one[12:], flat, eased), mixed(flat, other[:length], eased)
@@ -577,7 +577,7 @@ class TestScenes:
             assert max(starts) <= 12 + length + 5 + length // 2
 
     def test_a_start_is_a_function_of_the_frame_alone(self) -> None:
-        """Measured cuts, a flash, a dissolve: frame by frame from graphs that have seen nothing, and in order."""
+        """Measured starts are the same in order, in disorder, and with a new graph for each frame."""
         parts = [scenery(seed, length, 2) for seed, length in enumerate((9, 5, 14, 6))]
         flash = parts[0].std.BlankClip(length=1, color=65535, keep=True)
         two = scenery(7, 20, 1), scenery(8, 20, 1)

@@ -1,4 +1,4 @@
-"""stretch.py: which references take part, and colours from both ends against a plain loop over the session."""
+"""Test stretch.py: which references take part, and colours from both ends against a plain loop over the session."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ core = vs.core
 
 
 def find(schedule: Schedule, position: int, cuts: Iterable[int] = (), segment: int = 0, longest: int = 50) -> Stretch:
-    """Answers the requests with these cuts; nothing may be examined further away than `longest`."""
+    """Run find_stretch on these cuts; check that it examines no frame further away than 2 * `longest`."""
     seen = Cuts()
     steps = find_stretch(schedule, seen, max(segment, schedule.switch_before(position)), longest)
     try:
@@ -48,10 +48,10 @@ class TestFind:
         [
             (0, (), 0, 0, (0, 1), 1),  # 80 is more than 50 frames away
             (45, (), 0, 40, (0, 1, 2), 2),
-            (45, (60,), 0, 40, (0, 1), None),  # the next one is of another scene
-            (45, (30,), 30, 40, (1, 2), 2),  # the one before is
-            (70, (60,), 60, 60, (1, 2), 2),  # the one that holds is of another scene, and holds all the same
-            (130, (), 0, 120, (2, 3), None),  # the next one is too far away
+            (45, (60,), 0, 40, (0, 1), None),  # the next reference is in another scene
+            (45, (30,), 30, 40, (1, 2), 2),  # the reference before is
+            (70, (60,), 60, 60, (1, 2), 2),  # the reference in use is from another scene and stays in use
+            (130, (), 0, 120, (2, 3), None),  # the next reference is too far away
             (250, (), 0, 200, (4,), None),
         ],
     )
@@ -83,7 +83,7 @@ class TestFind:
         handicaps = find(self.schedule, 45).handicaps(range(60, 63))
         assert handicaps.shape == (BLOCK, 3)
         assert torch.equal(handicaps[2], handicaps[3])
-        assert handicaps[0, 1] == handicaps[0, 2] == 0.0 < handicaps[0, 0]  # 60 lies in the middle of 40 and 80
+        assert handicaps[0, 1] == handicaps[0, 2] == 0.0 < handicaps[0, 0]  # 60 is in the middle of 40 and 80
         assert handicaps[1, 2] == 0.0 < handicaps[1, 1]
 
 
@@ -108,7 +108,7 @@ class TestJoined:
 # --- in the filter ---------------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 48, 32
-PLACES = (3, 14, 22)  # 3: frames before the first reference come backward from it alone
+PLACES = (3, 14, 22)  # frames before 3 get colours only backward
 LENGTH = 30
 
 
@@ -120,7 +120,7 @@ def network() -> ColorizationNet:
 
 
 def pictures() -> Tensor:
-    """(LENGTH, 3, HEIGHT, WIDTH) RGB, a pattern that moves."""
+    """Return a moving pattern, (LENGTH, 3, HEIGHT, WIDTH) RGB."""
     generator = torch.Generator().manual_seed(1)
     pattern = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 20, generator=generator), (HEIGHT, 2 * WIDTH))
     return torch.stack([pattern[0, :, :, n : n + WIDTH] for n in range(LENGTH)])
@@ -165,7 +165,7 @@ def test_any_order_and_many_threads_give_the_same_bytes(
     network: ColorizationNet, propagate: bool, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsexvc.pump.REMEMBER", 5)
-    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # the network is random: nothing is similar
+    monkeypatch.setattr("vsexvc.session._SURE", -1.0)  # a random network finds nothing similar
     monkeypatch.setattr("vsexvc.session.REMEMBERED", -0.01)
     without = [bytes_of(frame) for frame in filtered(network, propagate=propagate).frames()] if memory else []
     node = filtered(network, propagate=propagate, memory=memory)
@@ -193,7 +193,7 @@ def test_any_order_and_many_threads_give_the_same_bytes(
 
 @torch.inference_mode()
 def test_it_is_what_a_plain_loop_over_the_session_gives(network: ColorizationNet) -> None:
-    """Forward from each reference, backward from the next one, both with all three references as keys."""
+    """The filter equals a loop forward from each reference and backward from the next, with all three as keys."""
     node, session = filtered(network, propagate=True), Session(network, borders=False)
     luma, reader = clips()[0], Reader(None, halve=False)
     L = torch.cat([reader.luma([luma.get_frame(n)]) for n in range(LENGTH)])
@@ -232,7 +232,7 @@ def test_it_is_what_a_plain_loop_over_the_session_gives(network: ColorizationNet
 
 
 def test_the_end_comes_without_a_jump(network: ColorizationNet) -> None:
-    """The last frame before a reference is nearer to it than what goes forward alone."""
+    """The last frame before a reference is nearer to it than with colours that only go forward."""
 
     def off(around: int) -> float:
         schedule = Schedule(LENGTH, len(PLACES), PLACES, propagate=True, sc=False, around=around)

@@ -1,5 +1,7 @@
-"""support/system.py, and what else keeps to what Windows and macOS have: no fcntl, no CDLL(None), no process groups,
-no other name for a file that is open."""
+"""Test support/system.py, and that the package needs only what Windows and macOS have.
+
+It uses no fcntl, CDLL(None) or process groups, and renames no open file.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from vsexvc.support import system
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# As seen from Windows: a module that stands for msvcrt, and none of what only other systems have. The libraries that
-# look at the system's name themselves are imported before.
+# Imitate Windows: replace msvcrt, and hide what only other systems have. Libraries that check the system's name are
+# imported first.
 WINDOWS = """
 import ctypes, os, subprocess, sys, types
 import av, numpy, platformdirs, PIL.Image, safetensors.torch, torch, torchvision, vapoursynth
@@ -52,7 +54,7 @@ def test_every_module_is_imported_where_the_names_of_other_systems_are_hidden() 
     modules = sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in (ROOT / "vsexvc").rglob("*.py")
-        if path.stem != "vsview"  # of a program that need not be there
+        if path.stem != "vsview"  # vsview may not be installed
     )
     assert len(modules) > 30
     code = f"""
@@ -120,10 +122,10 @@ def test_a_name_is_tried_again_where_a_file_is_open_for_a_moment(
 
 
 def opened(path: str | Path) -> bool:
-    """Whether this process has a file open, or mapped."""
+    """Return whether this process has a file open or mapped."""
     wanted = Path(path).resolve()
     for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # one that is closed by now
+        with suppress(OSError):  # closed in the meantime
             if entry.readlink() == wanted:
                 return True
     return f" {wanted}\n" in Path("/proc/self/maps").read_text()
@@ -131,7 +133,7 @@ def opened(path: str | Path) -> bool:
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whoever removes, renames or replaces a file that this process has open gets what Windows says. Lists them."""
+    """Raise Windows' error if a file that this process has open is removed, renamed or replaced; list the calls."""
     seen: list[str] = []
 
     def guarded(name: str) -> None:
@@ -171,5 +173,5 @@ def test_a_film_is_rendered_where_no_open_file_has_its_name_taken(
     assert out.stat().st_size > 1000
     assert not list(tmp_path.glob("out.mkv.parts*"))
     assert [line for line in strict if line.startswith("replace")]
-    with out.open(), pytest.raises(PermissionError):  # the guard does see
+    with out.open(), pytest.raises(PermissionError):  # the fixture works
         out.unlink()

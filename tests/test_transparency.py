@@ -1,4 +1,4 @@
-"""transparency.py: what is under transparent pixels never shows, what is opaque stays."""
+"""Test transparency.py: colours of transparent pixels never show, and opaque pixels stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vsexvc.colour.transparency import continued
 
 
 def test_what_is_hidden_never_shows() -> None:
-    """Whatever is there, also where alpha is soft, and in sizes that do not divide."""
+    """Hidden colours do not change the result, also with soft alpha and at sizes that do not divide."""
     generator = torch.Generator().manual_seed(0)
     rgb = torch.rand(1, 3, 90, 75, generator=generator)
     alpha = torch.zeros(1, 1, 90, 75)

@@ -1,6 +1,6 @@
-"""The released network as released: a step against scripts/plain.py, and the preset "upstream" around it.
+"""Test the released network: a step against scripts/plain.py, and the preset "upstream" around it.
 
-Weights are random, under exactly the released keys and shapes and at full width, in files as the authors publish them.
+Weights are random, with exactly the released keys and shapes, at full width, in files like the authors'.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ core = vs.core
 Array = np.ndarray[Any, Any]
 Released = tuple[Path, dict[str, dict[str, Tensor]]]
 
-PEAK = 255.0  # of the PSNR of ab: the span of a and b, -128..127
-ROUNDING = 1e-4  # of a correlation in float32, after thirty layers
+PEAK = 255.0  # peak for the PSNR of ab: the span of a and b, -128..127
+ROUNDING = 1e-4  # rounding of a correlation in float32 after thirty layers
 
 
 def random_weights(table: dict[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
-    """He's: signals keep their size from layer to layer, so that every layer counts in the end. Half precision."""
+    """Draw weights of half precision by He's rule, which keeps the size of signals, so that every layer counts."""
     state = {}
     for key, shape in table.items():
         if len(shape) == 4:
             scale = (2.0 / (shape[1] * shape[2] * shape[3])) ** 0.5
             state[key] = torch.randn(shape, generator=generator) * scale
         elif shape == (1,):
-            state[key] = torch.rand(shape, generator=generator) * 0.5  # of a PReLU
+            state[key] = torch.rand(shape, generator=generator) * 0.5  # a PReLU's weight
         else:
             state[key] = torch.randn(shape, generator=generator) * 0.1
         if key == "conv10_ab.weight":
-            state[key] *= 0.1  # where tanh is steep
+            state[key] *= 0.1  # keep to the steep part of tanh
     return {key: value.half() for key, value in state.items()}
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
-    """The folder, and what is in its files."""
+    """Write the released files; return their folder and contents."""
     generator, folder = torch.Generator().manual_seed(0), tmp_path_factory.mktemp("released")
     tables = {"nonlocal_net_iter_76000": NONLOCAL, "colornet_iter_76000": COLORNET, "vgg19_conv": VGG}
     states = {name: random_weights(table, generator) for name, table in tables.items()}
@@ -67,7 +67,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
 
 
 def picture(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Lab of smooth random colours and noise, (1, 3, height, width); at its top so dark that it looks like a border."""
+    """Return Lab of smooth random colours and noise, (1, 3, height, width), with a top as dark as a border."""
     coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
     rgb = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     rgb = (rgb + 0.2 * torch.rand(1, 3, height, width, generator=generator)).clamp(0.02, 0.98)
@@ -82,11 +82,11 @@ class TestStep:
         "size", [(64, 96), (72, 96), pytest.param((216, 384), marks=pytest.mark.slow)], ids=lambda s: f"{s[1]}x{s[0]}"
     )
     def test_it_is_the_plain_implementations(self, size: tuple[int, int], released: Released) -> None:
-        """A frame after another, all three pictures random; at 72 and 216 rows relu5 is a row short on each side.
+        """A step on three random pictures agrees with plain.py; at 72 and 216 rows relu5 lacks a row on each side.
 
-        This is about arithmetic. With a temperature of in effect zero a position takes its best match whole, and where
-        the second is as good but for rounding either is right: there, in 1 % of the positions at most, the plain
-        implementation goes on with the colours that were found.
+        The test checks arithmetic. The temperature is almost zero, so a position takes only its best match. If two
+        matches differ by no more than rounding, either is right: there, in 1 % of the positions at most, the plain
+        implementation continues with the colours found by the network.
         """
         folder, w = released
         w = {name: {key: value.double() for key, value in state.items()} for name, state in w.items()}
@@ -117,7 +117,7 @@ class TestStep:
         counts = [int(which.sum()) // 16 for which in (tied, other)]
         what = f"{counts[0]} near ties, {counts[1]} of them differ"
         print(f"{size[1]}x{size[0]}: ab {psnr:.1f} dB (peak {PEAK:.0f}); {what}")
-        assert 10.0 < float(expected.std()) < 60.0  # colours to speak of, and tanh not at its ends
+        assert 10.0 < float(expected.std()) < 60.0  # distinct colours, and tanh not at its ends
         assert psnr >= 80.0
         assert (aligned.similarity - similarity).abs().max() < 1e-3
         assert state.prev_lab is not None
@@ -126,7 +126,7 @@ class TestStep:
 
 @dataclass
 class GivenSession:
-    """Gives every frame the same ab, and notes what it is shown."""
+    """Give every frame the same ab, and record the inputs."""
 
     ab: Tensor
     seen: list[Tensor] = field(default_factory=list)
@@ -146,7 +146,7 @@ class GivenSession:
 
 
 def doubled(x: Array) -> Array:
-    """Bilinear by the definition: (C, h, w) -> (C, 2h, 2w), the border repeated."""
+    """Double the size by the definition of bilinear, (C, h, w) -> (C, 2h, 2w), with the border repeated."""
     for axis in (1, 2):
         x = np.moveaxis(x, axis, 0)
         before, after = np.concatenate((x[:1], x[:-1])), np.concatenate((x[1:], x[-1:]))
@@ -156,23 +156,23 @@ def doubled(x: Array) -> Array:
 
 
 def halved(x: Array) -> Array:
-    """Bilinear at half the size: (C, h, w) -> (C, h/2, w/2), where each sample lies between four."""
+    """Halve the size, (C, h, w) -> (C, h/2, w/2): bilinear samples in the middle of four pixels."""
     return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4.0
 
 
 def lab_of(clip: vs.VideoNode, n: int = 0) -> Array:
-    """(3, H, W) of an RGB clip, or one that is tagged, by scikit-image."""
+    """Return scikit-image's Lab (3, H, W) of an RGB clip or a tagged clip."""
     rgb = clip if clip.format.id == vs.RGBS else clip.resize.Bicubic(format=vs.RGBS)
     return np.moveaxis(skcolor.rgb2lab(np.stack(planes(rgb, n), axis=-1).astype(np.float64)), -1, 0)
 
 
 def random_ab() -> Tensor:
-    """At the network's size, small enough for every colour to be in gamut at middle greys."""
+    """Return ab at the network's size, so small that every colour is in gamut at middle greys."""
     return torch.rand(1, 2, 216, 384, generator=torch.Generator().manual_seed(3)) * 24.0 - 12.0
 
 
 def middle_grey(format: int, length: int = 1, width: int = 768, height: int = 432) -> vs.VideoNode:
-    """A pattern between 0.35 and 0.65 that moves."""
+    """Make a moving pattern between 0.35 and 0.65."""
     clip = (
         moving(vs.RGBS, length, width, height)
         .std.Expr("x 0.375 * 0.3125 +")
@@ -208,7 +208,7 @@ class TestPreset:
 
     @pytest.mark.parametrize("format", [vs.YUV420P8, vs.YUV410P8, vs.YUV422P10], ids=lambda f: f.name)
     def test_chroma_is_made_at_full_size_first(self, format: int) -> None:
-        """As zimg subsamples what the preset makes in 4:4:4."""
+        """Chroma agrees with zimg's subsampling of the preset's 4:4:4 result."""
         clip, session = middle_grey(format), GivenSession(random_ab())
         full = graph(clip, session, format=core.get_video_format(vs.YUV444PS))
         truth = planes(full.resize.Bilinear(format=format))
@@ -220,7 +220,7 @@ class TestPreset:
             assert np.sqrt(np.mean(error**2)) < 0.6
 
     def test_what_the_network_sees(self) -> None:
-        """Frame and reference halved in Lab; the reference in the frame's size whatever `propagate`."""
+        """The network gets frame and reference halved in Lab, the reference in the frame's size."""
         session = GivenSession(random_ab())
         clip, ref = middle_grey(vs.GRAY16, 3), moving(vs.RGBS, 1, 768, 432)
         graph(clip, session, ref).get_frame(0).close()
@@ -243,12 +243,12 @@ class TestPreset:
         out = graph(clip, GivenSession(random_ab()))
         expected = clip.std.Crop(**crop).resize.Bilinear(768, 432)
         assert (out.width, out.height, out.num_frames, out.fps) == (768, 432, 1, clip.fps)
-        inner = slice(4, -4), slice(4, -4)  # at the border a clip that is really cut has no neighbours
+        inner = slice(4, -4), slice(4, -4)  # at the border a cropped clip lacks neighbours
         assert np.array_equal(planes(out)[0][inner], planes(expected)[0][inner])
 
     @pytest.mark.parametrize("propagate", [False, True])
     def test_the_state_is_without_the_gain(self, propagate: bool, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The colours of the second frame are what a session by itself makes of what the filter's was shown."""
+        """The second frame has the colours that a separate session gives for the same inputs."""
         seen: list[Tensor] = []
 
         class Watched(Session):
@@ -317,7 +317,7 @@ class TestPreset:
         first, *others = (seen.numpy() for seen in session.seen if seen.shape[:2] == (1, 3))
         assert len(others) == 2
         for other in others:
-            assert np.abs(other - first).mean() < 1.5  # 8 bits, and chroma at half the size
+            assert np.abs(other - first).mean() < 1.5  # rounding of 8 bits and half-size chroma
 
     def test_similarity_is_of_the_presets_size(self) -> None:
         out = graph(middle_grey(vs.GRAY8, 1, 384, 216), GivenSession(random_ab()), output="similarity")

@@ -1,4 +1,4 @@
-"""The wheels of dist/ (scripts/wheels.sh), read byte by byte: none of their systems but one is at hand."""
+"""Test the wheels of dist/ (scripts/wheels.sh) by their contents, because only one of their systems is available."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY = "VapourSynthPluginInit2"
-# What each system's library is: its kind in lief, its machine, and the libraries it may link to, all of the system.
+# Each system's library: its kind in lief, its machine, and the system's libraries that it may link to.
 SYSTEMS = {
     "win_amd64": ("PE", "AMD64", r"(?i)kernel32\.dll|api-ms-win-crt-[a-z]+-l1-1-0\.dll"),
     "macosx_11_0_arm64": ("MachO", "ARM64", r"/usr/lib/libSystem\.B\.dylib"),
@@ -91,7 +91,7 @@ def test_its_library_is_of_that_system_and_exports_the_entry(tag: str, library: 
     seen = {"PE": "machine", "MachO": "cpu_type", "ELF": "machine_type"}[kind]
     assert getattr(header, seen).name == machine
     exported = {str(function.name) for function in library.exported_functions}
-    # The latter two are of every Mach-O library that zig links.
+    # zig adds these two symbols to every Mach-O library.
     assert exported - {"__mh_dylib_header", "___dso_handle"} == {f"_{ENTRY}" if kind == "MachO" else ENTRY}
 
 
@@ -116,11 +116,11 @@ def test_its_library_runs_on_the_oldest_system_of_its_tag(tag: str, library: Any
         stated = library.build_version.minos if library.has_build_version else library.version_min.version
         major, minor = (int(part) for part in tag.split("_")[1:3])
         assert tuple(stated[:2]) == (major, minor)
-        assert library.has_code_signature or "arm64" not in tag  # Apple's own processors run nothing unsigned
+        assert library.has_code_signature or "arm64" not in tag  # Apple's processors run only signed code
     else:
         assert library.optional_header.magic.name == "PE32_PLUS"
         assert library.optional_header.major_subsystem_version <= 10
-        assert b"python3.dll" in content["vapoursynth/plugins/exvc/exvc.dll"].replace(b"\0", b"")  # asked for by name
+        assert b"python3.dll" in content["vapoursynth/plugins/exvc/exvc.dll"].replace(b"\0", b"")  # loaded by name
 
 
 def _name(symbol: Any) -> str:

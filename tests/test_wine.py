@@ -1,4 +1,4 @@
-"""The Windows wheel in a Windows host: VapourSynth's own library of its Windows wheel, under wine. `pytest -m slow`."""
+"""Test the Windows wheel with VapourSynth's Windows library under wine. `pytest -m slow` runs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with VapourSynth's Windows wheel and ours."""
+    """Make a folder with VapourSynth's Windows wheel and ours."""
     if not shutil.which("wine") or not find_zig():
         pytest.skip("needs wine (Debian: apt-get install wine64 wine) and zig (pip install ziglang)")
     ours = list((ROOT / "dist").glob("vsexvc-*-win_amd64.whl"))

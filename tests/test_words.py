@@ -1,4 +1,4 @@
-"""The words of docstrings, comments and messages: docstrings open with an imperative verb, turns of phrase stay out."""
+"""Test the words of docstrings, comments and messages: docstrings begin with a verb, and some phrases are banned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = [*sorted((ROOT / "vsexvc").glob("*.html")), *sorted((ROOT / "scripts").g
 NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/README.md", "train/RUNS.md")
 TEXTS = [*SOURCES, *NATIVE, *PAGES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in NAMES)]
 
-# A docstring may open with these; a new verb is added here.
+# A docstring may begin with these verbs; add a new verb here.
 _VERBS = """
 Add Age Align Allow Answer Append Apply Ask Attach Attend Augment Average Bend Blend Blur Bring Build Call Capture
 Centre Change Check Choose Close Collect Colorize Colour Combine Compare Compile Compute Connect Convert Copy Correct
@@ -49,7 +49,7 @@ TURNS = (
 
 
 def first_words(text: str) -> Iterator[tuple[int, str]]:
-    """Of each docstring: its line, and its first word."""
+    """Yield line and first word of each docstring."""
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -70,7 +70,7 @@ def test_what_is_no_verb_is_found() -> None:
 
 
 def turns_in(text: str) -> list[str]:
-    # One may span two lines.
+    # A phrase may span two lines.
     joined = " ".join(re.sub(r"^\s*(#|\*|/\*)", "", line).strip() for line in text.splitlines())
     return [found[0] for turn in TURNS for found in re.finditer(turn, joined, re.IGNORECASE)]
 
