@@ -53,21 +53,23 @@ class DataOptions:
 
     Attributes:
         size: rows and columns of the crop.
-        length: frames of the sequence, the frame before not counted.
-        image_share: how often a sample is a picture under synthetic motion and not a clip.
+        length: frames of the sequence, without the frame before it.
+        image_share: probability that a sample is a picture with synthetic motion instead of a clip.
         strides: distances between a clip's frames; one that is listed twice is drawn twice as often.
-        first: how often the reference is the frame before the sequence.
-        distorted: how often it is one of the sample's frames, bent (Figure 3); of pictures always, unless `noisy`.
-        noisy: how often it is a frame of the sequence with Gaussian noise. Else it is any frame.
-        noise: standard deviations of that noise, of L and of ab.
-        foreign: how often another picture then replaces the reference.
-        retrieved: share of these that are one of the five most similar pictures, where a Retrieval is given.
-        covered: how often a part of any other reference is replaced by another picture's.
-        returns: how often a clip's sequence goes forward and back again, toward its reference.
-        flow: whether the motion between the frames is found; without it no pixel's motion is valid.
-        damage: how often frames are damaged like old film; else they get the milder `augment.luminance`.
-        darkest: clips and pictures whose mean L lies below are left out.
-        faintest: clips and pictures whose mean chroma lies below are left out.
+        first: probability that the reference is the frame before the sequence.
+        distorted: probability that the reference is a distorted frame of the sample (Figure 3); a picture's always is,
+            unless it is `noisy`.
+        noisy: probability that the reference is a frame of the sequence with Gaussian noise. With none of these three
+            the reference is any frame of the clip.
+        noise: standard deviations of that noise in L and in ab.
+        foreign: probability that another picture replaces the reference.
+        retrieved: share of these pictures that are among the five most similar ones, if there is a Retrieval.
+        covered: probability that a part of another picture replaces a part of any other reference.
+        returns: probability that a clip's sequence goes forward and then back toward its reference.
+        flow: whether optical flow between the frames is used; without it no pixel's motion is valid.
+        damage: probability that frames are damaged like old film; others get the milder `augment.luminance`.
+        darkest: lowest mean L of clips and pictures; darker ones are left out.
+        faintest: lowest mean chroma of clips and pictures; paler ones are left out.
     """
 
     size: tuple[int, int] = (128, 224)

@@ -45,7 +45,7 @@ class MeaningOptions:
         out: the output file.
         trunk: the package's .pth file.
         images: folders of pictures.
-        pictures: most pictures that are used.
+        pictures: largest number of pictures that are used.
         steps: steps in which the guess is trained.
         batch: pictures in each step.
         learning_rate: highest learning rate; it falls along a cosine.

@@ -38,17 +38,17 @@ class PretrainOptions:
     """Hold the options of one run of `pretrain`.
 
     Attributes:
-        out: folder of the checkpoint, features.pt; a run in it is continued.
+        out: folder for the checkpoint, features.pt; an earlier run in it is continued.
         clips: folders of videos.
         images: folders of pictures.
-        input: input of the net: L for the correspondence; imagenet (colour, scaled as by torchvision) for the losses.
+        input: input of the net: L for the correspondence; imagenet (colour in torchvision's scale) for the losses.
         width: factor on the channel counts of VGG19.
         size: rows and columns of a view.
         minutes: budget of training time; either this or steps.
         steps: budget in steps.
         batch: pairs of views in each step.
         learning_rate: highest learning rate; it falls along a cosine.
-        temperature: temperature of the comparison of views.
+        temperature: temperature of the softmax over compared views.
         seed: seed of all random numbers.
         workers: processes that make views.
         threads: torch's threads; 0: torch's own choice.

@@ -19,31 +19,31 @@ TERMS = (
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Hold the options of one run. The defaults are section 4's; RECIPES has others.
+    """Hold the options of one run. The defaults are those of the paper's section 4; a recipe sets others.
 
     Attributes:
-        out: folder of the checkpoint, the log and the weights; a run in it is continued.
+        out: folder for the checkpoint, the log and the weights; an earlier run in it is continued.
         clips: folders of videos.
         images: folders of pictures.
         validate: folders of clips that are measured at intervals.
-        init: checkpoint of another run, or name or file of weights, to start from; the network's options must match.
-        features: feature net to start from: scratch, imagenet or a file (see features/sources.py).
-        freeze_features: the feature net does not learn; pretrained ones of others never do.
-        loss_features: net of eq. 8-10: imagenet or a file; by default `features` where it sees colour.
-        minutes: budget of training time; either this or steps.
-        steps: budget in steps.
-        batch: samples of a step, for each process.
-        learning_rate: Adam's, for all nets.
-        betas: Adam's.
-        epsilon: Adam's.
-        amsgrad: Adam's variant of section 4.
-        weight_decay: decoupled.
+        init: initial weights: a name, a file or another run's checkpoint; the network's options must match.
+        features: initial feature net: scratch, imagenet or a file (see features/sources.py).
+        freeze_features: whether the feature net stays unchanged; other projects' nets in `features` always do.
+        loss_features: feature net of eq. 8-10: imagenet or a file. Default: `features`, which must then see colour.
+        minutes: budget of training time; give this or steps.
+        steps: budget in steps; give this or minutes.
+        batch: samples in each step of each process.
+        learning_rate: Adam's learning rate, for all nets.
+        betas: Adam's betas.
+        epsilon: Adam's epsilon.
+        amsgrad: whether Adam uses AMSGrad, as in section 4.
+        weight_decay: decoupled weight decay.
         cosine: whether the learning rate falls along a cosine over the budget; section 4 has no schedule.
         warm_up: steps in which the learning rate rises.
-        clip_norm: largest norm of the gradient.
+        clip_norm: limit of the gradient's norm.
         correspond_share: share of the budget in which only features and correspondence learn.
-        seed: of all random numbers.
-        metadata: JSON file with facts for the weights: licence, data, ...
+        seed: seed of all random numbers.
+        metadata: JSON file with metadata for the weights: licence, data, ...
         workers: processes that make samples.
         threads: torch's threads; 0: torch's own choice.
         device: cpu or cuda.
@@ -52,31 +52,31 @@ class FitOptions:
         validate_minutes: minutes between validations.
         no_previous: share of sequences that start without a previous frame.
         feature_noise: share of samples whose features get noise before the correspondence.
-        adversarial_after: epochs before the adversarial term; an epoch has as many samples as clips and pictures.
-        spectral_norm: whether the generator has it; the discriminator always does.
-        retrieve_by: weights whose features find similar pictures as references; self: the network that learns, whose
-            semantic trunk stays as it is; empty: none.
+        adversarial_after: epochs without the adversarial term; an epoch has one sample per clip and picture.
+        spectral_norm: whether the generator has spectral norm; the discriminator always has it.
+        retrieve_by: weights whose features find similar pictures as references; self: the trained network, whose
+            semantic trunk does not change; empty: no retrieval.
         perceptual: weight of eq. 8.
         contextual: weight of eq. 10.
         smoothness: weight of eq. 11.
         adversarial: weight of eq. 12.
         temporal: weight of eq. 13.
         l1: weight of eq. 14.
-        warped: weight of L1 on the warped colour itself.
-        aligned: weight of L1 on the true previous colour, moved by the motion search.
-        follow: weight of L1 toward the warped colour, where the reference is another picture.
-        decibels: weight of the error in dB, in which calm scenes count as much as others.
-        guess: weight of L1 on the colours that are guessed from semantic features alone.
-        steady: weight of L1 toward the previous output, moved by the motion search, where true colours only moved: eq.
-            13 without optical flow.
-        meaning: file of `python -m train meaning`, for a network with semantic features that `init` does not have.
-        freeze_correspondence: features and correspondence net do not learn.
-        freeze_trust: vsexvc.nets.trust does not learn: trained with the rest, it drifts back to the details.
-        freeze_meaning: vectors and guess do not learn: vsexvc.nets.meaning stays as `python -m train meaning` made it.
-        worn: share of frames whose own colours are spoiled before the next frame sees them.
-        remembered: share of batches in which the middle frame of the sequence gives colours to the later ones.
-        lead_in: most frames at the start of a sequence that are coloured without learning, so that the net learns from
-            its own worn colours; each batch draws a number. It must be below the length.
+        warped: weight of L1 on the warped colour.
+        aligned: weight of L1 on the true previous colour after the motion search has moved it.
+        follow: weight of L1 between output and warped colour, where the reference is another picture.
+        decibels: weight of the error in dB, by which small errors count as much as large ones.
+        guess: weight of L1 on the colours guessed from semantic features alone.
+        steady: weight of L1 between output and previous output, moved by the motion search, where true colours only
+            moved: eq. 13 without optical flow.
+        meaning: file made by `python -m train meaning`, if `init` lacks the network's semantic features.
+        freeze_correspondence: whether feature net and correspondence net stay unchanged.
+        freeze_trust: whether vsexvc.nets.trust stays unchanged; with the rest it would learn to prefer details again.
+        freeze_meaning: whether vsexvc.nets.meaning (vectors, guess) stays as `python -m train meaning` made it.
+        worn: share of frames whose output is spoiled before it becomes the next frame's previous colour.
+        remembered: share of batches in which the middle frame of the sequence gives colours to later frames.
+        lead_in: largest number of frames at the start of a sequence that are coloured without learning, so that the
+            net learns from its own worn colours. Each batch draws a number. It must be below the length.
     """
 
     out: Path

@@ -152,10 +152,10 @@ class EvaluateOptions:
         data: folder that contains the known folders.
         model: name or path of the weights. Default: the shipped ones.
         baselines_only: measure only baselines, without a network.
-        device: cpu, or one that torch sees.
+        device: cpu, or another device that torch finds.
         frames: use at most N frames of each clip.
         rounds: how often clips are played forward and backward.
-        every: use only every Nth clip of a folder, pair of faces, picture of a class.
+        every: use only every Nth clip of a folder, pair of faces and picture of a class.
         limit: use only the first N of these.
         out: folder for tables, plots, contact sheets and the baselines' figures.
     """

@@ -316,7 +316,7 @@ def _shown(judge: nn.Module, batch: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ImagesOptions:
-    """Colour pictures, each by its most similar one (Table 1).
+    """Colour each picture after a similar one (Table 1).
 
     Attributes:
         folder: folder of true colour pictures; subfolders may name classes.
@@ -327,7 +327,7 @@ class ImagesOptions:
         classifier: torchvision's VGG19, for Top-1 and Top-5.
         inception: torchvision's Inception v3, for FID.
         synsets: file with the ids of the classes (n01440764 ...) by index, each the first word of a line.
-        device: cpu, or one that torch sees.
+        device: cpu, or another device that torch finds.
         limit: use only N pictures, spread over the folder.
         out: folder for the table, contact sheets and descriptors.
     """
