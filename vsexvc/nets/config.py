@@ -20,17 +20,17 @@ class NetworkConfig:
             "upstream": the released files' scaling (frame L/100 in three channels, reference in colour, BGR minus
             means, x 255). "imagenet": torchvision's scaling of the grey picture, frame and reference alike.
         temperature: tau of eq. 4.
-        head: "tanh": ab = 128 tanh(...), as released. "blend": per pixel a blend of the warped and the previous frame's
-            colour, and a residual of the net's own.
-        motion: radius in cells of 1/4 size within which the previous frame is aligned to this one by the correspondence
-            features before the colour net sees it; 0: not aligned, as in the paper.
-        refine: whether the pictures themselves correct that alignment, to fractions of a pixel.
-        warp_upsampling: how the warped colour and the similarity return from 1/4 size. "reference": bilinear, with the
+        head: "tanh": ab = 128 tanh(...), as released. "blend": each pixel blends the warped colour and the previous
+            frame's colour, and the net adds a residual.
+        motion: radius, in cells of 1/4 size, of the search that aligns the previous frame to this one by correspondence
+            features, before the colour net gets it; 0: no alignment, as in the paper.
+        refine: whether the frames' L corrects that alignment to fractions of a pixel.
+        warp_upsampling: how warped colour and similarity are enlarged from 1/4 size. "reference": bilinear, with the
             colours of the reference's own pixels where a match is sure of its place (nets/places.py).
         semantic: the EfficientNet-Lite that computes the semantic features; "": none, as in the paper.
-        semantic_weight: weight of those features' cosine in the correspondence; the cosine of the details has 1.
-        semantic_temperature: tau of the correlation by those features alone.
-        semantic_color: whether the colour net sees the semantic vectors and the colours that are guessed from them.
+        semantic_weight: weight of the semantic features' cosine in the correspondence; that of the details has 1.
+        semantic_temperature: tau of the correlation by semantic features alone.
+        semantic_color: whether the colour net gets the semantic vectors and the colours guessed from them.
     """
 
     width: float = 1.0
