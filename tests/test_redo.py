@@ -1,4 +1,4 @@
-"""Test which parts of a render are made again after a change; the film is the same as one made anew."""
+"""Test which parts of a render are made again after a change; the film equals a new one."""
 
 from __future__ import annotations
 

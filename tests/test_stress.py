@@ -59,7 +59,7 @@ class Case:
         length: frames of the clip.
         threads: VapourSynth's threads.
         cache: VapourSynth's cache in MB; None: its own choice.
-        callers: Python threads, each of which requests `IN_FLIGHT` frames at a time.
+        callers: Python threads; each requests `IN_FLIGHT` frames at a time.
         errors: share of the requests to sources that fail.
     """
 

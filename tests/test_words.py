@@ -12,7 +12,8 @@ SOURCES = sorted(path for folder in ("vsexvc", "train", "scripts") for path in (
 NATIVE = sorted((ROOT / "vsexvc" / "native").glob("*.[ch]"))
 PAGES = [*sorted((ROOT / "vsexvc").glob("*.html")), *sorted((ROOT / "scripts").glob("*.sh"))]
 NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "models/README.md", "train/RUNS.md")
-TEXTS = [*SOURCES, *NATIVE, *PAGES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in NAMES)]
+TESTS = sorted(path for path in (ROOT / "tests").glob("*.py") if path.name != "test_words.py")
+TEXTS = [*SOURCES, *TESTS, *NATIVE, *PAGES, *sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in NAMES)]
 
 # A docstring may begin with these verbs; add a new verb here.
 _VERBS = """
