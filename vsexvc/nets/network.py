@@ -152,7 +152,7 @@ class ColorizationNet(nn.Module):
             handicaps: (B, R) of the references, see nets/choice.py; None: zeros.
             sparing: compute in smaller parts, which take less memory.
         """
-        by_meaning = [self._by_meaning(meaning, one, sparing) for one in keys]
+        by_meaning = [] if meaning is None else [self._by_meaning(meaning, one, sparing) for one in keys]
         chosen = self._choose(theta, meaning, by_meaning, keys, handicaps, sparing)
         taken, contested = (F.interpolate(x, scale_factor=2) for x in chosen)
         detail, place = self._by_detail(self.with_meaning(theta, meaning), taken, keys, sparing)
@@ -194,21 +194,22 @@ class ColorizationNet(nn.Module):
         handicaps: Tensor | None,
         sparing: bool,
     ) -> Choice:
-        """Choose the reference of each position, at half the size of theta. by_meaning: of each reference."""
+        """Choose the reference of each position, at half the size of theta.
+
+        by_meaning: of each reference; empty without semantic features.
+        """
         b, _, h, w = theta.shape
         if len(keys) == 1:
             return Choice(theta.new_ones(b, 1, h // 2, w // 2), theta.new_zeros(b, 1, h // 2, w // 2))
         queries, found = self._half(theta, meaning).flatten(2), []
-        for one, its_meaning in zip(keys, by_meaning, strict=True):
-            values = one.half_lab if meaning is not None else one.half_lab[:, 1:]
+        for r, one in enumerate(keys):
+            values = one.half_lab if self.config.semantic else one.half_lab[:, 1:]
             detail = self._detail(queries, one.half_phi, values, sparing).view(b, -1, h // 2, w // 2)
-            found.append(Found(detail, None if meaning is None else its_meaning))
+            found.append(Found(detail, by_meaning[r] if by_meaning else None))
         return choose(found, handicaps)
 
-    def _by_meaning(self, meaning: Meaning | None, keys: Keys, sparing: bool) -> Tensor:
-        """Match by meaning alone: (B, 4, h/2, w/2), L_centred, a, b and similarity; an empty tensor without meaning."""
-        if meaning is None:
-            return keys.half_lab[:0]
+    def _by_meaning(self, meaning: Meaning, keys: Keys, sparing: bool) -> Tensor:
+        """Match in one reference by meaning alone: L_centred, a, b and similarity, (B, 4, h/2, w/2)."""
         assert keys.vectors is not None
         found = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.half_lab, sparing)
         return torch.cat(found, dim=1).view(len(meaning.vectors), 4, *meaning.vectors.shape[2:])
