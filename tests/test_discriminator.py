@@ -177,7 +177,7 @@ def test_gradient_reaches_both_frames() -> None:
         assert frame.grad is not None and (frame.grad.abs().amax((2, 3)) > 0).all()  # every sample, every channel
 
 
-def test_scores_of_a_sample_do_not_hang_on_its_batch() -> None:
+def test_scores_of_a_sample_do_not_depend_on_its_batch() -> None:
     torch.manual_seed(0)
     net = Discriminator(0.1).eval()
     prev_lab, lab = torch.randn(2, 3, 3, 64, 64) * 20.0

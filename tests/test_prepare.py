@@ -130,7 +130,7 @@ class TestPrepared:
         state, _ = plain.step(plain.start(None), one[0])
         assert psnr(plain.step(state, one[1])[1], quick.step(state, other[1])[1]) > 45
 
-    def test_a_frame_does_not_hang_on_its_batch(self) -> None:
+    def test_a_frame_does_not_depend_on_its_batch(self) -> None:
         session, (L, lab) = Session(prepared(network(), ComputeOptions(precision="bf16"))), film(64, 64)
         reference = session.reference(lab)
         whole, turned = session.correspond(L, reference), session.correspond(L.flip(0), reference)

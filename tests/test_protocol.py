@@ -288,7 +288,7 @@ def test_the_warped_colour_is_measured_bilinearly_whatever_the_network_does():
     torch.testing.assert_close(protocol.warped_colour(network, ActedCorrespondence(None, expected, None)), expected)
 
 
-def test_foreign_reference_who_decides(acted, monkeypatch):
+def test_whether_a_foreign_reference_is_followed(acted, monkeypatch):
     clip, other = clip_of(drawn(4, seed=1)), clip_of(drawn(4, seed=2))
     other.rgb[:] = (230, 90, 40)
     found, output, warped = protocol.colour_foreign(acted, clip, other)

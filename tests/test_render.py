@@ -569,7 +569,7 @@ def test_nothing_begun_nothing_left(arguments: list[str], tmp_path: Path, capsys
     fails(capsys, [*arguments, "-o", str(out), "--work", str(work)], "manifest.json' must be a manifest", "remove it")
 
 
-def test_who_reads_stdout_has_gone(folder: Path, tmp_path: Path) -> None:
+def test_the_reader_of_stdout_has_gone(folder: Path, tmp_path: Path) -> None:
     """A command ends silently when the reader of its stdout has gone, as with `| head`."""
     command = [sys.executable, "-m", "vsexvc", "scenes", str(folder / "film.mkv"), "--json"]
     reading, writing = os.pipe()
