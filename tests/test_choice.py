@@ -25,9 +25,12 @@ def test_the_nearer_one_is_taken_where_both_are_alike() -> None:
         assert taken.mean((0, 2, 3)).tolist() == shares
 
 
-def test_meaning_decides_where_details_are_alike() -> None:
-    taken, _ = choose([found(0.9, (60.0, 0.0), 0.2), found(0.9, (-60.0, 0.0), 0.5)], None)
+def test_meaning_decides_where_details_are_alike_and_comes_from_the_same_reference() -> None:
+    several = [found(0.9, (60.0, 0.0), 0.2), found(0.9, (-60.0, 0.0), 0.5)]
+    taken, _ = choose(several, None)
     assert taken.mean((0, 2, 3)).tolist() == [0.0, 1.0]
+    meanings = torch.stack([one.meaning for one in several if one.meaning is not None], dim=1)
+    assert torch.equal(of_taken(meanings, taken)[:, 1], torch.full((1, 6, 8), -60.0))
 
 
 def test_one_picture_takes_its_halves_from_two_references() -> None:

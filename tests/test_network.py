@@ -178,6 +178,15 @@ def test_the_blend_head_never_takes_a_previous_frame_that_is_not_there() -> None
     assert torch.allclose(grey, torch.zeros(1, 2, 32, 32), atol=1e-3)
 
 
+def test_a_single_reference_is_taken_everywhere_and_contradicts_nothing() -> None:
+    network, lab = small(features_input="L"), torch.rand(2, 3, 64, 64) * 50
+    with torch.inference_mode():
+        theta, phi = network.embed(lab)
+        match = network.match(lab[1:, :1], theta[1:], None, [network.keys(lab[:1], phi[:1], None)])
+    assert match.taken.shape == (1, 1, 16, 16) and bool((match.taken == 1).all())
+    assert float(match.contested.mean()) == 0.0
+
+
 def test_of_several_references_each_position_is_matched_in_one() -> None:
     """All references are compared at half the size only; there a position is one of four times fewer."""
     network, lab = small(features_input="L"), torch.rand(3, 3, 64, 64) * 50

@@ -203,8 +203,7 @@ class ColorizationNet(nn.Module):
             return Choice(theta.new_ones(b, 1, h // 2, w // 2), theta.new_zeros(b, 1, h // 2, w // 2))
         queries, found = self._half(theta, meaning).flatten(2), []
         for r, one in enumerate(keys):
-            values = one.half_lab if self.config.semantic else one.half_lab[:, 1:]
-            detail = self._detail(queries, one.half_phi, values, sparing).view(b, -1, h // 2, w // 2)
+            detail = self._detail(queries, one.half_phi, self._lent(one.half_lab), sparing).view(b, -1, h // 2, w // 2)
             found.append(Found(detail, by_meaning[r] if by_meaning else None))
         return choose(found, handicaps)
 
@@ -229,25 +228,29 @@ class ColorizationNet(nn.Module):
             (B, 3, h, w), None where colours are not taken from the reference's pixels.
         """
         b, _, h, w = queries.shape
-        flat = queries.flatten(2)
+        flat, values = queries.flatten(2), [self._values(one) for one in keys]
         if len(keys) == 1:
-            found = self._detail(flat, keys[0].phi, self._values(keys[0]), sparing)
+            found = self._detail(flat, keys[0].phi, values[0], sparing)
         else:
-            found = flat.new_empty(b, self._values(keys[0]).shape[1] + 1, h * w)
+            found = flat.new_empty(b, values[0].shape[1] + 1, h * w)
             for i, r in product(range(b), range(len(keys))):
                 its = taken[i, r].flatten() > 0.5
                 if its.any():
-                    phi, values = (x[i % len(x)][None] for x in (keys[r].phi, self._values(keys[r])))
-                    found[i][:, its] = self._detail(flat[i : i + 1, :, its], phi, values, sparing)[0]
+                    its_phi, its_values = (x[i % len(x)][None] for x in (keys[r].phi, values[r]))
+                    found[i][:, its] = self._detail(flat[i : i + 1, :, its], its_phi, its_values, sparing)[0]
         found = found.view(b, -1, h, w)
         return (found, None) if keys[0].places is None else (found[:, :-3], found[:, -3:])
 
     def _values(self, keys: Keys) -> Tensor:
-        """Return what a match averages: L_centred (only with semantic features), ab, and places where there are any."""
-        values = keys.lab if self.config.semantic else keys.lab[:, 1:]
+        """Return what a match averages: what `_lent` returns, and places where there are any."""
+        values = self._lent(keys.lab)
         if keys.places is None:
             return values
         return torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
+
+    def _lent(self, lab: Tensor) -> Tensor:
+        """Return what a reference's cells give of their lab: all for Trust; without semantic features ab alone."""
+        return lab if self.config.semantic else lab[:, 1:]
 
     def _detail(self, queries: Tensor, phi: Tensor, values: Tensor, sparing: bool) -> Tensor:
         """Return lab or ab, the similarity, -1..1 whatever the weight of meaning, and the place: (B, K, N)."""
