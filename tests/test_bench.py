@@ -165,7 +165,7 @@ def test_memory_is_that_of_a_process_of_its_own(model: str) -> None:
     """The memory of this process does not count: with torch imported it is above 300 MiB."""
     said, peak = bench_filter.watched([sys.executable, "-c", "x = b'x' * (200 << 20); print(len(x))"])
     assert int(said) == 200 << 20
-    assert peak is None or 200 < peak < 260
+    assert peak is None or 190 < peak < 260
     given = ["--inside", "64x48", "--model", model]
     assert bench_network.peaks("tiny torch fp32", bench.parsed(given))["peak MiB"] > 260
     assert "note" in bench_network.peaks("no such row", bench.parsed(given))
