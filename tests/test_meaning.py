@@ -44,6 +44,21 @@ def test_a_picture_matched_by_meaning_finds_itself() -> None:
     assert (best == torch.arange(8 * 12)).float().mean() > 0.95
 
 
+def test_of_several_references_each_position_is_matched_by_meaning_in_its_own() -> None:
+    """The two halves of a frame get what each of two references gives alone; a third reference gives nothing."""
+    net, lab = network(), torch.rand(4, 3, 64, 96) * 60 - 30
+    meanings = [net.understand(one[None, :1]) for one in lab]
+    keys = [net.keys(lab[i : i + 1], net.embed(lab[i : i + 1]).phi, meanings[i]) for i in range(3)]
+    taken, whole, of_frame = torch.zeros(1, 3, 8, 12), torch.ones(1, 1, 8, 12), meanings[3]
+    taken[:, 0, :, :6], taken[:, 2, :, 6:] = 1.0, 1.0
+    assert of_frame is not None
+    found = net._by_meaning(of_frame, taken, keys, False)
+    for i, half in ((0, slice(None, 6)), (2, slice(6, None))):
+        alone = net._by_meaning(of_frame, whole, [keys[i]], False)
+        assert found.shape == alone.shape == (1, 4, 8, 12)
+        assert torch.allclose(found[..., half], alone[..., half], atol=1e-3)
+
+
 def test_only_usable_cells_lend() -> None:
     net = network()
     lab = torch.rand(1, 3, 64, 96) * 60 - 30

@@ -14,7 +14,7 @@ from scripts import plain
 from vsexvc.colour.lab import lab_to_rgb
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.correlation import Correlation
-from vsexvc.nets.motion import refine, warp
+from vsexvc.nets.motion import refine, texture, warp
 from vsexvc.nets.network import ColorizationNet, Match
 from vsexvc.session import Session
 
@@ -134,18 +134,18 @@ class TestRefine:
     def test_it_finds_the_fraction(self, flicker: Callable[[torch.Tensor], torch.Tensor]) -> None:
         L, prev_L = self.texture(1.3, -0.6), self.texture(0.0, 0.0)
         whole = torch.tensor((1.0, -1.0)).view(1, 2, 1, 1).expand(1, 2, 48, 64)
-        found = refine(whole, flicker(L), prev_L)
+        found = refine(whole, texture(flicker(L)), texture(prev_L))
         assert self.error(whole) == pytest.approx(0.35, abs=1e-6)
         assert self.error(found) < 0.1
 
     def test_what_stands_still_stays(self) -> None:
         L = self.texture(0.0, 0.0)
-        assert refine(torch.rand(1, 2, 48, 64) * 2 - 1, L, L)[:, :, 8:-8, 8:-8].abs().mean() < 0.02
+        assert refine(torch.rand(1, 2, 48, 64) * 2 - 1, texture(L), texture(L))[:, :, 8:-8, 8:-8].abs().mean() < 0.02
 
     def test_a_batch_changes_nothing(self) -> None:
-        L, prev_L, flow = torch.rand(2, 1, 40, 48) * 50, torch.rand(2, 1, 40, 48) * 50, torch.randn(2, 2, 40, 48)
-        together = refine(flow, L, prev_L)
-        alone = [refine(flow[i : i + 1], L[i : i + 1], prev_L[i : i + 1]) for i in range(2)]
+        now, before, flow = torch.rand(2, 1, 40, 48) * 50, torch.rand(2, 1, 40, 48) * 50, torch.randn(2, 2, 40, 48)
+        together = refine(flow, now, before)
+        alone = [refine(flow[i : i + 1], now[i : i + 1], before[i : i + 1]) for i in range(2)]
         assert torch.equal(together, torch.cat(alone))
 
 
@@ -190,19 +190,25 @@ def test_a_single_reference_is_taken_everywhere_and_contradicts_nothing() -> Non
 def test_of_several_references_each_position_is_matched_in_one() -> None:
     """All references are compared at half the size only; there a position is one of four times fewer."""
     network, lab = small(features_input="L"), torch.rand(3, 3, 64, 64) * 50
-    asked: dict[int, int] = {}
+    asked = {"forward": 0, "best": 0}  # products
 
-    def counted(theta: Tensor, phi: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-        asked[phi.shape[2]] = asked.get(phi.shape[2], 0) + theta.shape[2]
-        found: tuple[Tensor, Tensor] = inner(theta, phi, *rest)
-        return found
+    def counted(how: str) -> Callable[..., tuple[Tensor, Tensor]]:
+        inner = getattr(network.correlation, how)
 
-    inner, network.correlation.forward = network.correlation.forward, counted  # type: ignore[method-assign]
+        def count(theta: Tensor, phi: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+            asked[how] += theta.shape[2] * phi.shape[2]
+            found: tuple[Tensor, Tensor] = inner(theta, phi, *rest)
+            return found
+
+        return count
+
+    network.correlation.forward = counted("forward")  # type: ignore[method-assign]
+    network.correlation.best = counted("best")  # type: ignore[method-assign]
     with torch.inference_mode():
         theta, phi = network.embed(lab)
         keys = [network.keys(lab[i : i + 1], phi[i : i + 1], None) for i in (0, 1)]
         taken = network.match(lab[2:, :1], theta[2:], None, keys).taken
-        assert asked == {16 * 16: 16 * 16, 8 * 8: 2 * 8 * 8}
+        assert asked == {"forward": (16 * 16) ** 2, "best": 2 * (8 * 8) ** 2}
         alone = [network.match(lab[2:, :1], theta[2:], None, [one]).warped_ab for one in keys]
         both = network.match(lab[2:, :1], theta[2:], None, keys).warped_ab
     # "nearest" enlarges the cells, so each pixel has the colour of its own position's reference.

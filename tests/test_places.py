@@ -12,7 +12,7 @@ from torch import Tensor
 from vsexvc.nets.choice import Choice
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import ColorizationNet
-from vsexvc.nets.places import pixels_at, places, without
+from vsexvc.nets.places import pixels_at, pixels_of, places
 
 pytestmark = pytest.mark.numbers
 
@@ -34,6 +34,12 @@ def found_at(reference: Tensor, top: float, left: float) -> Tensor:
     y = y + top / 4 - (reference.shape[2] // 4 - 1) / 2
     x = x + left / 4 - (reference.shape[3] // 4 - 1) / 2
     return torch.stack((x, y, x * x + y * y))[None]
+
+
+def pixels_in(found: Tensor, frame: Tensor, reference: Tensor, usable: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return `pixels_at` of a frame in a single reference."""
+    taken = torch.ones(len(found), 1, *found.shape[2:])
+    return pixels_at(found, frame[:, :1], [pixels_of(reference, usable)], taken)
 
 
 def matching_itself(warp_upsampling: Literal["bilinear", "reference"] = "reference") -> ColorizationNet:
@@ -59,9 +65,9 @@ def test_a_part_of_a_larger_reference(top: int, left: int) -> None:
     reference = picture(H + 16, W + 32)
     frame = reference[:, :, top : top + H, left : left + W]
     inside = (slice(None), slice(None), slice(REACH, -REACH), slice(REACH, -REACH))
-    ab, sure = pixels_at(found_at(reference, top, left), frame[:, :1], reference)
+    ab, sure = pixels_in(found_at(reference, top, left), frame, reference)
     assert (ab - frame[:, 1:])[inside].abs().mean() < 0.5 and sure[inside].mean() > 0.95
-    ab, sure = pixels_at(found_at(reference, top + 1, left + 1), frame[:, :1], reference)
+    ab, sure = pixels_in(found_at(reference, top + 1, left + 1), frame, reference)
     wrong = (reference[:, 1:, top + 1 : top + 1 + H, left + 1 : left + 1 + W] - frame[:, 1:])[inside].abs().mean()
     assert (ab - frame[:, 1:])[inside].abs().mean() < wrong / 4 and sure[inside].mean() > 0.95
 
@@ -69,24 +75,45 @@ def test_a_part_of_a_larger_reference(top: int, left: int) -> None:
 def test_two_references_of_a_batch() -> None:
     both = torch.cat((picture(H, W, 0), picture(H, W, 1)))
     found = found_at(both, 0, 0).expand(2, -1, -1, -1)
-    ab, sure = pixels_at(found, both[:, :1], both)
+    ab, sure = pixels_in(found, both, both)
     assert (ab - both[:, 1:]).abs().mean() < 0.5 and sure.mean() > 0.95
-    one, _ = pixels_at(found[1:], both[1:, :1], both[1:])
+    one, _ = pixels_in(found[1:], both[1:], both[1:])
     assert torch.equal(one, ab[1:])
+
+
+def test_each_cell_is_looked_up_in_its_own_reference() -> None:
+    """References of several sizes: each half of the frame gets what its own reference alone gives, but at their border.
+
+    A place beyond a reference's last row repeats that row: it does not run on into the next reference.
+    """
+    frame = picture(H, W)
+    larger = picture(H + 16, W + 32, 1)
+    larger[:, :1, 5 : 5 + H, 3 : 3 + W] = frame[:, :1]
+    smaller = torch.cat((frame[:, :1], picture(H, W, 2)[:, 1:]), dim=1)[:, :, : H - 16]
+    unused = picture(H, W, 3)
+    taken = torch.zeros(1, 3, H // 4, W // 4)
+    taken[:, 0, :, : W // 8], taken[:, 2, :, W // 8 :] = 1.0, 1.0
+    each = [found_at(larger, 5, 3), found_at(frame, 0, 0), found_at(smaller, 0, 0)]
+    mixed = (torch.stack(each, dim=1) * taken.unsqueeze(2)).sum(1)
+    ab, sure = pixels_at(mixed, frame[:, :1], [pixels_of(x, None) for x in (larger, unused, smaller)], taken)
+    for i, reference, half in ((0, larger, slice(None, W // 2 - REACH)), (2, smaller, slice(W // 2 + REACH, None))):
+        its_ab, its_sure = pixels_in(each[i], frame, reference)
+        assert torch.allclose(ab[..., half], its_ab[..., half], atol=0.05)
+        assert torch.allclose(sure[..., half], its_sure[..., half], atol=0.01)
 
 
 def test_not_where_the_match_has_two_places() -> None:
     frame = picture(H, W)
     found = found_at(frame, 0, 0)
     found[:, 2, :, : W // 8] += 6.0**2  # the left half matches two places, 6 cells to both sides
-    _, sure = pixels_at(found, frame[:, :1], frame)
+    _, sure = pixels_in(found, frame, frame)
     assert sure[..., : W // 2 - 4].max() < 0.02 and sure[..., W // 2 + 4 :].mean() > 0.95
 
 
 def test_not_where_the_pictures_differ() -> None:
     frame, other = picture(H, W), picture(H, W, 1)
     other[..., W // 2 :] = frame[..., W // 2 :]
-    _, sure = pixels_at(found_at(frame, 0, 0), frame[:, :1], other)
+    _, sure = pixels_in(found_at(frame, 0, 0), frame, other)
     assert sure[..., : W // 2 - 8].mean() < 0.3 and sure[..., W // 2 + REACH :].mean() > 0.95
 
 
@@ -94,9 +121,9 @@ def test_a_pixel_without_colours_is_not_taken() -> None:
     frame = picture(H, W)
     usable = torch.ones(H, W, dtype=torch.bool)
     usable[20:40, 30:50] = False
-    _, sure = pixels_at(found_at(frame, 0, 0), frame[:, :1], without(frame, usable))
+    _, sure = pixels_in(found_at(frame, 0, 0), frame, frame, usable)
     assert sure[..., 20:40, 30:50].max() < 1e-9 and sure[..., 50 + REACH :].mean() > 0.95
-    assert without(frame, None) is frame
+    assert pixels_of(frame, None).lab is frame
 
 
 def test_the_network_keeps_the_colours_of_single_pixels() -> None:

@@ -257,9 +257,13 @@ class TestCorrelation:
         expected = torch.einsum("bnm,km->bkn", (M / 0.05).exp() / (M / 0.05).exp().sum(2, keepdim=True), ab[0])
         with torch.inference_mode():
             for sparing in (False, True):
-                found, best = Correlation(0.05, dtype)(theta.float(), phi.float(), ab.float(), sparing)
+                correlation = Correlation(0.05, dtype=dtype)
+                found, best = correlation(theta.float(), phi.float(), ab.float(), sparing)
                 assert (found - expected).abs().max() < close
                 assert (best[:, 0] - M.amax(2)).abs().max() < close / 100
+                index, similarity = correlation.best(theta.float(), phi.float(), sparing)
+                assert torch.equal(similarity, best[:, 0])
+                assert (M.gather(2, index[..., None])[..., 0] - M.amax(2)).abs().max() < close / 100
 
     def test_half_precision_is_kept_for_what_is_alike(self) -> None:
         """In bf16 cosines near 1 stay distinct although they differ by less than its step of 1/256."""
@@ -269,8 +273,11 @@ class TestCorrelation:
         cosine = torch.tensor([0.992, 0.996, 0.994, 0.998, 0.990])
         phi = theta * cosine + noise * (1 - cosine**2).sqrt()
         with torch.inference_mode():
-            warped, similarity = Correlation(1e-4, torch.bfloat16)(theta, phi, torch.arange(5.0).view(1, 1, 5))
+            correlation = Correlation(1e-4, dtype=torch.bfloat16)
+            warped, similarity = correlation(theta, phi, torch.arange(5.0).view(1, 1, 5))
+            index, best = correlation.best(theta, phi)
         assert warped.item() == pytest.approx(3.0, abs=1e-3) and similarity.item() == pytest.approx(0.998, abs=1e-3)
+        assert index.item() == 3 and best.item() == similarity.item()
 
 
 class TestByShape:

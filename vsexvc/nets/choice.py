@@ -24,15 +24,17 @@ CONTRADICTION = 30.0  # difference in ab of two references from which they contr
 
 
 class Found(NamedTuple):
-    """Hold the match of a frame in one reference.
+    """Hold the best match of each position in one reference.
 
     Attributes:
-        detail: (B, 4, h, w), L_centred, a, b and similarity; (B, 3, h, w), without L, where there is no meaning.
-        meaning: (B, 4, h, w), the same by meaning alone; None without semantic features.
+        ab: (B, 2, h, w).
+        similarity: (B, 1, h, w), by details.
+        by_meaning: (B, 1, h, w), the best match's by meaning alone; None without semantic features.
     """
 
-    detail: Tensor
-    meaning: Tensor | None = None
+    ab: Tensor
+    similarity: Tensor
+    by_meaning: Tensor | None = None
 
 
 class Choice(NamedTuple):
@@ -51,29 +53,25 @@ def choose(found: Sequence[Found], handicaps: Tensor | None) -> Choice:
     """Choose at each position the best reference.
 
     Args:
-        found: the match in each reference.
+        found: the best match in each reference.
         handicaps: (B, R), cosines that are subtracted from a reference's score; None: zeros.
     """
     each = []
     for one in found:
-        score = one.detail[:, -1:]
-        if one.meaning is not None:
-            score = score + _MEANING * one.meaning[:, -1:]
+        score = one.similarity
+        if one.by_meaning is not None:
+            score = score + _MEANING * one.by_meaning
         each.append(_around(score))
     scores = torch.cat(each, dim=1)
     best = (scores if handicaps is None else scores - handicaps[:, :, None, None]).argmax(1, keepdim=True)
     taken = torch.zeros_like(scores).scatter_(1, best, 1.0)
-    colours = torch.stack([one.detail[:, -3:-1] for one in found], dim=1)  # (B, R, 2, h, w)
-    apart = torch.linalg.vector_norm(colours - of_taken(colours, taken).unsqueeze(1), dim=2)
+    colours = torch.stack([one.ab for one in found], dim=1)  # (B, R, 2, h, w)
+    chosen = (colours * taken.unsqueeze(2)).sum(1, keepdim=True)
+    apart = torch.linalg.vector_norm(colours - chosen, dim=2)
     matches_as_well = scores > scores.gather(1, best) - _ALIKE
     contradicts = (matches_as_well & (apart > CONTRADICTION)).any(1, keepdim=True)
     # Of an area: the matches of single positions are not sure.
     return Choice(taken, (_around(contradicts.float()) > 0.5).float())
-
-
-def of_taken(each: Tensor, taken: Tensor) -> Tensor:
-    """Return the values of the reference that each position takes. each: (B, R, K, h, w); taken: (B, R, h, w)."""
-    return (each * taken.unsqueeze(2)).sum(1)
 
 
 def _around(x: Tensor) -> Tensor:

@@ -40,17 +40,34 @@ class Correlation(nn.Module):
             M = theta.transpose(1, 2) @ phi
             share = torch.softmax(M / self.temperature, dim=2)
             return colours @ share.transpose(1, 2), M.amax(2)[:, None]
-        largest = 0.0 if self.dtype == torch.float32 else self.largest
-        if largest:
-            theta, phi = F.pad(theta, (0, 0, 0, _SPARE)), F.pad(phi, (0, 0, 0, _SPARE))
-            theta[:, -1], phi[:, -1] = -largest, 1.0
-        queries, keys = theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype)
+        queries, keys, largest = self._prepared(theta, phi)
         values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
-        count = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // phi.shape[2])
+        count = _at_once(keys, sparing)
         # One frame at a time: products of a batch differ in their last bits.
         each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
         sums, best = (torch.stack(some) for some in zip(*each, strict=True))
         return sums[:, :-1] / sums[:, -1:], best + largest
+
+    def best(self, theta: Tensor, phi: Tensor, sparing: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the key that each position is most similar to, (B, N), and the similarity, (B, N), -1..1.
+
+        It takes a quarter of the time of `forward`, whose arguments it has.
+        """
+        queries, keys, largest = self._prepared(theta, phi)
+        count = _at_once(keys, sparing)
+        each = [
+            (some @ keys[i % len(keys)]).max(1) for i in range(len(theta)) for some in torch.split(queries[i], count)
+        ]
+        similarity, index = (torch.cat(some).view(len(theta), -1) for some in zip(*each, strict=True))
+        return index, similarity.float() + largest
+
+    def _prepared(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return queries (B, N, C), keys (B or 1, C, N') and what their products lack."""
+        largest = 0.0 if self.dtype == torch.float32 else self.largest
+        if largest:
+            theta, phi = F.pad(theta, (0, 0, 0, _SPARE)), F.pad(phi, (0, 0, 0, _SPARE))
+            theta[:, -1], phi[:, -1] = -largest, 1.0
+        return theta.transpose(1, 2).to(self.dtype), phi.to(self.dtype), largest
 
     def one(self, queries: Tensor, keys: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Return, for one frame, sums (K, N) weighted by the softmax before its division, and the best products (1, N).
@@ -71,7 +88,13 @@ class Correlation(nn.Module):
             M = torch.mm(some, keys, out=products[: len(some)])
             highest = M.amax(1, keepdim=True).float()
             best[0, first:last] = highest[:, 0]
-            share = torch.sub(M, highest, out=octaves[: len(some)])
+            # Copied first: a difference of two types would allocate memory for each part.
+            share = octaves[: len(some)].copy_(M).sub_(highest)
             share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is faster than exp
             sums[:, first:last] = values @ share.t()
         return sums, best
+
+
+def _at_once(keys: Tensor, sparing: bool) -> int:
+    """Return how many queries to compute at once. keys: (B, C, N')."""
+    return max(1, (_SPARING_CHUNK if sparing else _CHUNK) // keys.shape[2])

@@ -33,7 +33,7 @@ class Motion(nn.Module):
         flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
         if self.refine:
             with torch.no_grad():
-                better = refine(flow, L_centred, prev_lab[:, :1])
+                better = refine(flow, texture(L_centred), texture(prev_lab[:, :1]))
             flow = flow + (better - flow).detach()
         return warp(prev_lab, flow)
 
@@ -98,35 +98,50 @@ def _between(index: Tensor, count: int) -> Tensor:
     return (index >= 0) & (index < count)
 
 
-def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """Sample picture (B, C, H', W') at x + flow, bilinear, the border repeated. flow: (B, 2, H, W), (dx, dy) pixels."""
+def warp(picture: Tensor, flow: Tensor, part: Tensor | None = None) -> Tensor:
+    """Sample a picture at x + flow, bilinear, the border repeated.
+
+    Args:
+        picture: (B, C, H', W').
+        flow: (B, 2, H, W), (dx, dy) in pixels.
+        part: (B, 3, H, W): the top, height and width of the part of the picture that is each pixel's own. The flow
+            counts from its top, and its border is repeated. None: the whole picture.
+    """
     high, wide = flow.shape[2:]
     y = torch.arange(high, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     x = torch.arange(wide, device=flow.device, dtype=flow.dtype)[None, :] + flow[:, 0]
     h, w = picture.shape[2:]
+    if part is not None:
+        top, height, width = part.unbind(1)
+        y = torch.minimum(y.clamp_min(0.0), height - 1.0) + top
+        x = torch.minimum(x.clamp_min(0.0), width - 1.0)
     grid = torch.stack((2.0 * x / max(w - 1, 1) - 1.0, 2.0 * y / max(h - 1, 1) - 1.0), dim=3)
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def refine(flow: Tensor, L: Tensor, prev_L: Tensor) -> Tensor:
+def texture(L: Tensor) -> Tensor:
+    """Return L without its local mean, which flicker and fades change. L: (B, 1, H, W)."""
+    return L - _box(L, _LOCAL)
+
+
+def refine(flow: Tensor, now: Tensor, before: Tensor, part: Tensor | None = None) -> Tensor:
     """Correct a flow by the pictures, with the steps of Lucas and Kanade.
 
     Each pixel starts from the best of the flow, the smoothed flow and no motion. Each step by least squares is kept
-    where it reduces the error. The error is averaged over a window, on L without its local mean: flicker and fades do
-    not change it.
+    where it reduces the error. The error is averaged over a window.
 
     Args:
         flow: (B, 2, H, W), (dx, dy) in pixels from this frame to the previous.
-        L: (B, 1, H, W) of this frame.
-        prev_L: (B, 1, H', W') of the previous frame, or of another picture.
+        now: (B, 1, H, W), `texture` of this frame.
+        before: (B, 1, H', W'), `texture` of the previous frame, or of another picture.
+        part: of the other picture, see `warp`.
 
     Returns:
         (B, 2, H, W).
     """
-    now, before = L - _box(L, _LOCAL), prev_L - _box(prev_L, _LOCAL)
 
     def moved(flow: Tensor) -> tuple[Tensor, Tensor]:
-        picture = warp(before, flow)
+        picture = warp(before, flow, part)
         return picture, _box((now - picture).abs(), _WINDOW)
 
     picture, error = moved(flow)

@@ -10,15 +10,14 @@ C embedding channels, N positions. L_centred is L-50 (-50..50); ab -128..127; la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsexvc.nets.choice import CONTRADICTION, Choice, Found, choose, of_taken
+from vsexvc.nets.choice import CONTRADICTION, Choice, Found, choose
 from vsexvc.nets.color import ColorNet
 from vsexvc.nets.config import CELL, NetworkConfig
 from vsexvc.nets.correlation import Correlation
@@ -26,7 +25,7 @@ from vsexvc.nets.correspondence import CorrespondenceNet, Embedding, unit_vector
 from vsexvc.nets.features import FeatureNet, feature_input, grey_rgb
 from vsexvc.nets.meaning import MEANING_CELL, Meaning, MeaningNet
 from vsexvc.nets.motion import Motion
-from vsexvc.nets.places import pixels_at, places, without
+from vsexvc.nets.places import Pixels, pixels_at, pixels_of, places
 from vsexvc.nets.trust import Trust
 
 _BESIDE = 32  # channels of a semantic vector beside the details: its first principal components; all give the same dB
@@ -44,7 +43,7 @@ class Keys(NamedTuple):
         half_lab: (1, 3, N').
         vectors: (1, C', N') semantic unit vectors, at that size too; None where the network has none.
         places: (1, 3, N), see nets/places.py; None where colours are not taken from the reference's pixels.
-        pixels: (1, 3, H', W'): L_centred and ab of the whole reference, see nets/places.py.
+        pixels, texture: of the whole reference, see `Pixels` of nets/places.py; None likewise.
     """
 
     phi: Tensor
@@ -54,6 +53,7 @@ class Keys(NamedTuple):
     vectors: Tensor | None = None
     places: Tensor | None = None
     pixels: Tensor | None = None
+    texture: Tensor | None = None
 
 
 class Match(NamedTuple):
@@ -123,6 +123,7 @@ class ColorizationNet(nn.Module):
         def cells(x: Tensor, cell: int = CELL) -> Tensor:
             return _usable(x.flatten(2), usable, cell)
 
+        pixels, its_texture = pixels_of(lab, usable) if from_pixels else (None, None)
         return Keys(
             phi=cells(self.with_meaning(phi, meaning)),
             lab=cells(F.avg_pool2d(lab, CELL)),
@@ -130,7 +131,8 @@ class ColorizationNet(nn.Module):
             half_lab=cells(F.avg_pool2d(lab, 2 * CELL), 2 * CELL),
             vectors=None if meaning is None else cells(meaning.vectors, MEANING_CELL),
             places=cells(places(phi.shape[2], phi.shape[3], phi.device)) if from_pixels else None,
-            pixels=without(lab, usable) if from_pixels else None,
+            pixels=pixels,
+            texture=its_texture,
         )
 
     def match(
@@ -152,13 +154,12 @@ class ColorizationNet(nn.Module):
             handicaps: (B, R) of the references, see nets/choice.py; None: zeros.
             sparing: compute in smaller parts, which take less memory.
         """
-        by_meaning = [] if meaning is None else [self._by_meaning(meaning, one, sparing) for one in keys]
-        chosen = self._choose(theta, meaning, by_meaning, keys, handicaps, sparing)
+        chosen = self._choose(theta, meaning, keys, handicaps, sparing)
         taken, contested = (F.interpolate(x, scale_factor=2) for x in chosen)
         detail, place = self._by_detail(self.with_meaning(theta, meaning), taken, keys, sparing)
         small = detail
         if meaning is not None:
-            grey, of_kind = F.avg_pool2d(L_centred, CELL), of_taken(torch.stack(by_meaning, dim=1), chosen.taken)
+            grey, of_kind = F.avg_pool2d(L_centred, CELL), self._by_meaning(meaning, chosen.taken, keys, sparing)
             small = torch.cat(self.trust(grey, detail, _finer(of_kind), _finer(meaning.guess)), dim=1)
         mode = "nearest" if self.config.warp_upsampling == "nearest" else "bilinear"
         large = F.interpolate(small, scale_factor=CELL, mode=mode)
@@ -166,99 +167,92 @@ class ColorizationNet(nn.Module):
         if place is not None:
             by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
             cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
-            pixels, sure = self._pixels(place, taken, L_centred, keys)
+            pixels, sure = pixels_at(place, L_centred, [_pixels(one) for one in keys], taken)
             share = by_detail * sure
             warped_ab = warped_ab + share * (pixels - cells)
             evidence = torch.cat((evidence, share), dim=1)
         seen = meaning.seen() if meaning is not None and self.config.semantic_color else small[:, :0]
         return Match(warped_ab, similarity, evidence, taken, seen, contested)
 
-    def _pixels(self, place: Tensor, taken: Tensor, L_centred: Tensor, keys: Sequence[Keys]) -> tuple[Tensor, Tensor]:
-        """Return ab (B, 2, H, W) of the pixels of each position's reference, and how sure each is (B, 1, H, W)."""
-        ab, sure = torch.zeros_like(L_centred).expand(-1, 2, -1, -1), torch.zeros_like(L_centred)
-        for i, one in enumerate(keys):
-            if len(keys) > 1 and not taken[:, i].any():
-                continue
-            assert one.pixels is not None
-            its_ab, its_sure = pixels_at(place, L_centred, one.pixels)
-            is_taken = F.interpolate(taken[:, i : i + 1], scale_factor=CELL)
-            ab, sure = ab + is_taken * its_ab, sure + is_taken * its_sure
-        return ab, sure
-
     def _choose(
         self,
         theta: Tensor,
         meaning: Meaning | None,
-        by_meaning: Sequence[Tensor],
         keys: Sequence[Keys],
         handicaps: Tensor | None,
         sparing: bool,
     ) -> Choice:
-        """Choose the reference of each position, at half the size of theta.
-
-        by_meaning: of each reference; empty without semantic features.
-        """
+        """Choose the reference of each position, at half the size of theta, by the best match in each."""
         b, _, h, w = theta.shape
         if len(keys) == 1:
             return Choice(theta.new_ones(b, 1, h // 2, w // 2), theta.new_zeros(b, 1, h // 2, w // 2))
         queries, found = self._half(theta, meaning).flatten(2), []
-        for r, one in enumerate(keys):
-            detail = self._detail(queries, one.half_phi, self._lent(one.half_lab), sparing).view(b, -1, h // 2, w // 2)
-            found.append(Found(detail, by_meaning[r] if by_meaning else None))
+        for one in keys:
+            index, similarity = self.correlation.best(queries, one.half_phi, sparing)
+            ab = one.half_lab[:, 1:].expand(b, -1, -1).gather(2, index[:, None].expand(-1, 2, -1))
+            similarity, by_meaning = self._per_unit(similarity).view(b, 1, h // 2, w // 2), None
+            if meaning is not None:
+                assert one.vectors is not None
+                _, best = self.semantic_correlation.best(meaning.vectors.flatten(2), one.vectors, sparing)
+                by_meaning = best.view_as(similarity)
+            found.append(Found(ab.view(b, 2, h // 2, w // 2), similarity, by_meaning))
         return choose(found, handicaps)
 
-    def _by_meaning(self, meaning: Meaning, keys: Keys, sparing: bool) -> Tensor:
-        """Match in one reference by meaning alone: L_centred, a, b and similarity, (B, 4, h/2, w/2)."""
-        assert keys.vectors is not None
-        found = self.semantic_correlation(meaning.vectors.flatten(2), keys.vectors, keys.half_lab, sparing)
-        return torch.cat(found, dim=1).view(len(meaning.vectors), 4, *meaning.vectors.shape[2:])
+    def _by_meaning(self, meaning: Meaning, taken: Tensor, keys: Sequence[Keys], sparing: bool) -> Tensor:
+        """Match each position in the reference that it takes by meaning alone.
+
+        Args:
+            meaning: of the frame.
+            taken: (B, R, h/2, w/2).
+            keys: of each reference.
+            sparing: see `match`.
+
+        Returns:
+            L_centred, a, b and similarity, (B, 4, h/2, w/2).
+        """
+
+        def match(queries: Tensor, vectors: Tensor, lab: Tensor) -> Tensor:
+            return torch.cat(self.semantic_correlation(queries, vectors, lab, sparing), dim=1)
+
+        each = [(one.vectors, one.half_lab) for one in keys if one.vectors is not None]
+        return _in_its_own(match, meaning.vectors, taken, each)
 
     def _by_detail(
         self, queries: Tensor, taken: Tensor, keys: Sequence[Keys], sparing: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Match each position in the reference that it takes.
+        """Match each position in the reference that it takes by details and meaning together.
 
         Args:
             queries: (B, C, h, w), theta `with_meaning`.
             taken: (B, R, h, w).
             keys: of each reference.
+            sparing: see `match`.
 
         Returns:
-            L_centred (only with semantic features), a, b and similarity, (B, 4 or 3, h, w); and the place of the match,
-            (B, 3, h, w), None where colours are not taken from the reference's pixels.
+            L_centred (only with semantic features), a, b and similarity, -1..1 whatever the weight of meaning,
+            (B, 4 or 3, h, w); and the place of the match, (B, 3, h, w), None where colours are not taken from the
+            reference's pixels.
         """
-        b, _, h, w = queries.shape
-        flat, values = queries.flatten(2), [self._values(one) for one in keys]
-        if len(keys) == 1:
-            found = self._detail(flat, keys[0].phi, values[0], sparing)
-        else:
-            found = flat.new_empty(b, values[0].shape[1] + 1, h * w)
-            for i, r in product(range(b), range(len(keys))):
-                its = taken[i, r].flatten() > 0.5
-                if its.any():
-                    its_phi, its_values = (x[i % len(x)][None] for x in (keys[r].phi, values[r]))
-                    found[i][:, its] = self._detail(flat[i : i + 1, :, its], its_phi, its_values, sparing)[0]
-        found = found.view(b, -1, h, w)
-        return (found, None) if keys[0].places is None else (found[:, :-3], found[:, -3:])
+
+        def match(queries: Tensor, phi: Tensor, values: Tensor) -> Tensor:
+            found, similarity = self.correlation(queries, phi, values, sparing)
+            return torch.cat((self._per_unit(similarity), found), dim=1)
+
+        found = _in_its_own(match, queries, taken, [(one.phi, self._values(one)) for one in keys])
+        colours = 3 if self.config.semantic else 2
+        similarity, lent, place = found[:, :1], found[:, 1 : colours + 1], found[:, colours + 1 :]
+        return torch.cat((lent, similarity), dim=1), None if keys[0].places is None else place
 
     def _values(self, keys: Keys) -> Tensor:
-        """Return what a match averages: what `_lent` returns, and places where there are any."""
-        values = self._lent(keys.lab)
+        """Return what a match averages: lab for Trust, without semantic features ab alone; and places."""
+        values = keys.lab if self.config.semantic else keys.lab[:, 1:]
         if keys.places is None:
             return values
         return torch.cat((values, keys.places.expand(len(values), -1, -1)), dim=1)
 
-    def _lent(self, lab: Tensor) -> Tensor:
-        """Return what a reference's cells give of their lab: all for Trust; without semantic features ab alone."""
-        return lab if self.config.semantic else lab[:, 1:]
-
-    def _detail(self, queries: Tensor, phi: Tensor, values: Tensor, sparing: bool) -> Tensor:
-        """Return lab or ab, the similarity, -1..1 whatever the weight of meaning, and the place: (B, K, N)."""
-        found, similarity = self.correlation(queries, phi, values, sparing)
-        if self.config.semantic:
-            similarity = similarity / (1.0 + self.config.semantic_weight)
-        colours = 3 if self.config.semantic else 2
-        return torch.cat((found[:, :colours], similarity, found[:, colours:]), dim=1)
+    def _per_unit(self, similarity: Tensor) -> Tensor:
+        """Bring products of vectors `with_meaning` to -1..1, whatever the weight of meaning."""
+        return similarity / (1.0 + self.config.semantic_weight) if self.config.semantic else similarity
 
     def with_meaning(self, vectors: Tensor, meaning: Meaning | None) -> Tensor:
         """Append the semantic vectors' first channels to theta or phi, so that one product weighs both."""
@@ -303,6 +297,39 @@ class ColorizationNet(nn.Module):
         return ab
 
 
+def _in_its_own(
+    match: Callable[[Tensor, Tensor, Tensor], Tensor],
+    queries: Tensor,
+    taken: Tensor,
+    references: Sequence[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Match each position in the reference that it takes.
+
+    Args:
+        match: returns (B, K, N) of queries (B, C, N), keys (B or 1, C, N') and values (B or 1, K', N').
+        queries: (B, C, h, w).
+        taken: (B, R, h, w).
+        references: keys and values of each.
+
+    Returns:
+        (B, K, h, w).
+    """
+    flat, (h, w) = queries.flatten(2), queries.shape[2:]
+    if len(references) == 1:
+        return match(flat, *references[0]).view(len(flat), -1, h, w)
+    frames = []
+    for i in range(len(flat)):
+        own = taken[i].argmax(0).flatten()
+        of_each = [(own == r).nonzero()[:, 0] for r in range(len(references))]
+        parts = [
+            match(flat[i : i + 1, :, its], *(x[i % len(x)][None] for x in reference))
+            for its, reference in zip(of_each, references, strict=True)
+            if len(its)
+        ]
+        frames.append(torch.cat(parts, dim=2)[:, :, torch.cat(of_each).argsort()])
+    return torch.cat(frames).view(len(flat), -1, h, w)
+
+
 def _without_contradictions(prev_lab: Tensor, match: Match) -> Tensor:
     """Return the previous frame with the warped colours where its own are those of a reference that was not chosen.
 
@@ -326,6 +353,11 @@ def _usable(x: Tensor, usable: Tensor | None, cell: int) -> Tensor:
         return x
     whole = whole_cells(usable, cell)
     return x[:, :, whole].contiguous() if whole.any() else x
+
+
+def _pixels(keys: Keys) -> Pixels:
+    assert keys.pixels is not None and keys.texture is not None
+    return Pixels(keys.pixels, keys.texture)
 
 
 def _finer(x: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ A place is (x, y) in cells from the middle of a picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vsexvc.nets.config import CELL
-from vsexvc.nets.motion import refine, warp
+from vsexvc.nets.motion import refine, texture, warp
 
 _OFF, _WINDOW = 6.0, 5  # L by which the pixels found may differ from the frame's, averaged over a square of this side
 _SPREAD = 8.0  # variance of a match's places, in cells squared, up to which it has one place
@@ -31,21 +34,29 @@ def places(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack((x, y, x.square() + y.square()))[None].flatten(2)
 
 
-def without(lab: Tensor, usable: Tensor | None) -> Tensor:
-    """Return a reference (1, 3, H', W') whose pixels are found only where they are usable, (H', W') bool."""
-    if usable is None:
-        return lab
-    return torch.cat((lab[:, :1].masked_fill(~usable, _UNUSABLE_L), lab[:, 1:]), dim=1)
+class Pixels(NamedTuple):
+    """Hold the pixels of a reference: lab (B, 3, H', W'), L_centred and ab; `texture` of its L at half size."""
+
+    lab: Tensor
+    texture: Tensor
+
+
+def pixels_of(lab: Tensor, usable: Tensor | None) -> Pixels:
+    """Return the pixels of a reference (B, 3, H', W'). Only usable ones, (H', W') bool, are found; None: all."""
+    if usable is not None:
+        lab = torch.cat((lab[:, :1].masked_fill(~usable, _UNUSABLE_L), lab[:, 1:]), dim=1)
+    return Pixels(lab, texture(F.avg_pool2d(lab[:, :1], 2)))
 
 
 @torch.no_grad()
-def pixels_at(found: Tensor, L_centred: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Find each pixel of a frame in the reference, from the places of its cells and by the pictures.
+def pixels_at(found: Tensor, L_centred: Tensor, references: Sequence[Pixels], taken: Tensor) -> tuple[Tensor, Tensor]:
+    """Find each pixel of a frame in its reference, from the places of its cells and by the pictures.
 
     Args:
         found: (B, 3, h, w): `places`, averaged by eq. 4.
         L_centred: (B, 1, H, W) of the frame.
-        reference: (B or 1, 3, H', W'): L_centred and ab.
+        references: of R references.
+        taken: (B, R, h, w), 1 where that reference is the cell's own, else 0.
 
     Returns:
         ab (B, 2, H, W) of the pixels found, and how sure each is, (B, 1, H, W), 0..1.
@@ -53,14 +64,40 @@ def pixels_at(found: Tensor, L_centred: Tensor, reference: Tensor) -> tuple[Tens
     b, _, h, w = found.shape
     place, squares = found[:, :2], found[:, 2:]
     variance = (squares - place.square().sum(1, keepdim=True)).clamp_min(0.0)
-    reference = reference.expand(b, -1, -1, -1)
     own = places(h, w, found.device)[:, :2].view(1, 2, h, w)
-    middle = [(reference.shape[axis] - L_centred.shape[axis]) / 2 for axis in (3, 2)]
-    flow = (place - own) * CELL + found.new_tensor(middle).view(1, 2, 1, 1)
-    half = refine(_larger(flow, CELL // 2) / 2, F.avg_pool2d(L_centred, 2), F.avg_pool2d(reference[:, :1], 2))
-    pixels = warp(reference, _larger(half, 2) * 2)
+    (lab, its_texture), part = _joined(references, taken)
+    lab, its_texture = lab.expand(b, -1, -1, -1), its_texture.expand(b, -1, -1, -1)
+    size = found.new_tensor(L_centred.shape[:1:-1]).view(1, 2, 1, 1)  # (W, H)
+    flow = (place - own) * CELL + (part[:, [2, 1]] - size) / 2
+    if part.shape[2] == 1:  # one reference
+        fine = half_fine = None
+    else:
+        fine, half_fine = F.interpolate(part, scale_factor=CELL), F.interpolate(part / 2, scale_factor=CELL // 2)
+    half = refine(_larger(flow, CELL // 2) / 2, texture(F.avg_pool2d(L_centred, 2)), its_texture, half_fine)
+    pixels = warp(lab, _larger(half, 2) * 2, fine)
     off = F.avg_pool2d((pixels[:, :1] - L_centred).abs(), _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
     return pixels[:, 1:], torch.exp(-(off / _OFF).square()) * _larger(torch.exp(-variance / _SPREAD), CELL)
+
+
+def _joined(references: Sequence[Pixels], taken: Tensor) -> tuple[Pixels, Tensor]:
+    """Put the references that are taken one below another.
+
+    Returns:
+        their pixels; and the top, height and width of each cell's own, (B, 3, h, w), of a single one (1, 3, 1, 1).
+    """
+    its = [i for i in range(len(references)) if len(references) == 1 or bool(taken[:, i].any())]
+    sizes = [references[i].lab.shape[2:] for i in its]
+    parts = taken.new_tensor([(sum(h for h, _ in sizes[:n]), *sizes[n]) for n in range(len(sizes))])  # (R, 3)
+    if len(its) == 1:
+        return references[its[0]], parts.view(1, 3, 1, 1)
+    widest = max(w for _, w in sizes)
+
+    def below(each: Sequence[Tensor], width: int) -> Tensor:
+        return torch.cat([F.pad(one, (0, width - one.shape[3])) for one in each], dim=2)
+
+    lab = below([references[i].lab for i in its], widest)
+    own = torch.einsum("brhw,rk->bkhw", taken[:, its], parts)
+    return Pixels(lab, below([references[i].texture for i in its], widest // 2)), own
 
 
 def _larger(x: Tensor, factor: int) -> Tensor:
