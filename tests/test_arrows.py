@@ -36,6 +36,7 @@ ORDER = {
         "nets.meaning",
         "nets.trust",
         "nets.choice",
+        "nets.steady",
         "nets.color",
         "nets.network",
         "backends.options",

@@ -85,10 +85,10 @@ def test_black_is_neutral_but_not_as_released(head: Any) -> None:
     session = Session(small(features_input="L", head=head))
     lab = torch.rand(1, 3, 64, 64) * 50 + 10
     L = torch.full((1, 1, 64, 64), 50.0)
-    L[..., 16:32], L[..., 32:48] = 0.0, 2.0
+    L[..., 16:32], L[..., 32:48] = 0.0, 1.0
     state, ab = session.step(session.start(), session.correspond(L, session.reference(lab))[0])
     assert state.prev_lab is not None and float(state.prev_lab[:, 1:].abs().min()) > 0.0
-    factors = (1.0, 0.0, 2.0 / 5.0, 1.0) if head == "blend" else (1.0, 1.0, 1.0, 1.0)
+    factors = (1.0, 0.0, 1.0 / 2.0, 1.0) if head == "blend" else (1.0, 1.0, 1.0, 1.0)
     expected = state.prev_lab[:, 1:] * torch.tensor(factors).repeat_interleave(16)
     torch.testing.assert_close(ab, expected, rtol=1e-6, atol=0)
 

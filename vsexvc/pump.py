@@ -45,7 +45,8 @@ from vsexvc.support.kept import Kept, bytes_of
 from vsexvc.support.threads import TorchThread
 from vsexvc.typical import find_typical
 
-REFERENCES = 64  # references that are kept, and that a scene chooses from, at most
+REFERENCES = 64  # references that a scene chooses from, and that are kept for it, at most
+_NEAR_REFERENCES = 16  # references that are kept with `ref_frames`: those of a few scenes
 _CHECKPOINT = 16  # frames between the states that are kept longer
 _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # most that are kept
 # Most bytes of tensors in each store: several times the need at the default size.
@@ -155,7 +156,8 @@ class Pump:
         self._outputs: OrderedDict[int, Output] = OrderedDict()
         self._recent: Kept[Any] = Kept(_RECENT_STATES, _STATE_BYTES)  # state before frame n
         self._checkpoints: Kept[Any] = Kept(_CHECKPOINTS, _STATE_BYTES)
-        self._references: Kept[Any] = Kept(REFERENCES, _REFERENCE_BYTES)
+        near = max(_NEAR_REFERENCES, 2 * schedule.around)
+        self._references: Kept[Any] = Kept(REFERENCES if schedule.ref_frames is None else near, _REFERENCE_BYTES)
         self._areas: Kept[Area] = Kept(_AREAS, 0)  # by the segment's start
         self._stretches: Kept[Stretch] = Kept(_AREAS, 0)  # by their first frame
         self._backward = Backward(session.step)
@@ -322,9 +324,12 @@ class Pump:
         return [number for number in self._schedule.ref_frames or () if number in block[1:]]
 
     def _aligned(self, work: _Work, block: range, L: Tensor, state: Any = None) -> Sequence[Any]:
-        """Compute the correspondences of a block: L (up to BLOCK, 1, h, w), its last frame repeated."""
-        L = torch.cat((L, L[-1:].expand(BLOCK - len(L), -1, -1, -1)))
-        return self._session.correspond(L, work.references, work.area, work.stretch.handicaps(block), state)
+        """Compute the correspondences of a block. L: (up to BLOCK, 1, h, w).
+
+        The last frame is repeated up to a half or a whole BLOCK: a backend has to prepare the network for two shapes.
+        """
+        its = torch.arange(BLOCK if len(L) > BLOCK // 2 else BLOCK // 2).clamp_max(len(L) - 1)
+        return self._session.correspond(L[its], work.references, work.area, work.stretch.handicaps(block)[its], state)
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
         """Compute a block up to the next cut, unless another request has done so meanwhile."""

@@ -32,9 +32,9 @@ from vsexvc.nets.correspondence import Embedding
 from vsexvc.nets.meaning import MEANING_CELL
 from vsexvc.nets.network import MULTIPLE, ColorizationNet, Keys, Match, whole_cells
 
-# L below which the colours shown fade to neutral, except with the released head. True ab there is 0.75 L on average;
-# the network's is larger, and gives black frames a tint.
-_DARK = 5.0
+# L below which the colours shown fade to neutral, except with the released head: black has no tint. Down to 2 the
+# network's ab are as large as the true ones (train/RUNS.md, *Dark pixels*).
+_DARK = 2.0
 _SURE = 0.8  # similarity from which a cell of a remembered frame lends its colour
 REMEMBERED = 0.05  # cosine by which a remembered frame must be ahead of a reference: its colours are no more than found
 

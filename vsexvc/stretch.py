@@ -57,11 +57,10 @@ class Stretch:
         return self.places[self.indices.index(self.end)]
 
     def handicaps(self, block: range) -> Tensor:
-        """Return (BLOCK, R): the lead required of each reference at each frame of a block, whose last is repeated."""
+        """Return (B, R): the lead required of each reference at each frame of a block."""
         away = torch.tensor([[abs(number - place) for place in self.places] for number in block], dtype=torch.float32)
         nearest = away.amin(1, keepdim=True)
-        handicaps = _HANDICAP * (away - nearest) / away.clamp_min(1.0)
-        return torch.cat((handicaps, handicaps[-1:].expand(BLOCK - len(block), -1)))
+        return _HANDICAP * (away - nearest) / away.clamp_min(1.0)
 
     def nearness(self, number: int) -> float:
         """Return how near a frame is to the end: 0..1; never one half, so that one end is always nearer."""

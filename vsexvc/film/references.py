@@ -197,7 +197,7 @@ def _opened(path: Path, cache: Path, stills: bool) -> vs.VideoNode:
     if pictures.is_grey(np.asarray(picture(clip, 0, _LOOK))):
         raise ValueError(f"reference {str(path)!r} must have colours, its first frame is grey")
     # Bestsource keeps a file handle and the picture open, and a film may have a thousand references.
-    blank = clip[:1].std.BlankClip(length=1, keep=True)
+    blank = clip[:1].std.BlankClip(length=1)
     return blank.std.FrameEval(lambda n: _read(path, cache)[:1])
 
 
@@ -211,7 +211,7 @@ def _read(path: Path, cache: Path) -> vs.VideoNode:
 def _shown(path: Path, still: pictures.Still) -> vs.VideoNode:
     """Return a picture as a clip of one frame, which is read on request. still: its present content."""
     height, width, _ = still.rgb.shape
-    blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1, keep=True)
+    blank = vs.core.std.BlankClip(format=vs.RGB24, width=width, height=height, length=1)
 
     def draw(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
         now = pictures.read(path)

@@ -26,6 +26,7 @@ from vsexvc.nets.features import FeatureNet, feature_input, grey_rgb
 from vsexvc.nets.meaning import MEANING_CELL, Meaning, MeaningNet
 from vsexvc.nets.motion import Motion
 from vsexvc.nets.places import Pixels, pixels_at, pixels_of, places
+from vsexvc.nets.steady import steadied
 from vsexvc.nets.trust import Trust
 
 _BESIDE = 32  # channels of a semantic vector beside the details: its first principal components; all give the same dB
@@ -294,6 +295,7 @@ class ColorizationNet(nn.Module):
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         if self.config.warp_upsampling == "reference":
             ab = torch.lerp(ab, match.warped_ab, _SURELY * match.evidence[:, -1:])
+            ab = steadied(ab, L_centred, prev_lab, has_previous)
         return ab
 
 
@@ -335,11 +337,12 @@ def _without_contradictions(prev_lab: Tensor, match: Match) -> Tensor:
 
     The colour net mixes both. A mixture of references that contradict each other would be grey.
     """
+    if not match.contested.any():
+        return prev_lab
     contested = F.interpolate(match.contested, scale_factor=CELL) > 0.5
-    apart = torch.linalg.vector_norm(prev_lab[:, 1:] - match.warped_ab, dim=1, keepdim=True)
-    return torch.cat(
-        (prev_lab[:, :1], torch.where(contested & (apart > CONTRADICTION / 2), match.warped_ab, prev_lab[:, 1:])), dim=1
-    )
+    apart = (prev_lab[:, 1:] - match.warped_ab).square().sum(1, keepdim=True)
+    ab = torch.where(contested & (apart > (CONTRADICTION / 2) ** 2), match.warped_ab, prev_lab[:, 1:])
+    return torch.cat((prev_lab[:, :1], ab), dim=1)
 
 
 def whole_cells(usable: Tensor, cell: int) -> Tensor:
