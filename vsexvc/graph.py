@@ -72,7 +72,6 @@ def build(
         # The pump resizes each reference in its own aspect, except for propagation.
         fixed = (width, height) if schedule.propagate else ()
         ref = ref.resize.Bicubic(*fixed, **_SRGB)
-        ref.std.SetVideoCache(mode=0)
     pump = Pump(
         session,
         schedule,
