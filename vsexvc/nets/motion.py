@@ -18,6 +18,7 @@ _TILE = 6, 12  # rows and columns of cells that share a window in the motion sea
 _TILES = 1 << 22  # elements of the products of tiles held at once
 _LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: radii of the local mean and of
 # the window, in pixels (powers of two); the number of steps; damping, in L squared
+_FIT = 5  # side in pixels of the square of `misfit`
 
 
 class Motion(nn.Module):
@@ -122,6 +123,11 @@ def warp(picture: Tensor, flow: Tensor, part: Tensor | None = None) -> Tensor:
 def texture(L: Tensor) -> Tensor:
     """Return L without its local mean, which flicker and fades change. L: (B, 1, H, W)."""
     return L - _box(L, _LOCAL)
+
+
+def misfit(moved_L: Tensor, L: Tensor) -> Tensor:
+    """Return how far L of a moved picture is from the frame's, averaged over 5 x 5 pixels. All: (B, 1, H, W)."""
+    return F.avg_pool2d((moved_L - L).abs(), _FIT, 1, _FIT // 2, count_include_pad=False)
 
 
 def refine(flow: Tensor, now: Tensor, before: Tensor, part: Tensor | None = None) -> Tensor:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vsexvc.nets.config import CELL
-from vsexvc.nets.motion import refine, texture, warp
+from vsexvc.nets.motion import misfit, refine, texture, warp
 
-_OFF, _WINDOW = 6.0, 5  # L by which the pixels found may differ from the frame's, averaged over a square of this side
+_OFF = 6.0  # L by which the pixels found may differ from the frame's, as `misfit`
 _SPREAD = 8.0  # variance of a match's places, in cells squared, up to which it has one place
 _UNUSABLE_L = 1000.0  # stands for the L of a pixel that gives no colours: no frame has it
 
@@ -75,7 +75,7 @@ def pixels_at(found: Tensor, L_centred: Tensor, references: Sequence[Pixels], ta
         fine, half_fine = F.interpolate(part, scale_factor=CELL), F.interpolate(part / 2, scale_factor=CELL // 2)
     half = refine(_larger(flow, CELL // 2) / 2, texture(F.avg_pool2d(L_centred, 2)), its_texture, half_fine)
     pixels = warp(lab, _larger(half, 2) * 2, fine)
-    off = F.avg_pool2d((pixels[:, :1] - L_centred).abs(), _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
+    off = misfit(pixels[:, :1], L_centred)
     return pixels[:, 1:], torch.exp(-(off / _OFF).square()) * _larger(torch.exp(-variance / _SPREAD), CELL)
 
 

@@ -9,12 +9,13 @@ Axes: B batch, H and W the network's size.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from vsexvc.nets.motion import misfit
 
 _SHARE = 0.7  # of the previous colours, at most: what remains of a true change after n frames is 0.7^n of it
 _NOISE = 4.0  # difference in ab at which the share has fallen to 1/e of it
-_OFF, _WINDOW = 1.2, 5  # the same for the difference in L, averaged over a square of that side: motion blurs
+_OFF = 1.2  # the same for the difference in L, as `misfit`: motion blurs
 
 
 def steadied(ab: Tensor, L_centred: Tensor, prev_lab: Tensor, has_previous: Tensor) -> Tensor:
@@ -27,6 +28,6 @@ def steadied(ab: Tensor, L_centred: Tensor, prev_lab: Tensor, has_previous: Tens
         has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
     """
     change = prev_lab[:, 1:] - ab
-    off = F.avg_pool2d((prev_lab[:, :1] - L_centred).abs(), _WINDOW, 1, _WINDOW // 2, count_include_pad=False)
+    off = misfit(prev_lab[:, :1], L_centred)
     unlike = change.square().sum(1, keepdim=True) / _NOISE**2 + (off / _OFF).square()
     return ab + _SHARE * has_previous * torch.exp(-unlike) * change
