@@ -95,8 +95,7 @@ class TestGmac:
         assert found["total"] == pytest.approx(total, abs=0.1)
         assert found["total"] == pytest.approx(sum(found[stage] for stage in bench_measure.STAGES.values()))
         sums = 2 if way == bench_measure.PLAIN else 3  # a, b, and the shares
-        # Parts of equal size overlap: up to 1 % more than the products of 5184 positions.
-        assert 1.0 <= found["correlation"] / (5184**2 * (256 + sums) / 1e9) + 1e-6 < 1.01
+        assert found["correlation"] == pytest.approx(5184**2 * (256 + sums) / 1e9)
         if way != "folded":
             assert found["colour"] == pytest.approx(110.3, abs=0.05)
         assert found["motion"] == 0.0
@@ -168,7 +167,7 @@ def test_memory_is_that_of_a_process_of_its_own(model: str) -> None:
     code = "import time; x = b'x' * (200 << 20); print(len(x)); time.sleep(0.3)"
     said, peak = bench_filter.watched([sys.executable, "-c", code])
     assert int(said) == 200 << 20
-    assert peak is None or 190 < peak < 260
+    assert peak is None or 200 < peak < 260
     given = ["--inside", "64x48", "--model", model]
     assert bench_network.peaks("tiny torch fp32", bench.parsed(given))["peak MiB"] > 260
     assert "note" in bench_network.peaks("no such row", bench.parsed(given))

@@ -13,7 +13,7 @@ _CHUNK = 1 << 20  # elements of the correlation matrix held at once: what fits a
 _SPARING_CHUNK = 1 << 18  # the same where memory is short
 _LOWEST_OCTAVE = -115.0  # below it exp2 gives denormal numbers: ten times slower, without effect on the output
 _LOG2_E = 1.4426950408889634
-_MULTIPLE = 16  # of the queries that are computed at once
+_MULTIPLE = 16  # of queries at once: oneDNN prepares a product for each number of them, and keeps it
 _SPARE = 16  # channels added to products in half precision; one is enough, but slower
 
 
@@ -43,7 +43,7 @@ class Correlation(nn.Module):
             return colours @ share.transpose(1, 2), M.amax(2)[:, None]
         queries, keys, largest = self._prepared(theta, phi)
         values = torch.cat((colours, torch.ones_like(colours[:, :1])), dim=1)  # the last sums the shares
-        count = _at_once(queries, keys, sparing)
+        count = _at_once(keys, sparing)
         # One frame at a time: products of a batch differ in their last bits.
         each = [self.one(queries[i], keys[i % len(keys)], values[i % len(values)], count) for i in range(len(theta))]
         sums, best = (torch.stack(some) for some in zip(*each, strict=True))
@@ -55,7 +55,7 @@ class Correlation(nn.Module):
         It takes a quarter of the time of `forward`, whose arguments it has.
         """
         queries, keys, largest = self._prepared(theta, phi)
-        count = _at_once(queries, keys, sparing)
+        count = _at_once(keys, sparing)
         each = [
             (some @ keys[i % len(keys)]).max(1) for i in range(len(theta)) for some in torch.split(queries[i], count)
         ]
@@ -77,31 +77,28 @@ class Correlation(nn.Module):
             queries: (N, C).
             keys: (C, N').
             values: (K, N').
-            count: queries that are computed at once; the last part overlaps the one before it.
+            count: queries that are computed at once.
         """
         number = len(queries)
-        queries = F.pad(queries, (0, 0, 0, max(0, count - number)))
+        queries = F.pad(queries, (0, 0, 0, -number % _MULTIPLE))
         sums, best = values.new_empty(len(values), len(queries)), values.new_empty(1, len(queries))
         # Allocating these for each part would take longer than the products.
         products = queries.new_empty(count, keys.shape[1])
         octaves = values.new_empty(count, keys.shape[1])
         for first in range(0, len(queries), count):
-            some = slice(first, first + count) if first + count <= len(queries) else slice(-count, None)
-            M = torch.mm(queries[some], keys, out=products)
+            some = queries[first : first + count]
+            last = first + len(some)
+            M = torch.mm(some, keys, out=products[: len(some)])
             highest = M.amax(1, keepdim=True).float()
-            best[0, some] = highest[:, 0]
+            best[0, first:last] = highest[:, 0]
             # Copied first: a difference of two types would allocate memory for each part.
-            share = octaves.copy_(M).sub_(highest)
+            share = octaves[: len(some)].copy_(M).sub_(highest)
             share.mul_(_LOG2_E / self.temperature).clamp_min_(_LOWEST_OCTAVE).exp2_()  # exp2 is faster than exp
-            sums[:, some] = values @ share.t()
+            sums[:, first:last] = values @ share.t()
         return sums[:, :number], best[:, :number]
 
 
-def _at_once(queries: Tensor, keys: Tensor, sparing: bool) -> int:
-    """Return how many queries to compute at once. queries: (B, N, C); keys: (B, C, N').
-
-    It is one of few numbers: oneDNN prepares a product for each shape, and keeps it.
-    """
-    most = max(1, (_SPARING_CHUNK if sparing else _CHUNK) // keys.shape[2])
-    parts = max(1, -(-queries.shape[1] // most))
-    return _MULTIPLE * max(1, -(-queries.shape[1] // (parts * _MULTIPLE)))
+def _at_once(keys: Tensor, sparing: bool) -> int:
+    """Return how many queries to compute at once, a multiple of _MULTIPLE. keys: (B, C, N')."""
+    most = (_SPARING_CHUNK if sparing else _CHUNK) // keys.shape[2]
+    return max(_MULTIPLE, most - most % _MULTIPLE)
