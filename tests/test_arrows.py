@@ -130,6 +130,7 @@ ORDER = {
         "measure.legacy",
         "measure.evaluate",
         "fit.options",
+        "fit.trust",
         "fit.losses",
         "fit.discriminator",
         "fit.unroll",

@@ -117,7 +117,7 @@ def test_trust_gives_the_colour_that_it_believes(believed: int) -> None:
     detail = torch.tensor((10.0, 1.0, 2.0, 0.9)).view(1, 4, 1, 1).expand(1, 4, 5, 6)
     by_meaning = torch.tensor((-5.0, 3.0, 4.0, 0.7)).view(1, 4, 1, 1).expand(1, 4, 5, 6)
     guess = torch.tensor((5.0, 6.0)).view(1, 2, 1, 1).expand(1, 2, 5, 6)
-    ab, similarity, evidence = trust(L, detail, by_meaning, guess)
+    ab, similarity, evidence = trust(L, detail, by_meaning, guess, torch.zeros(1, 1, 1, 1))
     assert torch.allclose(ab[0, :, 2, 3], torch.tensor(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0))[believed]), atol=1e-4)
     assert similarity[0, 0, 2, 3].item() == pytest.approx((0.9, 0.7, 0.0)[believed], abs=1e-4)
     shares = torch.tensor(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))[believed])

@@ -96,7 +96,9 @@ def test_training_with_meaning(folder: Path) -> None:
     cv2.imwrite(str(folder / "IMAGES" / "1.png"), cv2.imread(str(folder / "a.png"))[::-1])
     small = "--steps 1 --semantic lite0 --size 32 48 --length 2 --batch 1 --workers 0 --no-bf16"
     for command in block.splitlines():
-        command = re.sub(r"--minutes \d+", small, command) + (" --steps 2 --batch 2" if "meaning --" in command else "")
+        command = re.sub(r"--minutes \d+", small, command)
+        command += " --steps 2 --batch 2" if re.search("train (meaning|trust)", command) else ""
+        command += " --pairs 4" if "train trust" in command else ""
         run(command.replace("python -m", f"{sys.executable} -m"), folder)
     assert (folder / "runs" / "exvc" / "weights.safetensors").exists()
 

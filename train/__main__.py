@@ -19,8 +19,9 @@ from train.data.samples import DataOptions
 from train.features import meaning, pretrain
 from train.features.meaning import MeaningOptions
 from train.features.pretrain import PretrainOptions
-from train.fit import ablate, loop
+from train.fit import ablate, loop, trust
 from train.fit.options import RECIPES, FitOptions, RecipeName
+from train.fit.trust import TrustOptions
 from train.measure import evaluate, stills
 from train.measure.evaluate import EvaluateOptions
 from train.measure.stills import ImagesOptions
@@ -65,6 +66,7 @@ def parsed(arguments: list[str]) -> Any:
     commands = (
         Annotated[PretrainOptions, subcommand("features", description="Pretrain a feature net.")]
         | Annotated[MeaningOptions, subcommand("meaning", description="Make the semantic part of a network.")]
+        | Annotated[TrustOptions, subcommand("trust", description="Train the trust of a network alone.")]
         | Annotated[Fit, subcommand("fit", default=fit)]
         | Annotated[EvaluateOptions, subcommand("evaluate")]
         | Annotated[Ablate, subcommand("ablate", default=ablation)]
@@ -83,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(pretrain.pretrain(options))
             case MeaningOptions() as options:
                 print(meaning.make(options))
+            case TrustOptions() as options:
+                print(trust.make(options))
             case EvaluateOptions() as options:
                 evaluate.main(options)
             case ImagesOptions() as options:

@@ -158,17 +158,19 @@ class ColorizationNet(nn.Module):
         chosen = self._choose(theta, meaning, keys, handicaps, sparing)
         taken, contested = (F.interpolate(x, scale_factor=2) for x in chosen)
         detail, place = self._by_detail(self.with_meaning(theta, meaning), taken, keys, sparing)
+        found = None if place is None else pixels_at(place, L_centred, [_pixels(one) for one in keys], taken)
         small = detail
         if meaning is not None:
             grey, of_kind = F.avg_pool2d(L_centred, CELL), self._by_meaning(meaning, chosen.taken, keys, sparing)
-            small = torch.cat(self.trust(grey, detail, _finer(of_kind), _finer(meaning.guess)), dim=1)
+            same = grey.new_zeros(len(grey), 1, 1, 1) if found is None else _mean_of_each(found[1])
+            small = torch.cat(self.trust(grey, detail, _finer(of_kind), _finer(meaning.guess), same), dim=1)
         mode = "nearest" if self.config.warp_upsampling == "nearest" else "bilinear"
         large = F.interpolate(small, scale_factor=CELL, mode=mode)
         warped_ab, similarity, evidence = large[:, :2], large[:, 2:3], large[:, 3:]
-        if place is not None:
+        if found is not None:
+            pixels, sure = found
             by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
             cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
-            pixels, sure = pixels_at(place, L_centred, [_pixels(one) for one in keys], taken)
             share = by_detail * sure
             warped_ab = warped_ab + share * (pixels - cells)
             evidence = torch.cat((evidence, share), dim=1)
@@ -294,8 +296,9 @@ class ColorizationNet(nn.Module):
         more += [match.seen] if self.config.semantic_color else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         if self.config.warp_upsampling == "reference":
+            unseen = match.evidence[:, :2].sum(1, keepdim=True) if self.config.semantic else torch.zeros_like(ab[:, :1])
             ab = torch.lerp(ab, match.warped_ab, _SURELY * match.evidence[:, -1:])
-            ab = steadied(ab, L_centred, prev_lab, has_previous)
+            ab = steadied(ab, match.warped_ab, L_centred, prev_lab, has_previous, unseen)
         return ab
 
 
@@ -361,6 +364,11 @@ def _usable(x: Tensor, usable: Tensor | None, cell: int) -> Tensor:
 def _pixels(keys: Keys) -> Pixels:
     assert keys.pixels is not None and keys.texture is not None
     return Pixels(keys.pixels, keys.texture)
+
+
+def _mean_of_each(x: Tensor) -> Tensor:
+    """Average each frame alone, (B, 1, 1, 1): means of a batch differ in their last bits."""
+    return torch.stack([one.mean() for one in x]).view(-1, 1, 1, 1)
 
 
 def _finer(x: Tensor) -> Tensor:

@@ -1,7 +1,12 @@
-"""Keep colours steady: take part of the previous frame's where both differ little and its picture fits.
+"""Mix a frame's colours from the colour net's, the warped ones and the previous frame's.
 
-The paper's frames flicker less by its temporal loss (eq. 13) alone. Small differences between a frame's colours and the
-previous ones, moved along, are mostly noise of the match.
+The paper leaves this to its colour net and its temporal loss (eq. 13). Three rules need no training:
+
+1. Where details found a colour far from the net's, errors of earlier frames may have been handed on: part of the warped
+   colour is taken, less of it where the previous frame fits.
+2. What the reference does not show by its details has only the colour of its kind, or a guess (trust.py). The previous
+   colours are better than these, as far as the previous frame fits.
+3. Small differences from the previous colours are mostly noise of the match: part of the previous ones is taken.
 
 Axes: B batch, H and W the network's size.
 """
@@ -13,21 +18,38 @@ from torch import Tensor
 
 from vsexvc.nets.motion import misfit
 
-_SHARE = 0.7  # of the previous colours, at most: what remains of a true change after n frames is 0.7^n of it
-_NOISE = 4.0  # difference in ab at which the share has fallen to 1/e of it
-_OFF = 1.2  # the same for the difference in L, as `misfit`: motion blurs
+# Each difference of L is a `misfit`, at which an effect has fallen to 1/e of it.
+_FOUND, _FAR = 0.6, 14.0  # rule 1: share of the warped colour; difference in ab from which it is far
+_FITS, _LESS = 3.0, 0.8  # rule 1: difference of L; how much less is taken where the previous frame fits
+_KEPT, _KEPT_OFF = (
+    0.95,
+    6.0,
+)  # rule 2: share of the previous colours, below 1 as each motion blurs them; difference of L
+_SHARE = 0.7  # rule 3: share of the previous colours: what remains of a true change after n frames is 0.7^n of it
+_NOISE, _OFF = 4.0, 1.2  # rule 3: difference in ab at which it has fallen to 1/e; difference of L: motion blurs
 
 
-def steadied(ab: Tensor, L_centred: Tensor, prev_lab: Tensor, has_previous: Tensor) -> Tensor:
-    """Return ab (B, 2, H, W) with a share of the previous colours.
+def steadied(
+    ab: Tensor, warped_ab: Tensor, L_centred: Tensor, prev_lab: Tensor, has_previous: Tensor, unseen: Tensor
+) -> Tensor:
+    """Return ab (B, 2, H, W) with shares of the warped and the previous colours.
 
     Args:
         ab: (B, 2, H, W) of the frame.
+        warped_ab: (B, 2, H, W) of the frame.
         L_centred: (B, 1, H, W) of the frame.
         prev_lab: (B, 3, H, W), aligned with the frame.
         has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
+        unseen: (B, 1, H, W), 0..1, how much of warped_ab does not come from the reference's details.
     """
-    change = prev_lab[:, 1:] - ab
-    off = misfit(prev_lab[:, :1], L_centred)
-    unlike = change.square().sum(1, keepdim=True) / _NOISE**2 + (off / _OFF).square()
-    return ab + _SHARE * has_previous * torch.exp(-unlike) * change
+    before, off = prev_lab[:, 1:], misfit(prev_lab[:, :1], L_centred)
+    fits = has_previous * torch.exp(-(off / _FITS).square())
+    far = 1.0 - torch.exp(-_squared(warped_ab - ab) / _FAR**2)
+    ab = torch.lerp(ab, warped_ab, _FOUND * (1.0 - unseen) * (1.0 - _LESS * fits) * far)
+    ab = torch.lerp(ab, before, _KEPT * has_previous * unseen * torch.exp(-(off / _KEPT_OFF).square()))
+    unlike = _squared(before - ab) / _NOISE**2 + (off / _OFF).square()
+    return torch.lerp(ab, before, _SHARE * has_previous * torch.exp(-unlike))
+
+
+def _squared(ab: Tensor) -> Tensor:
+    return ab.square().sum(1, keepdim=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EVIDENCE = 3  # further channels of the colour net's input: see Trust.forward
-_INPUTS, _WIDTH = 15, 32
+_INPUTS, _WIDTH = 16, 32
 _L, _AB = 25.0, 40.0  # scales that bring L and ab to about 1
 
 
@@ -23,11 +23,14 @@ class Trust(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(_INPUTS, _WIDTH, 3, padding=1)
         self.conv2 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2)
+        self.wide = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=4, dilation=4)
         self.conv3 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
         self.logits = nn.Conv2d(_WIDTH, 3, 1)
+        nn.init.zeros_(self.wide.weight)  # so that weights without it can be trained on
+        nn.init.zeros_(self.wide.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, L_centred: Tensor, detail: Tensor, meaning: Tensor, guess: Tensor
+        self, L_centred: Tensor, detail: Tensor, meaning: Tensor, guess: Tensor, same: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix the three.
 
@@ -36,6 +39,8 @@ class Trust(nn.Module):
             detail: (B, 4, h, w): L_centred, a, b and similarity of what was found by details and meaning together.
             meaning: (B, 4, h, w): the same by meaning alone.
             guess: (B, 2, h, w): ab.
+            same: (B, 1, 1, 1): how much of the frame the reference surely shows, 0..1. A reference of the same scene
+                deserves more trust in details.
 
         Returns:
             ab (B, 2, h, w), similarity (B, 1, h, w) and evidence (B, EVIDENCE, h, w): the shares of meaning and guess,
@@ -48,11 +53,13 @@ class Trust(nn.Module):
                 L_centred / _L, off_detail / _L, off_meaning / _L, off_detail.abs() / _L, off_meaning.abs() / _L,
                 detail[:, 1:3] / _AB, meaning[:, 1:3] / _AB, guess / _AB, apart / _AB,
                 (detail[:, 3:] - 0.8) * 5.0, (meaning[:, 3:] - 0.6) * 3.0, torch.ones_like(L_centred),
+                same.expand_as(L_centred),
             ),
             dim=1,
         ).to(self.logits.weight.dtype)  # fmt: skip
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x)) + x
+        x = F.relu(self.wide(x)) + x
         x = F.relu(self.conv3(x)) + x
         shares = torch.softmax(self.logits(x).float(), dim=1)
         by_detail, by_meaning, by_guess = shares.chunk(3, dim=1)
