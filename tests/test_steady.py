@@ -20,7 +20,7 @@ def after(ab: Tensor, previous: float, L: float = 0.0, has_previous: float = 1.0
     prev_lab[:, 0] = L
     flags = torch.full((len(ab), 1, 1, 1), has_previous)
     L_centred = torch.zeros(len(ab), 1, 32, 32)
-    return steadied(ab, ab, L_centred, prev_lab, flags, torch.full((len(ab), 1, 32, 32), unseen))
+    return steadied(ab, ab, L_centred, prev_lab, flags, torch.full((len(ab), 1, 32, 32), unseen), ONE)
 
 
 def flat(value: float) -> Tensor:
@@ -33,7 +33,7 @@ def test_noise_fades_over_time() -> None:
     frames = [30.0 + torch.randn(1, 2, 32, 32, generator=generator) for _ in range(12)]
     shown, L = frames[0], torch.zeros(1, 1, 32, 32)
     for ab in frames[1:]:
-        shown = steadied(ab, ab, L, torch.cat((L, shown), dim=1), ONE, NONE)
+        shown = steadied(ab, ab, L, torch.cat((L, shown), dim=1), ONE, NONE, ONE)
     assert shown.std() < 0.6 * frames[-1].std()
     assert shown.mean() == pytest.approx(30.0, abs=0.1)
 
@@ -43,7 +43,7 @@ def test_a_slow_change_is_followed() -> None:
     shown, L = flat(0.0), torch.zeros(1, 1, 32, 32)
     behind = []
     for n in range(40):
-        shown = steadied(flat(0.5 * n), flat(0.5 * n), L, torch.cat((L, shown), dim=1), ONE, NONE)
+        shown = steadied(flat(0.5 * n), flat(0.5 * n), L, torch.cat((L, shown), dim=1), ONE, NONE, ONE)
         behind.append(0.5 * n - float(shown.mean()))
     assert behind[-1] == pytest.approx(behind[-10], abs=0.01) and behind[-1] < 1.5
 
@@ -73,7 +73,7 @@ def test_what_the_reference_does_not_show_keeps_the_previous_colours() -> None:
     assert torch.allclose(half, flat(15.75), atol=0.1)  # 30 (1 - 0.95 / 2)
     shown, L = flat(0.0), torch.zeros(1, 1, 32, 32)
     for _ in range(60):
-        shown = steadied(flat(30.0), flat(30.0), L, torch.cat((L, shown), dim=1), ONE, NONE + 1.0)
+        shown = steadied(flat(30.0), flat(30.0), L, torch.cat((L, shown), dim=1), ONE, NONE + 1.0, ONE)
     assert shown.min() > 20.0  # it is not kept for ever: each motion blurs it
 
 
@@ -89,11 +89,20 @@ def test_details_correct_an_error(L: float, unseen: float, expected: float) -> N
     """The net handed on a previous colour of 0, where details found 40."""
     prev_lab = torch.zeros(1, 3, 32, 32)
     prev_lab[:, 0] = L
-    shown = steadied(flat(0.0), flat(40.0), NONE, prev_lab, ONE, NONE + unseen)
+    shown = steadied(flat(0.0), flat(40.0), NONE, prev_lab, ONE, NONE + unseen, ONE)
     assert torch.allclose(shown, flat(expected), atol=1.0)  # the rule against noise takes a little
 
 
 def test_a_small_difference_from_what_details_found_is_left() -> None:
     """It may be noise of the match: of 3 less than 0.2 is taken."""
     prev_lab = torch.full((1, 3, 32, 32), 30.0)
-    assert steadied(flat(0.0), flat(3.0), NONE, prev_lab, ONE, NONE).max() < 0.2
+    assert steadied(flat(0.0), flat(3.0), NONE, prev_lab, ONE, NONE, ONE).max() < 0.2
+
+
+def test_nothing_is_kept_by_a_reference_of_another_scene() -> None:
+    """Such a reference shows nothing of the frame surely; one of the scene shows a tenth or more."""
+    by = [
+        steadied(flat(30.0), flat(30.0), NONE, torch.zeros(1, 3, 32, 32), ONE, NONE + 1.0, shown * ONE)
+        for shown in (0.002, 0.1)
+    ]
+    assert by[0].min() > 29.0 and by[1].max() < 2.0

@@ -298,7 +298,8 @@ class ColorizationNet(nn.Module):
         if self.config.warp_upsampling == "reference":
             unseen = match.evidence[:, :2].sum(1, keepdim=True) if self.config.semantic else torch.zeros_like(ab[:, :1])
             ab = torch.lerp(ab, match.warped_ab, _SURELY * match.evidence[:, -1:])
-            ab = steadied(ab, match.warped_ab, L_centred, prev_lab, has_previous, unseen)
+            shown = _mean_of_each(match.evidence[:, -1:])
+            ab = steadied(ab, match.warped_ab, L_centred, prev_lab, has_previous, unseen, shown)
         return ab
 
 

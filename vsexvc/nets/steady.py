@@ -5,7 +5,8 @@ The paper leaves this to its colour net and its temporal loss (eq. 13). Three ru
 1. Where details found a colour far from the net's, errors of earlier frames may have been handed on: part of the warped
    colour is taken, less of it where the previous frame fits.
 2. What the reference does not show by its details has only the colour of its kind, or a guess (trust.py). The previous
-   colours are better than these, as far as the previous frame fits.
+   colours are better than these, as far as the previous frame fits and the reference is of the scene: by another scene
+   all colours are of their kind, and what is kept for long is blurred by each motion.
 3. Small differences from the previous colours are mostly noise of the match: part of the previous ones is taken.
 
 Axes: B batch, H and W the network's size.
@@ -25,12 +26,21 @@ _KEPT, _KEPT_OFF = (
     0.95,
     6.0,
 )  # rule 2: share of the previous colours, below 1 as each motion blurs them; difference of L
+_SHOWN = (
+    0.02  # rule 2: part of a frame that a reference of its scene shows surely; one of another scene shows up to that
+)
 _SHARE = 0.7  # rule 3: share of the previous colours: what remains of a true change after n frames is 0.7^n of it
 _NOISE, _OFF = 4.0, 1.2  # rule 3: difference in ab at which it has fallen to 1/e; difference of L: motion blurs
 
 
 def steadied(
-    ab: Tensor, warped_ab: Tensor, L_centred: Tensor, prev_lab: Tensor, has_previous: Tensor, unseen: Tensor
+    ab: Tensor,
+    warped_ab: Tensor,
+    L_centred: Tensor,
+    prev_lab: Tensor,
+    has_previous: Tensor,
+    unseen: Tensor,
+    shown: Tensor,
 ) -> Tensor:
     """Return ab (B, 2, H, W) with shares of the warped and the previous colours.
 
@@ -41,12 +51,14 @@ def steadied(
         prev_lab: (B, 3, H, W), aligned with the frame.
         has_previous: (B, 1, 1, 1), 1 where there is a previous frame, else 0.
         unseen: (B, 1, H, W), 0..1, how much of warped_ab does not come from the reference's details.
+        shown: (B, 1, 1, 1), 0..1, how much of the frame the reference surely shows.
     """
     before, off = prev_lab[:, 1:], misfit(prev_lab[:, :1], L_centred)
     fits = has_previous * torch.exp(-(off / _FITS).square())
     far = 1.0 - torch.exp(-_squared(warped_ab - ab) / _FAR**2)
     ab = torch.lerp(ab, warped_ab, _FOUND * (1.0 - unseen) * (1.0 - _LESS * fits) * far)
-    ab = torch.lerp(ab, before, _KEPT * has_previous * unseen * torch.exp(-(off / _KEPT_OFF).square()))
+    kept = _KEPT * has_previous * (1.0 - torch.exp(-(shown / _SHOWN).square()))
+    ab = torch.lerp(ab, before, kept * unseen * torch.exp(-(off / _KEPT_OFF).square()))
     unlike = _squared(before - ab) / _NOISE**2 + (off / _OFF).square()
     return torch.lerp(ab, before, _SHARE * has_previous * torch.exp(-unlike))
 
