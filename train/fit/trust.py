@@ -9,7 +9,6 @@ another picture; and a picture with one that is similar by meaning. What the tru
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,5 +222,5 @@ def error(ab: Tensor, sought: Tensor, options: TrustOptions, is_foreign: Tensor)
     weight = 1.0 + (options.foreign - 1.0) * is_foreign.flatten()
     apart = ab - sought
     l1, squared = apart.abs().mean((1, 2, 3)), apart.square().mean((1, 2, 3))
-    decibels = 10.0 / math.log(10.0) * torch.log(squared + 1.0)
+    decibels = 10.0 * torch.log10(squared + 1.0)
     return (weight * (options.l1 * l1 + options.decibels * decibels)).mean()

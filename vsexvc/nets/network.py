@@ -169,7 +169,7 @@ class ColorizationNet(nn.Module):
         warped_ab, similarity, evidence = large[:, :2], large[:, 2:3], large[:, 3:]
         if found is not None:
             pixels, sure = found
-            by_detail = 1.0 - evidence[:, :2].sum(1, keepdim=True)  # of Trust; without it there are no channels
+            by_detail = 1.0 - _not_by_detail(evidence)
             cells = F.interpolate(detail[:, -3:-1], scale_factor=CELL, mode=mode)
             share = by_detail * sure
             warped_ab = warped_ab + share * (pixels - cells)
@@ -296,9 +296,9 @@ class ColorizationNet(nn.Module):
         more += [match.seen] if self.config.semantic_color else []
         ab: Tensor = self.color(L_centred, match.warped_ab, match.similarity, prev_lab, has_previous, *more)
         if self.config.warp_upsampling == "reference":
-            unseen = match.evidence[:, :2].sum(1, keepdim=True) if self.config.semantic else torch.zeros_like(ab[:, :1])
-            ab = torch.lerp(ab, match.warped_ab, _SURELY * match.evidence[:, -1:])
-            shown = _mean_of_each(match.evidence[:, -1:])
+            of_trust, sure = match.evidence[:, :-1], match.evidence[:, -1:]
+            ab = torch.lerp(ab, match.warped_ab, _SURELY * sure)
+            unseen, shown = _not_by_detail(of_trust), _mean_of_each(sure)
             ab = steadied(ab, match.warped_ab, L_centred, prev_lab, has_previous, unseen, shown)
         return ab
 
@@ -365,6 +365,11 @@ def _usable(x: Tensor, usable: Tensor | None, cell: int) -> Tensor:
 def _pixels(keys: Keys) -> Pixels:
     assert keys.pixels is not None and keys.texture is not None
     return Pixels(keys.pixels, keys.texture)
+
+
+def _not_by_detail(of_trust: Tensor) -> Tensor:
+    """Return the shares of meaning and guess, (B, 1, H, W), of Trust's evidence (B, C, H, W): 0 where C is 0."""
+    return of_trust[:, :2].sum(1, keepdim=True)
 
 
 def _mean_of_each(x: Tensor) -> Tensor:

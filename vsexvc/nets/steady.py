@@ -20,17 +20,15 @@ from torch import Tensor
 from vsexvc.nets.motion import misfit
 
 # Each difference of L is a `misfit`, at which an effect has fallen to 1/e of it.
-_FOUND, _FAR = 0.6, 14.0  # rule 1: share of the warped colour; difference in ab from which it is far
-_FITS, _LESS = 3.0, 0.8  # rule 1: difference of L; how much less is taken where the previous frame fits
-_KEPT, _KEPT_OFF = (
-    0.95,
-    6.0,
-)  # rule 2: share of the previous colours, below 1 as each motion blurs them; difference of L
-_SHOWN = (
-    0.02  # rule 2: part of a frame that a reference of its scene shows surely; one of another scene shows up to that
-)
-_SHARE = 0.7  # rule 3: share of the previous colours: what remains of a true change after n frames is 0.7^n of it
-_NOISE, _OFF = 4.0, 1.2  # rule 3: difference in ab at which it has fallen to 1/e; difference of L: motion blurs
+# Rule 1: share of the warped colour; difference in ab from which it is far; difference of L; how much less is taken
+# where the previous frame fits.
+_FOUND, _FAR, _FITS, _LESS = 0.6, 14.0, 3.0, 0.8
+# Rule 2: share of the previous colours, below 1 as each motion blurs them; difference of L; part of a frame that a
+# reference of its scene shows surely: one of another scene shows up to that.
+_KEPT, _KEPT_OFF, _SHOWN = 0.95, 6.0, 0.02
+# Rule 3: share of the previous colours: what remains of a true change after n frames is 0.7^n of it; difference in ab
+# at which the share has fallen to 1/e of it; difference of L: motion blurs.
+_SHARE, _NOISE, _OFF = 0.7, 4.0, 1.2
 
 
 def steadied(
