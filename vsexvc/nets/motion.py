@@ -1,4 +1,4 @@
-"""Align the previous frame: search its correspondence features, then correct the flow by the pictures.
+"""Align the previous frame: search its correspondence features, then correct the flow by the pictures, half size first.
 
 The paper does not align it. The module has no parameters and keeps no state.
 
@@ -8,6 +8,8 @@ frame to the previous one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +18,9 @@ from vsexvc.nets.config import CELL, NetworkConfig
 
 _TILE = 6, 12  # rows and columns of cells that share a window in the motion search
 _TILES = 1 << 22  # elements of the products of tiles held at once
-_LOCAL, _WINDOW, _STEPS, _DAMPING = 8, 4, 2, 1.0  # of `refine`: radii of the local mean and of
-# the window, in pixels (powers of two); the number of steps; damping, in L squared
+_FARTHER = 0.005  # cosine that a match loses for each cell of its distance: most false ones are far
+_LOCAL, _WINDOW, _DAMPING = 8, 4, 1.0  # of `refine`: radii of the local mean and of the window, in pixels (powers of
+# two); damping, in L squared
 _FIT = 5  # side in pixels of the square of `misfit`
 
 
@@ -31,19 +34,26 @@ class Motion(nn.Module):
     def forward(self, theta: Tensor, prev_phi: Tensor, prev_lab: Tensor, L_centred: Tensor) -> Tensor:
         """Align as ColorizationNet.align does."""
         flow = search(theta, prev_phi, self.radius, self.temperature)
-        flow = F.interpolate(flow, scale_factor=CELL, mode="bilinear") * CELL  # pixels, (B, 2, H, W)
-        if self.refine:
-            with torch.no_grad():
-                better = refine(flow, texture(L_centred), texture(prev_lab[:, :1]))
-            flow = flow + (better - flow).detach()
-        return warp(prev_lab, flow)
+        if not self.refine:
+            return warp(prev_lab, _enlarged(flow, CELL))
+        with torch.no_grad():
+            now, before = texture(L_centred), texture(prev_lab[:, :1])
+            half = refine(_enlarged(flow, CELL // 2), F.avg_pool2d(now, 2), F.avg_pool2d(before, 2), smoothed=(2, 8))
+            better = refine(_enlarged(half, 2), now, before, steps=1)
+        flow = _enlarged(flow, CELL)  # pixels, (B, 2, H, W)
+        return warp(prev_lab, flow + (better - flow).detach())
+
+
+def _enlarged(flow: Tensor, factor: int) -> Tensor:
+    """Return the flow of a picture that is so many times as large."""
+    return F.interpolate(flow, scale_factor=factor, mode="bilinear") * factor
 
 
 def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tensor:
     """Find where each cell was in the previous frame: (B, 2, h, w), (dx, dy) in cells.
 
-    The result is the best match in a window. Its fraction of a cell is the mean place of the match and its eight
-    neighbours, weighted by the softmax of eq. 4.
+    The result is the best match in a window, where a far match must be better than a near one. Its fraction of a cell
+    is the mean place of the match and its eight neighbours, weighted by the softmax of eq. 4.
 
     Args:
         theta: (B, C, h, w) of this frame.
@@ -61,6 +71,7 @@ def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tenso
     queries = F.pad(theta, (0, beside, 0, below)).unfold(2, rows, rows).unfold(3, columns, columns)
     keys = F.pad(phi, (reach, reach + beside, reach, reach + below)).unfold(2, high, rows).unfold(3, wide, columns)
     places = torch.arange(side, device=theta.device) - reach
+    handicaps = _FARTHER * torch.hypot(*torch.meshgrid(places.float(), places.float(), indexing="ij"))
     three = torch.arange(3, device=theta.device)
     x_inside = _between(torch.arange(w, device=theta.device)[:, None] + places, w)  # (w, side)
     flows = []
@@ -85,7 +96,7 @@ def search(theta: Tensor, phi: Tensor, radius: int, temperature: float) -> Tenso
         y = torch.arange(top * rows, min(h, (top + tiles) * rows), device=theta.device)
         inside = _between(y[:, None] + places, h)[:, None, :, None] & x_inside[:, None, :]
         windows = windows.masked_fill(~inside, float("-inf"))
-        best = windows[..., 1:-1, 1:-1].flatten(3).argmax(3, keepdim=True)
+        best = (windows - handicaps)[..., 1:-1, 1:-1].flatten(3).argmax(3, keepdim=True)
         y_best, x_best = best // (side - 2), best % (side - 2)
         near = y_best * side + x_best + (three[:, None] * side + three).flatten()
         share = torch.softmax(windows.flatten(3).gather(3, near) / temperature, dim=3).view(b, -1, w, 3, 3)
@@ -130,10 +141,17 @@ def misfit(moved_L: Tensor, L: Tensor) -> Tensor:
     return F.avg_pool2d((moved_L - L).abs(), _FIT, 1, _FIT // 2, count_include_pad=False)
 
 
-def refine(flow: Tensor, now: Tensor, before: Tensor, part: Tensor | None = None) -> Tensor:
+def refine(
+    flow: Tensor,
+    now: Tensor,
+    before: Tensor,
+    part: Tensor | None = None,
+    smoothed: Sequence[int] = (4,),
+    steps: int = 2,
+) -> Tensor:
     """Correct a flow by the pictures, with the steps of Lucas and Kanade.
 
-    Each pixel starts from the best of the flow, the smoothed flow and no motion. Each step by least squares is kept
+    Each pixel starts from the best of the flow, the smoothed flows and no motion. Each step by least squares is kept
     where it reduces the error. The error is averaged over a window.
 
     Args:
@@ -141,6 +159,8 @@ def refine(flow: Tensor, now: Tensor, before: Tensor, part: Tensor | None = None
         now: (B, 1, H, W), `texture` of this frame.
         before: (B, 1, H', W'), `texture` of the previous frame, or of another picture.
         part: of the other picture, see `warp`.
+        smoothed: radii in pixels of the smoothed flows, powers of two.
+        steps: number of steps by least squares.
 
     Returns:
         (B, 2, H, W).
@@ -159,9 +179,10 @@ def refine(flow: Tensor, now: Tensor, before: Tensor, part: Tensor | None = None
         flow, picture = torch.where(is_better, candidate, flow), torch.where(is_better, its_picture, picture)
         error = torch.where(is_better, its_error, error)
 
-    keep_where_better(_box(flow, _WINDOW))
+    for radius in smoothed:
+        keep_where_better(_box(flow, radius))
     keep_where_better(torch.zeros_like(flow))
-    for _ in range(_STEPS):
+    for _ in range(steps):
         wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
         dx, dy = (
             (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) / 2.0,
