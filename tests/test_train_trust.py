@@ -50,6 +50,7 @@ def test_it_learns_what_is_right(true: float, cosine: float, is_foreign: float, 
     ab, *_ = net(*some.seen)
     assert (ab - expected).abs().mean() < 3.0
     assert not any(p.requires_grad for p in net.parameters())
+    assert not net.learns
 
 
 def test_a_calm_frame_counts_as_much_as_a_wrong_one() -> None:

@@ -82,8 +82,9 @@ def _freeze(net: ColorizationNet, options: FitOptions) -> None:
         net.correspondence.requires_grad_(False)
         if net.config.semantic:
             net.meaning.project.requires_grad_(False)
-    if net.config.semantic and options.freeze_trust:
-        net.trust.requires_grad_(False)
+    if net.config.semantic:
+        net.trust.learns = not options.freeze_trust
+        net.trust.requires_grad_(net.trust.learns)
     if options.freeze_features:
         net.features.requires_grad_(False)
 

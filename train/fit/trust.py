@@ -188,6 +188,7 @@ def _lab(picture: Picture) -> Tensor:
 
 def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
     """Train the trust on pairs, half of them mirrored."""
+    trust.learns = True
     trust.requires_grad_(True)
     optimizer = torch.optim.AdamW(trust.parameters(), lr=options.learning_rate, weight_decay=0.01)
     for step in range(options.steps):
@@ -204,6 +205,7 @@ def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
         if step % 100 == 0:
             log.info("step %d: %.3f", step, float(loss.detach()))
     trust.requires_grad_(False)
+    trust.learns = False
 
 
 def _sought(true: Tensor, meaning: Tensor, is_foreign: Tensor) -> Tensor:

@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 EVIDENCE = 3  # further channels of the colour net's input: see Trust.forward
 _INPUTS, _WIDTH = 16, 32
+_LEAST = 0.3  # of `same`, in use: what learns by references of other scenes too leaves the details too early
 _L, _AB = 25.0, 40.0  # scales that bring L and ab to about 1
 
 
 class Trust(nn.Module):
-    """Weigh three colours by convolutions over the evidence for each, and a softmax."""
+    """Weigh three colours by convolutions over the evidence for each, and a softmax.
+
+    Attributes:
+        learns: whether it is being trained; then `same` is used as it is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.learns = False
         self.conv1 = nn.Conv2d(_INPUTS, _WIDTH, 3, padding=1)
         self.conv2 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2)
         self.wide = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=4, dilation=4)
@@ -40,12 +46,13 @@ class Trust(nn.Module):
             meaning: (B, 4, h, w): the same by meaning alone.
             guess: (B, 2, h, w): ab.
             same: (B, 1, 1, 1): how much of the frame the reference surely shows, 0..1. A reference of the same scene
-                deserves more trust in details.
+                deserves more trust in details. It counts as 0.3 at least, unless the net `learns`.
 
         Returns:
             ab (B, 2, h, w), similarity (B, 1, h, w) and evidence (B, EVIDENCE, h, w): the shares of meaning and guess,
             and how far the matched L is from the frame's.
         """
+        same = same if self.learns else same.clamp_min(_LEAST)
         off_detail, off_meaning = (L_centred - x[:, :1] for x in (detail, meaning))
         apart = torch.linalg.vector_norm(detail[:, 1:3] - meaning[:, 1:3], dim=1, keepdim=True)
         x = torch.cat(
