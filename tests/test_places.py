@@ -171,6 +171,6 @@ def test_a_pixel_that_is_found_surely_takes_part_in_the_result() -> None:
         unlike[:, 0] = 100.0  # so that steady.py takes nothing of it, and more of what details found
         ab = network.colorize(frame[:, :1], match, unlike, one)
     sure = match.evidence[:, -1:]
-    alone = 0.3 * sure * match.warped_ab
-    far = 1.0 - torch.exp(-(match.warped_ab - alone).square().sum(1, keepdim=True) / 14.0**2)
+    alone = 0.5 * sure * match.warped_ab
+    far = 1.0 - torch.exp(-(match.warped_ab - alone).square().sum(1, keepdim=True) / 13.0**2)
     assert sure.mean() > 0.9 and torch.allclose(ab, torch.lerp(alone, match.warped_ab, 0.6 * far), atol=1e-4)

@@ -30,7 +30,7 @@ from vsexvc.nets.steady import steadied
 from vsexvc.nets.trust import Trust
 
 _BESIDE = 32  # channels of a semantic vector beside the details: its first principal components; all give the same dB
-_SURELY = 0.3  # share of the reference's own pixels in the result, where they are sure; the colour net has the rest
+_SURELY = 0.5  # share of the reference's own pixels in the result, where they are sure; the colour net has the rest
 MULTIPLE = 8  # the colour net halves its input three times; relu5_2 is padded where 16 does not divide
 
 
