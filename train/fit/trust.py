@@ -3,7 +3,6 @@
 With the rest of the network it would learn to prefer details, as most samples of `fit` have a reference of the same
 scene. Here pairs of whole pictures are drawn: two frames of a clip; the same with a part of the reference covered by
 another picture; and a picture with one that is similar by meaning. What the trust sees of each pair is computed once.
-
 """
 
 from __future__ import annotations

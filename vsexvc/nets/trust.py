@@ -29,11 +29,8 @@ class Trust(nn.Module):
         self.learns = False
         self.conv1 = nn.Conv2d(_INPUTS, _WIDTH, 3, padding=1)
         self.conv2 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2)
-        self.wide = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=4, dilation=4)
         self.conv3 = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
         self.logits = nn.Conv2d(_WIDTH, 3, 1)
-        nn.init.zeros_(self.wide.weight)  # so that weights without it can be trained on
-        nn.init.zeros_(self.wide.bias)  # type: ignore[arg-type]
 
     def forward(
         self, L_centred: Tensor, detail: Tensor, meaning: Tensor, guess: Tensor, same: Tensor
@@ -66,7 +63,6 @@ class Trust(nn.Module):
         ).to(self.logits.weight.dtype)  # fmt: skip
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x)) + x
-        x = F.relu(self.wide(x)) + x
         x = F.relu(self.conv3(x)) + x
         shares = torch.softmax(self.logits(x).float(), dim=1)
         by_detail, by_meaning, by_guess = shares.chunk(3, dim=1)
