@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import vapoursynth as vs
 
+from vsexvc.film import encode as module
 from vsexvc.film.encode import Encoding, encode, input_arguments
 
 CLIP = vs.core.std.BlankClip(format=vs.YUV420P8, width=64, height=48, length=3).std.SetFrameProps(
@@ -74,3 +78,28 @@ def test_lossless_codecs_keep_full_range(tmp_path: Path, codec: str, pixels: int
     own = np.asarray(source.get_frame(0)[0])
     row = np.frombuffer(plane, own.dtype)[:64]
     assert np.array_equal(row, own[0]) == kept
+
+
+def test_ctrl_c_while_ffmpeg_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python raises it between any two steps: here once the start has been handed over, before it is known there."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+            future = super().submit(function, *arguments, **named)
+            if function is not int:
+                raise KeyboardInterrupt
+            return future
+
+    def noted(*arguments: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(Popen(*arguments, **named))
+        return started[-1]
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    target = tmp_path / "part.mkv"
+    with pytest.raises(KeyboardInterrupt):
+        encode(CLIP.frames(close=True), input_arguments(CLIP, CLIP.get_frame(0)), Encoding().resolved(), target)
+    (process,) = started
+    assert process.poll() is not None and not target.exists()

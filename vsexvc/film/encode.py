@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -235,15 +234,19 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
     command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-xerror", "-y"]
     command += merged(arguments, encoding.arguments())
     command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", _container(arguments, encoding), str(target)]
+    started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as said, closing(frames), ThreadPoolExecutor(1) as thread:
-        # ffmpeg gets a separate process group: only this process handles Ctrl-C. It raises in the main thread, so it
-        # cannot interrupt the start, which would leave a process that nobody ends.
-        starting = thread.submit(
-            partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, **own_group()),
-            command,
-        )
+        thread.submit(int).result()  # from now on the thread runs, so that `shutdown` waits for what it has been given
+
+        def start() -> None:
+            pipe, none = subprocess.PIPE, subprocess.DEVNULL
+            started.append(subprocess.Popen(command, stdin=pipe, stdout=none, stderr=said, **own_group()))
+
+        # ffmpeg gets a separate process group: only this process handles Ctrl-C. It raises in the main thread, at any
+        # point, so the process is started in the other one, and listed there: nobody loses it.
         try:
-            process = starting.result()
+            thread.submit(start).result()
+            (process,) = started
             assert process.stdin is not None
             with suppress(BrokenPipeError), process.stdin:  # ffmpeg's message gives the reason
                 for frame in frames:
@@ -251,9 +254,10 @@ def encode(frames: Generator[vs.VideoFrame], arguments: Sequence[str], encoding:
                         process.stdin.write(chunk)
             code = process.wait()
         except BaseException:
-            process = starting.result()
-            process.kill()
-            process.wait()
+            thread.shutdown()
+            for process in started:
+                process.kill()
+                process.wait()
             target.unlink(missing_ok=True)
             raise
         if code:
