@@ -386,9 +386,10 @@ def test_single_precision_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "taken"), [(None, set()), ("graphs", {"graphs"}), ("fused,merge,x", {"fused", "merge"})]
+    ("said", "taken"),
+    [(None, {"graphs"}), ("", set()), ("none", set()), ("graphs", {"graphs"}), ("fused,merge,x", {"fused", "merge"})],
 )
-def test_what_no_gpu_has_run_is_off_unless_asked_for(
+def test_what_no_gpu_has_proven_is_off_unless_asked_for(
     said: str | None, taken: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VSEXVC_CUDA", raising=False)

@@ -105,8 +105,8 @@ def build(
 def merges_at_once(device: torch.device) -> int:
     """Return how many full-size frames are made at a time: one for every two threads of VapourSynth.
 
-    On two cores a second one would only take a core from the network. On a GPU it is one, unless CUDA_EXTRAS are
-    requested.
+    On two cores a second one would only take a core from the network. On a GPU it is one, unless `merge` of
+    CUDA_EXTRAS is requested.
     """
     if device.type == "cuda" and "merge" not in cuda_extras():
         return 1

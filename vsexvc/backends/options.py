@@ -11,8 +11,9 @@ import torch
 
 BACKENDS = ("torch", "openvino", "tensorrt")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CUDA_EXTRAS = ("graphs", "fused", "merge")  # written for GPUs, and never run on one
-CUDA_VARIABLE = "VSEXVC_CUDA"  # environment variable that switches some on, as in "graphs,merge"
+CUDA_EXTRAS = ("graphs", "fused", "merge")  # written for GPUs
+_PROVEN = ("graphs",)  # of these: right and faster on a GPU (docs/speed.md)
+CUDA_VARIABLE = "VSEXVC_CUDA"  # environment variable that chooses others, as in "graphs,merge" or "none"
 
 
 def precisions(device: str | torch.device) -> tuple[str, ...]:
@@ -48,8 +49,9 @@ def unavailable(backend: str, device: str | torch.device) -> str:
 
 
 def cuda_extras() -> frozenset[str]:
-    """Return those of CUDA_EXTRAS that CUDA_VARIABLE names."""
-    return frozenset(CUDA_EXTRAS) & frozenset(os.environ.get(CUDA_VARIABLE, "").split(","))
+    """Return those of CUDA_EXTRAS that CUDA_VARIABLE names; where it is not set, those that a GPU has proven."""
+    named = os.environ.get(CUDA_VARIABLE)
+    return frozenset(_PROVEN) if named is None else frozenset(CUDA_EXTRAS) & frozenset(named.split(","))
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ComputeOptions:
         precision: one of PRECISIONS; None: the first of `precisions`.
         threads: CPU threads; None: torch's number at that moment. Backend torch uses the number of the calling thread,
             which must be the same: one TorchThread (support/threads.py) computes one network.
-        cuda: of CUDA_EXTRAS; by default those that CUDA_VARIABLE names.
+        cuda: of CUDA_EXTRAS; by default those of `cuda_extras`.
     """
 
     backend: str = "torch"
