@@ -53,6 +53,32 @@ def test_it_learns_what_is_right(true: float, cosine: float, is_foreign: float, 
     assert not net.learns
 
 
+@pytest.mark.parametrize(("sure", "expected"), [(0.4, -30.0), (0.6, 0.0)])
+def test_another_scene_decides_from_a_cosine_on(sure: float, expected: float) -> None:
+    torch.manual_seed(0)
+    net, some = Trust(), pairs(40.0, -30.0, 0.0, 0.5, is_foreign=1.0)
+    trust.learn(net, some, dataclasses.replace(OPTIONS, sure=sure))
+    assert (net(*some.seen)[0] - expected).abs().mean() < 3.0
+
+
+def test_an_anchor_keeps_what_references_of_the_scene_give() -> None:
+    """Pairs of both kinds that the trust can tell apart: only the answer to those of another scene changes."""
+    own, other = pairs(40.0, -30.0, -30.0, 0.7, is_foreign=0.0), pairs(30.0, -20.0, 0.0, 0.3, is_foreign=1.0)
+    both = Pairs(
+        tuple(torch.cat(x) for x in zip(own.seen, other.seen, strict=True)),
+        torch.cat((own.true, other.true)),
+        torch.cat((own.is_foreign, other.is_foreign)),
+    )
+    torch.manual_seed(0)
+    net = Trust()
+    before = [net(*some.seen)[0].detach() for some in (own, other)]
+    trust.learn(net, both, dataclasses.replace(OPTIONS, anchor=3.0, steps=300))
+    after = [net(*some.seen)[0] for some in (own, other)]
+    assert (before[0] + 30.0).abs().mean() > 10.0  # -30 would be right
+    assert (after[0] - before[0]).abs().mean() < 2.0
+    assert before[1].abs().mean() > 3.0 * after[1].abs().mean()
+
+
 def test_a_calm_frame_counts_as_much_as_a_wrong_one() -> None:
     """The error in decibels rises as much from 1 to 2 as from 10 to 20; pairs of another scene have a weight."""
     options = dataclasses.replace(OPTIONS, l1=0.0, decibels=1.0, foreign=3.0)

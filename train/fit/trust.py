@@ -7,8 +7,9 @@ another picture; and a picture with one that is similar by meaning. What the tru
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,8 @@ log = logging.getLogger("train")
 SIZE = (216, 384)  # rows, columns of the pictures
 _COVERED, _OF_CLIPS = 0.12, 0.62  # shares of the pairs: covered references, and all whose reference is of the clip
 _NEAREST_GAP = 8  # frames between frame and reference of a clip, at least
-_SURE, _SURE_WIDTH = 0.46, 0.04  # cosine from which a reference of another scene decides the colour
+_SURE_WIDTH = 0.04  # of the cosine: how gradually a reference of another scene begins to decide the colour
+_OF_SHARES = 100.0  # weight of a squared change of shares beside that of a colour, with `anchor`
 _FAINTEST = 4.0  # mean chroma below which a picture teaches nothing
 
 
@@ -58,6 +60,9 @@ class TrustOptions:
         l1: weight of the mean error in ab.
         decibels: weight of the error in decibels. It counts a calm frame as much as one with large errors.
         foreign: weight of pairs whose reference is of another scene.
+        sure: cosine from which a reference of another scene decides the colour.
+        anchor: weight of the change from the trust of `init`, by references of the scene, instead of the error; what
+            has been trained with that trust stays right. The trust is then trained as it is used. 0: none.
         seed: seed of all random numbers.
         threads: torch's threads; 0: torch's own choice.
     """
@@ -74,6 +79,8 @@ class TrustOptions:
     l1: float = 0.3
     decibels: float = 1.0
     foreign: float = 3.0
+    sure: float = 0.46
+    anchor: float = 0.0
     seed: int = 1
     threads: int = 0
 
@@ -187,7 +194,8 @@ def _lab(picture: Picture) -> Tensor:
 
 def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
     """Train the trust on pairs, half of them mirrored."""
-    trust.learns = True
+    before = copy.deepcopy(trust)
+    trust.learns = not options.anchor
     trust.requires_grad_(True)
     optimizer = torch.optim.AdamW(trust.parameters(), lr=options.learning_rate, weight_decay=0.01)
     for step in range(options.steps):
@@ -197,7 +205,13 @@ def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
         some = [x[index].float() for x in (*pairs.seen, pairs.true)]
         *given, true = (x.flip(3) for x in some) if torch.rand(()) < 0.5 else some
         is_foreign = pairs.is_foreign[index]
-        loss = error(trust(*given)[0], _sought(true, given[2], is_foreign), options, is_foreign)
+        ab, _, evidence = trust(*given)
+        errors = error(ab, _sought(true, given[2], is_foreign, options.sure), options, is_foreign)
+        if options.anchor:
+            errors = torch.where(
+                is_foreign.flatten() > 0, errors, options.anchor * _change(before, given, ab, evidence)
+            )
+        loss = errors.mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -207,21 +221,30 @@ def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
     trust.learns = False
 
 
-def _sought(true: Tensor, meaning: Tensor, is_foreign: Tensor) -> Tensor:
+def _change(before: Trust, given: Sequence[Tensor], ab: Tensor, evidence: Tensor) -> Tensor:
+    """Return how far ab and shares are from those of the trust before, (B,)."""
+    with torch.no_grad():
+        its_ab, _, its_evidence = before(*given)
+    of_shares = (evidence - its_evidence)[:, :2].square().mean((1, 2, 3))
+    return (ab - its_ab).square().mean((1, 2, 3)) + _OF_SHARES * of_shares
+
+
+def _sought(true: Tensor, meaning: Tensor, is_foreign: Tensor, sure: float) -> Tensor:
     """Return the ab that is right: that of the reference where a match by meaning is sure in another scene, else true.
 
     Args:
         true: (B, 2, h, w).
         meaning: (B, 4, h, w), see `Trust.forward`.
         is_foreign: (B, 1, 1, 1).
+        sure: see TrustOptions.
     """
-    return torch.lerp(true, meaning[:, 1:3], torch.sigmoid((meaning[:, 3:] - _SURE) / _SURE_WIDTH) * is_foreign)
+    return torch.lerp(true, meaning[:, 1:3], torch.sigmoid((meaning[:, 3:] - sure) / _SURE_WIDTH) * is_foreign)
 
 
 def error(ab: Tensor, sought: Tensor, options: TrustOptions, is_foreign: Tensor) -> Tensor:
-    """Return the loss of ab (B, 2, h, w), a scalar."""
+    """Return the loss of ab (B, 2, h, w), (B,)."""
     weight = 1.0 + (options.foreign - 1.0) * is_foreign.flatten()
     apart = ab - sought
     l1, squared = apart.abs().mean((1, 2, 3)), apart.square().mean((1, 2, 3))
     decibels = 10.0 * torch.log10(squared + 1.0)
-    return (weight * (options.l1 * l1 + options.decibels * decibels)).mean()
+    return weight * (options.l1 * l1 + options.decibels * decibels)
