@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 EVIDENCE = 3  # further channels of the colour net's input: see Trust.forward
 _INPUTS, _WIDTH = 16, 32
-_LEAST = 0.3  # of `same`, in use: what learns by references of other scenes too leaves the details too early
+# `same` in use: what learns by references of other scenes too leaves the details too early, so it counts as 0.3 at
+# least. Below about 0.03 no reference is of the scene, and it counts as what it is.
+_LEAST, _NONE = 0.3, 0.03
 _L, _AB = 25.0, 40.0  # scales that bring L and ab to about 1
 
 
@@ -43,13 +45,14 @@ class Trust(nn.Module):
             meaning: (B, 4, h, w): the same by meaning alone.
             guess: (B, 2, h, w): ab.
             same: (B, 1, 1, 1): how much of the frame the reference surely shows, 0..1. A reference of the same scene
-                deserves more trust in details. It counts as 0.3 at least, unless the net `learns`.
+                deserves more trust in details. From about 0.03 on it counts as 0.3 at least, unless the net `learns`.
 
         Returns:
             ab (B, 2, h, w), similarity (B, 1, h, w) and evidence (B, EVIDENCE, h, w): the shares of meaning and guess,
             and how far the matched L is from the frame's.
         """
-        same = same if self.learns else same.clamp_min(_LEAST)
+        if not self.learns:
+            same = same.clamp_min(_LEAST * (1.0 - torch.exp(-(same / _NONE).square())))
         off_detail, off_meaning = (L_centred - x[:, :1] for x in (detail, meaning))
         apart = torch.linalg.vector_norm(detail[:, 1:3] - meaning[:, 1:3], dim=1, keepdim=True)
         x = torch.cat(
