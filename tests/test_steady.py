@@ -5,6 +5,8 @@ What the reference does not show keeps the previous colours. What it shows by de
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,3 +108,12 @@ def test_nothing_is_kept_by_a_reference_of_another_scene() -> None:
         for shown in (0.002, 0.1)
     ]
     assert by[0].min() > 29.0 and by[1].max() < 2.0
+
+
+def test_half_as_much_noise_is_smoothed_by_a_reference_of_another_scene() -> None:
+    """Each share handed on is moved once more, which blurs it. The difference is sqrt(2): exp(-2/16) of the share."""
+    shares = [
+        1.0 - steadied(flat(1.0), flat(1.0), NONE, torch.zeros(1, 3, 32, 32), ONE, NONE, shown * ONE).mean().item()
+        for shown in (0.0, 0.2)
+    ]
+    assert shares == pytest.approx([0.35 * math.exp(-0.125), 0.7 * math.exp(-0.125)], abs=1e-4)

@@ -7,7 +7,8 @@ The paper leaves this to its colour net and its temporal loss (eq. 13). Three ru
 2. What the reference does not show by its details has only the colour of its kind, or a guess (trust.py). The previous
    colours are better than these, as far as the previous frame fits and the reference is of the scene: by another scene
    all colours are of their kind, and what is kept for long is blurred by each motion.
-3. Small differences from the previous colours are mostly noise of the match: part of the previous ones is taken.
+3. Small differences from the previous colours are mostly noise of the match: part of the previous ones is taken, half
+   as much by a reference of another scene.
 
 Axes: B batch, H and W the network's size.
 """
@@ -55,10 +56,11 @@ def steadied(
     fits = has_previous * torch.exp(-(off / _FITS).square())
     far = 1.0 - torch.exp(-_squared(warped_ab - ab) / _FAR**2)
     ab = torch.lerp(ab, warped_ab, _FOUND * (1.0 - unseen) * (1.0 - _LESS * fits) * far)
-    kept = _KEPT * has_previous * (1.0 - torch.exp(-(shown / _SHOWN).square()))
-    ab = torch.lerp(ab, before, kept * unseen * torch.exp(-(off / _KEPT_OFF).square()))
+    of_scene = has_previous * (1.0 - torch.exp(-(shown / _SHOWN).square()))
+    ab = torch.lerp(ab, before, _KEPT * of_scene * unseen * torch.exp(-(off / _KEPT_OFF).square()))
     unlike = _squared(before - ab) / _NOISE**2 + (off / _OFF).square()
-    return torch.lerp(ab, before, _SHARE * has_previous * torch.exp(-unlike))
+    share = 0.5 * _SHARE * (has_previous + of_scene)
+    return torch.lerp(ab, before, share * torch.exp(-unlike))
 
 
 def _squared(ab: Tensor) -> Tensor:
