@@ -25,7 +25,7 @@ from vsexvc.nets.motion import misfit
 # where the previous frame fits.
 _FOUND, _FAR, _FITS, _LESS = 0.6, 13.0, 3.0, 0.8
 # Rule 2: share of the previous colours, below 1 as each motion blurs them; difference of L; part of a frame that a
-# reference of its scene shows surely: one of another scene shows up to that.
+# reference of its scene shows surely: one of another scene shows up to that (in rule 3 too).
 _KEPT, _KEPT_OFF, _SHOWN = 0.95, 6.0, 0.04
 # Rule 3: share of the previous colours: what remains of a true change after n frames is 0.7^n of it; difference in ab
 # at which the share has fallen to 1/e of it; difference of L: motion blurs.
