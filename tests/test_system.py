@@ -5,6 +5,7 @@ It uses no fcntl, CDLL(None) or process groups, and renames no open file.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -66,6 +67,7 @@ from vsexvc.support.threads import TorchThread
 assert TorchThread(1)(lambda: 3) == 3
 assert system.own_group() == {{"creationflags": 512}}
 assert system.heap_trimmer()(0) is None
+system.keep_heap()
 import tempfile
 with tempfile.TemporaryFile() as file:
     assert system.lock(file)
@@ -175,3 +177,25 @@ def test_a_film_is_rendered_where_no_open_file_has_its_name_taken(
     assert [line for line in strict if line.startswith("replace")]
     with out.open(), pytest.raises(PermissionError):  # the fixture works
         out.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_kept_heap_maps_no_page_twice(kept: bool) -> None:
+    """Ask the system how many pages it maps for ten tensors of 40 MB, one after the other."""
+    code = f"""
+import resource, torch
+from vsexvc.support.system import keep_heap
+if {kept}:
+    keep_heap()
+for _ in range(10):
+    torch.ones(10 * 2**20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10 * 2**20)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    tensors = int(found.stdout) / (40 * 2**20)
+    assert tensors < 1 if kept else tensors > 9

@@ -18,10 +18,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vsexvc.support import system
 from vsexvc.support.files import settle
 from vsexvc.support.progress import Progress
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def set_up(threads: int) -> None:
+    """Prepare this process to train: torch's threads (0: its own choice), no subnormal numbers, a heap that is kept."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    system.keep_heap()
 
 
 @dataclass(frozen=True)

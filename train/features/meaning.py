@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train import running
 from train.data import augment
 from train.data.files import IMAGE_SUFFIXES, UnreadableError, find, read_image
 from vsexvc.colour.lab import rgb_to_lab
@@ -123,8 +124,7 @@ def _fold(convolution: nn.Conv2d, state: dict[str, Tensor], name: str, norm: str
 
 def make(options: MeaningOptions) -> Path:
     """Make the file and return its path. Raise ValueError or OSError for files that cannot be read."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    running.set_up(options.threads)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     kind, trunk = read_trunk(options.trunk)

@@ -173,9 +173,7 @@ def pretrain(options: PretrainOptions) -> Path:
     """
     o = options
     budget = running.Budget(o.minutes, o.steps)
-    if o.threads:
-        torch.set_num_threads(o.threads)
-    torch.set_flush_denormal(True)
+    running.set_up(o.threads)
     torch.manual_seed(o.seed)
     clips = samples.cached_clips(find(list(o.clips), VIDEO_SUFFIXES), o.out / "cache")
     views = Views(clips, list(o.images), o.size, o.seed)

@@ -64,9 +64,7 @@ def fit(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions)
     if not 0 <= options.lead_in < sample.length:
         raise ValueError(f"fit: lead_in must be 0 or more and below length {sample.length}, got {options.lead_in}")
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
+    running.set_up(options.threads)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
         cuda = options.device.startswith("cuda")

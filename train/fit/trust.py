@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train import running
 from train.data import augment
 from train.data.augment import Picture
 from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, UnreadableError, find, read_image
 from train.data.retrieval import Retrieval, Source
 from train.data.samples import cached_clips
-from train.running import cosine
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.nets.config import CELL
 from vsexvc.nets.network import ColorizationNet
@@ -100,8 +100,7 @@ def make(options: TrustOptions) -> Path:
         ValueError: the network has no semantic features, or there are no pairs.
         OSError: a file or folder cannot be read.
     """
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    running.set_up(options.threads)
     torch.manual_seed(options.seed)
     path = store.find(options.init)
     net = store.load_file(path).eval().requires_grad_(False)
@@ -200,7 +199,7 @@ def learn(trust: Trust, pairs: Pairs, options: TrustOptions) -> None:
     optimizer = torch.optim.AdamW(trust.parameters(), lr=options.learning_rate, weight_decay=0.01)
     for step in range(options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 20) * cosine(step / options.steps)
+            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 20) * running.cosine(step / options.steps)
         index = torch.randint(len(pairs.true), (options.batch,))
         some = [x[index].float() for x in (*pairs.seen, pairs.true)]
         *given, true = (x.flip(3) for x in some) if torch.rand(()) < 0.5 else some
