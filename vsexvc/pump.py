@@ -15,7 +15,7 @@ This module depends on VapourSynth frames and the session, not on formats, argum
 2. A block computes all of its frames. Outputs wait in a window until they are requested, and are returned once.
    Before it computes, a request checks whether another one has already done this block.
 3. The states before the last few blocks and before every 16th frame are kept, both least-recently-used, and so are
-   references. All stores are bounded in number and in bytes; none grows with the clip.
+   references. All stores are bounded in number and in bytes; of each scene only some numbers stay.
 
 Only a thread that other pumps share outlives its pump. No VideoFrame is kept after the call that brought it.
 """

@@ -83,5 +83,5 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt() -> NoReturn:
-    """End a request: exvc.PyFilter calls this instead of a step after Ctrl-C (native/exvc.c)."""
+    """End a request: exvc.PyFilter calls this instead of a step after Ctrl-C (native/pyfilter.c)."""
     raise Interrupted("Colorize: interrupted")

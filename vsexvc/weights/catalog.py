@@ -4,7 +4,7 @@ transfer.py downloads; store.py reads the files. This module does not import tor
 
 In the cache folder a model NAME has these files, in the order in which they appear: `NAME.lock` (held by the process
 that downloads), `NAME.zip.part` with `NAME.zip.part.json` (the bytes so far, and their origin), `NAME.zip` (complete,
-hash checked), `NAME.safetensors.json` (the hashes, which stay) and `NAME.safetensors`. Only the last two stay.
+hash checked), `NAME.safetensors.json` (the hashes, which stay) and `NAME.safetensors`. The lock and the last two stay.
 """
 
 from __future__ import annotations
