@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+
 from scripts import bench_filter
 from vsexvc.support.environment import environment, passive
 
@@ -38,7 +40,7 @@ def fair(threads: int, others: int, cores: int) -> float:
 def busy_rows(width: int, height: int, frames: int, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Measure alone, and while one more process than cores computes: as torch is loaded, and with spinning threads."""
     cores = len(os.sched_getaffinity(0))
-    others, threads = cores + 1, arguments.get("threads") or min(4, cores)
+    others, threads = cores + 1, arguments.get("threads") or torch.get_num_threads()
     rows = []
     for policy in ("" if passive() else os.environ.get(WAITS, "set by the user"), "ACTIVE"):
         row: dict[str, Any] = {"size": f"{width}x{height}", "threads wait": policy or "as the filter loads torch"}

@@ -208,7 +208,10 @@ class TestBusy:
         assert bench_busy.fair(2, 3, 8) == 1
 
     def test_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Only the second row asks for threads that spin; other processes run only during every second call."""
+        """Only the second row asks for threads that spin; other processes run only during every second call.
+
+        16 threads and 17 others on 16 cores take 33 / 16 times as long, as is fair.
+        """
         seen: list[tuple[str | None, int]] = []
         running: list[int] = []
 
@@ -220,17 +223,18 @@ class TestBusy:
 
         def run(*arguments: Any) -> dict[str, Any]:
             seen.append((os.environ.get("OMP_WAIT_POLICY"), len(running)))
-            return {"seconds": 10.0 if running else 2.0, "fps": 1.0}
+            return {"seconds": 4.125 if running else 2.0, "fps": 1.0}
 
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
         monkeypatch.setattr(bench_busy, "computing", computing)
         monkeypatch.setattr(bench_filter, "filter_run", run)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
         for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
             monkeypatch.delenv(name, raising=False)
         rows = bench_busy.busy_rows(64, 48, 8, {})
         assert seen == [(None, 0), (None, 1), ("ACTIVE", 0), ("ACTIVE", 1)]
         assert [row["threads wait"] for row in rows] == ["as the filter loads torch", "ACTIVE"]
-        assert all(row["times as long"] == 5 and row["times the fair share"] == pytest.approx(2) for row in rows)
+        assert all(row["times as long"] == 33 / 16 and row["times the fair share"] == pytest.approx(1) for row in rows)
 
     def test_processes_end(self) -> None:
         """The processes run inside the context and have ended after it."""
