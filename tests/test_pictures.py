@@ -185,6 +185,13 @@ def test_adobe_rgb_of_a_camera(tmp_path: Path) -> None:
         assert distance(read(tmp_path / "a.jpg"), expected) < 2
 
 
+def test_exif_that_cannot_be_read(tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(
+        tmp_path / "a.jpg", exif=b"Exif\0\0garbage!garbage", quality=95, subsampling=0, dpi=(72, 72)
+    )
+    assert distance(read(tmp_path / "a.jpg"), PICTURE) < 2
+
+
 def test_planes_that_pillow_misreads(tmp_path: Path) -> None:
     """A TIFF with separate planes of 16 bits, which Pillow reads as noise, is refused; one of 8 bits is read."""
     tifffile = pytest.importorskip("tifffile")

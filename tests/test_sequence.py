@@ -96,6 +96,56 @@ def test_deep_planes_of_tiff(tmp_path: Path) -> None:
     assert clip.format.id == vs.RGB48 and np.array_equal(planes(clip, 0), expected)
 
 
+@pytest.mark.parametrize(("suffix", "pixels"), [("ppm", "rgb48be"), ("jp2", "rgb48le"), ("jp2", "yuv444p12le")])
+def test_kinds_whose_depth_pillow_does_not_tell(tmp_path: Path, suffix: str, pixels: str) -> None:
+    deep = av.VideoFrame.from_ndarray(np.dstack([picture(k, 16) for k in range(3)]), format="rgb48le")
+    frame = deep.reformat(format=pixels, dst_color_range="JPEG" if pixels.startswith("yuv") else None)
+    for n in range(2):
+        context = av.CodecContext.create({"jp2": "jpeg2000"}.get(suffix, suffix), "w")
+        context.width, context.height, context.pix_fmt, context.time_base = WIDTH, HEIGHT, pixels, Fraction(1, 25)
+        packets = [*context.encode(frame), *context.encode(None)]
+        (tmp_path / f"{n}.{suffix}").write_bytes(b"".join(map(bytes, packets)))
+    clip = sequence.open_sequence(tmp_path)
+    assert clip.format.id == vs.RGB48 and len(np.unique(planes(clip, 1)[0])) > 256
+    if pixels.startswith("rgb"):
+        apart = np.array(planes(clip, 1), int) - [picture(k, 16) for k in range(3)]
+        assert np.abs(apart).max() <= 8 * (suffix == "jp2")  # ffmpeg's encoder is not exact
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lzma"])
+def test_compression_that_only_pillow_reads(tmp_path: Path, compression: str) -> None:
+    """Deep grey keeps its depth; what Pillow would cut to 8 bits is refused."""
+    try:
+        Image.fromarray(picture(1, 16)).save(tmp_path / "0.tif", compression=compression)
+    except (OSError, ValueError, RuntimeError):
+        pytest.skip(f"this Pillow does not write {compression}")
+    assert np.array_equal(planes(sequence.open_sequence(tmp_path), 0)[0], picture(1, 16))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_samples_of_32_bits(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(kind)).save(tmp_path / "0.tif")
+    clip = sequence.open_sequence(tmp_path)
+    with pytest.raises(
+        vs.Error, match=r"'0\.tif' cannot be read: its samples are too deep for Pillow: save it with 16 bits"
+    ):
+        clip.get_frame(0)
+
+
+def test_exif_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(2):
+        Image.fromarray(picture(n)).save(tmp_path / f"{n}.jpg", exif=b"Exif\0\0garbage!garbage", dpi=(72, 72))
+    assert planes(sequence.open_sequence(tmp_path), 1)[0].shape == (HEIGHT, WIDTH)
+    Image.fromarray(picture(2)).save(tmp_path / "2.tif")
+    whole = bytearray((tmp_path / "2.tif").read_bytes())
+    whole[-4:], tags = b"\xff\xff\xff\x7f", int.from_bytes(whole[4:8], "little")
+    after = tags + 2 + 12 * int.from_bytes(whole[tags : tags + 2], "little")  # where the next page is said to be
+    whole[after : after + 4] = (len(whole) - 6).to_bytes(4, "little")
+    (tmp_path / "2.tif").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"'2\.tif' cannot be read"):
+        sequence.open_sequence(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", ["tif", "gif"])
 def test_several_pictures_in_one_file(tmp_path: Path, suffix: str) -> None:
     pages = [Image.fromarray(picture(seed)) for seed in range(2)]

@@ -53,6 +53,7 @@ _RELATIVE = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13  # of ITU-T H.273
 _NAMED = 3  # files that a notice names
 _BITS, _PLANAR = 258, 284  # tags of TIFF
+_ORIENTATION = 0x0112  # of EXIF
 _HEAD = 1 << 16  # first bytes of a file, which hold its tags
 
 
@@ -119,7 +120,7 @@ def _loaded(path: Path) -> tuple[Image.Image, int, bytes | None]:
             raise ValueError("Pillow reads no TIFF with separate planes of more than 8 bits: save it interleaved")
         profile = profile_of(image)
         image.load()
-        return ImageOps.exif_transpose(image), count, profile
+        return image if orientation_of(image) == 1 else ImageOps.exif_transpose(image), count, profile
 
 
 def opened(path: Path) -> Image.Image:
@@ -149,6 +150,15 @@ def _register() -> None:
             plugin = importlib.import_module(module)
             if opener:
                 getattr(plugin, opener)()
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return EXIF's number for the orientation, 1..8; 1 (upright) where a picture states none that can be read."""
+    try:
+        number = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile.getexif would decode the picture
+    except Exception:  # damaged metadata raises errors of any type
+        return 1
+    return number if number in range(1, 9) else 1
 
 
 def tags_of(image: Image.Image) -> Any:

@@ -35,9 +35,16 @@ def profile_of(image: Image.Image) -> bytes | None:
     if image.format == "PNG" and "srgb" not in image.info:
         return _of_numbers(image.info.get("gamma"), image.info.get("chromaticity"))
     if image.format in ("JPEG", "MPO"):
-        interop = image.getexif().get_ifd(ExifTags.IFD.Interop)
-        return matrix_profile(*_ADOBE) if interop.get(ExifTags.Interop.InteropIndex) == _OF_ADOBE else None
+        return matrix_profile(*_ADOBE) if _is_adobe(image) else None
     return None
+
+
+def _is_adobe(image: Image.Image) -> bool:
+    try:
+        interop = image.getexif().get_ifd(ExifTags.IFD.Interop)
+    except Exception:  # damaged metadata raises errors of any type
+        return False
+    return interop.get(ExifTags.Interop.InteropIndex) == _OF_ADOBE
 
 
 def _of_numbers(exponent: float | None, stated: Chromaticities | None) -> bytes | None:

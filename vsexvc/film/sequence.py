@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +29,6 @@ from vsexvc.support.errors import first_line
 FPS = Fraction(24)  # if no rate is given
 _PATTERN = re.compile(r"%(?:0(\d+))?d")
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last number in a name
-_ORIENTATION = 0x0112  # of EXIF
 _COMPRESSION, _JPEG = 259, (6, 7)  # a tag of TIFF, and its values
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda plane: plane,
@@ -186,21 +186,30 @@ def notices(path: Path, fps: Fraction | None) -> list[str]:
 
 
 def _heads(what: str, files: Sequence[Path]) -> list[Head]:
-    """Describe the pictures; only the first is decoded; those that Pillow cannot read are assumed to be like it."""
+    """Describe the pictures. Those that Pillow cannot read are assumed to be like the first.
+
+    The first of each suffix is decoded: Pillow does not tell the depth of every kind.
+    """
     found: list[Head] = []
+    bits: dict[str, int] = {}
     for file in files:
-        one = _head(what, file)
+        one, suffix = _head(what, file), file.suffix.lower()
         if one is None and not found:
             frame = _decoded(what, file)
             one = Head(frame.width, frame.height, 1, _is_grey(frame), _bits(frame), _has_alpha(frame))
-        found.append(one or found[0])
+        if one is not None and suffix not in bits:
+            with suppress(ValueError):  # a damaged picture raises the error of its frame
+                bits[suffix] = _bits(_decoded(what, file, one.by_pillow))
+        one = one or found[0]
+        found.append(replace(one, bits=max(one.bits, bits.get(suffix, 8))))
     return found
 
 
 def _head(what: str, file: Path) -> Head | None:
     """Describe a picture; None for a kind that Pillow cannot read. what: the film's name in errors."""
     try:
-        image = pictures.opened(file)
+        with pictures.opened(file) as image:
+            one, count = _described(image), pictures.count_of(image)
     except UnidentifiedImageError as error:
         if file.suffix.lower() in Image.registered_extensions():
             raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
@@ -209,18 +218,21 @@ def _head(what: str, file: Path) -> Head | None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
-    with image:
-        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PngImageFile.getexif would decode the picture
-        width, height = image.size if orientation < 5 else image.size[::-1]
-        tiles: Any = getattr(image, "tile", ())
-        mode, stored = image.mode, str(tiles[0].args) if tiles else ""
-        is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0] or pictures.is_deep(image)
-        has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
-        is_grey = mode in pictures.GREY_MODES
-        by_pillow = pictures.tags_of(image).get(_COMPRESSION) in _JPEG or (is_grey and image.format == "BMP")
-        if (count := pictures.count_of(image)) > 1:
-            raise ValueError(f"{what}: {file.name!r} must hold one picture, it holds {count}")
-        return Head(width, height, orientation, is_grey, 16 if is_deep else 8, has_alpha, by_pillow)
+    if count > 1:
+        raise ValueError(f"{what}: {file.name!r} must hold one picture, it holds {count}")
+    return one
+
+
+def _described(image: Image.Image) -> Head:
+    orientation = pictures.orientation_of(image)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    tiles: Any = getattr(image, "tile", ())
+    mode, stored = image.mode, str(tiles[0].args) if tiles else ""
+    is_deep = mode.startswith(("I", "F")) or "16" in stored.split(",")[0] or pictures.is_deep(image)
+    has_alpha = "A" in mode or mode == "RGBa" or "transparency" in image.info
+    is_grey = mode in pictures.GREY_MODES
+    by_pillow = pictures.tags_of(image).get(_COMPRESSION) in _JPEG or (is_grey and image.format == "BMP")
+    return Head(width, height, orientation, is_grey, 16 if is_deep else 8, has_alpha, by_pillow)
 
 
 def _planes(what: str, file: Path, head: Head, kind: tuple[bool, int]) -> list[NDArray[Any]]:
@@ -261,13 +273,22 @@ def _decoded(what: str, file: Path, by_pillow: bool = False) -> Any:
     except Exception as error:  # decoders raise errors of any type
         try:
             return _pillow_frame(file)
-        except Exception:
-            raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(error)}") from None
+        except Exception as other:
+            why = other if isinstance(other, _TooDeepError) else error
+            raise ValueError(f"{what}: {file.name!r} cannot be read: {first_line(why)}") from None
+
+
+class _TooDeepError(ValueError):
+    """Report a picture that Pillow would cut to 8 bits."""
 
 
 def _pillow_frame(file: Path) -> Any:
     with pictures.opened(file) as image:
         image.load()
+        if image.mode.startswith("I;16"):
+            return av.VideoFrame.from_ndarray(np.asarray(image).astype("<u2"), format="gray16le")
+        if image.mode in ("I", "F") or pictures.is_deep(image):
+            raise _TooDeepError("its samples are too deep for Pillow: save it with 16 bits and common compression")
         mode = "L" if image.mode in pictures.GREY_MODES else "RGB"
         return av.VideoFrame.from_ndarray(np.asarray(image.convert(mode)), format={"L": "gray", "RGB": "rgb24"}[mode])
 
