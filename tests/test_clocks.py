@@ -15,7 +15,7 @@ from vsexvc.__main__ import main
 from vsexvc.film.encode import find_ffmpeg
 from vsexvc.film.join import Clock, Other
 from vsexvc.film.source import open_video
-from vsexvc.film.times import film_times
+from vsexvc.film.times import Times, check_whole, film_times
 
 
 def arguments(model: str, folder: Path) -> list[str]:
@@ -123,3 +123,13 @@ def test_sound_that_starts_later_than_a_script(tmp_path: Path) -> None:
             packet = next(p for p in file.demux(**{kind: 0}) if p.size)
             firsts.append(float(packet.pts * packet.time_base))
     assert firsts == pytest.approx([0, 0.75], abs=0.002)
+
+
+def test_a_duration_in_other_words(tmp_path: Path) -> None:
+    """Matroska's tag DURATION holds h:m:s; that of another container may hold anything."""
+    make_film(tmp_path / "film.mkv", (10,), sound=0)
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(tmp_path / "film.mkv"), "-c", "copy"]
+    subprocess.run([*command, "-metadata:s:v", "DURATION=5400", str(tmp_path / "film.nut")], check=True)
+    with av.open(str(tmp_path / "film.nut")) as file:
+        assert file.streams.video[0].metadata["DURATION"] == "5400"
+    assert check_whole(tmp_path / "film.nut", Times(range(10), Fraction(1, 24), Fraction(24))) is None

@@ -116,6 +116,8 @@ def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         "ref_000000.png  0:00:00.0  33 frames of 3 scenes",
         str(out / keyframes.PAGE),
     ]
+    assert main([*command[:2], "-o", str(tmp_path / "film.mkv")]) == 1
+    assert f"folder '{tmp_path / 'film.mkv'}' must be a folder" in capsys.readouterr().err
     (out / "ref_000000.png").unlink()
     assert main([*command, "--device", "cpu", "--like", "1"]) == 0
     numbers = numbers_of(listed([out]), 33)

@@ -57,3 +57,20 @@ def test_what_is_no_script_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert main(["pipe", str(name)]) == 1
         out, err = capsys.readouterr()
         assert out == "" and words in err and err.count("\n") == 1
+
+
+def test_names_that_look_like_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ffmpeg takes `Film: part 1.mkv` for a protocol and `-1.mkv` for an option."""
+    monkeypatch.chdir(tmp_path)
+    made = (
+        "import vapoursynth as vs\nvs.core.std.BlankClip(format=vs.GRAY8, width=96, height=64, length=3).set_output()\n"
+    )
+    Path("-a.vpy").write_text(made)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    for out in ("Film: part 1.mkv", "-1.mkv"):
+        assert main(["pipe", f"-o={out}", "--", "-a.vpy"]) == 0
+        line = capsys.readouterr().out.strip()
+        subprocess.run(["bash", "-o", "pipefail", "-c", line], check=True, env={**os.environ, "PATH": path})
+        assert (tmp_path / out).stat().st_size > 300

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import vapoursynth as vs
 
-from vsexvc import pump, typical
+from vsexvc import pump, references, typical
 from vsexvc.film import source
 from vsexvc.film.encode import find_ffmpeg
 from vsexvc.film.references import open_references
@@ -97,13 +97,16 @@ def test_nothing_is_written_beside_the_film(folder: Path, tmp_path: Path) -> Non
     assert sorted(folder.iterdir()) == before and (tmp_path / "new" / "index").is_dir()
 
 
-def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_cache(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only a film needs the folder, not numbered pictures or references."""
     monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path))
     assert source.default_cache() == tmp_path / "index"
     (tmp_path / "file").touch()
     monkeypatch.setenv("VSEXVC_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"cache folder '.*file/index' cannot be made \(.*\), \$VSEXVC_CACHE names"):
-        source.default_cache()
+        source.open_video(folder / "film.mkv", source.default_cache())
+    picture = film.make_png(tmp_path / "0.png", 0)
+    assert references(picture)[0].num_frames == 1
 
 
 def test_what_cannot_be_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

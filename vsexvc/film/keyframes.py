@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vsexvc.arguments import check_device
 from vsexvc.film.page import embedded, filled, save
-from vsexvc.film.plan import counted, timecode
+from vsexvc.film.plan import check_folder, counted, timecode
 from vsexvc.film.references import numbered
 from vsexvc.film.source import (
     Scene,
@@ -124,6 +124,7 @@ def write(
         raise ValueError(f"size must be 64..1080, got {size}")
     if out.is_dir() and (there := numbered(out)):
         raise FileExistsError(f"folder {str(out)!r} must hold no references yet, {there[0].name} exists already")
+    check_folder("folder", out)
     clip = open_video(film, cache, interlaced, fps)
     try:
         session = Session(load(model, check_device(device, 0)))

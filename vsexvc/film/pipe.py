@@ -5,6 +5,7 @@ Y4M, which vspipe writes, cannot carry matrix, primaries and transfer; ffmpeg ge
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from itertools import pairwise
@@ -43,4 +44,10 @@ def line(script: Path, out: Path, encoding: Encoding) -> str:
     stated = [word for pair in list(pairwise(given))[::2] if pair[0] not in _IN_Y4M for word in pair]
     ffmpeg = "ffmpeg" if shutil.which("ffmpeg") else find_ffmpeg()
     words = [ffmpeg, "-f", "yuv4mpegpipe", *stated, "-i", "-", *merged(behind, encoding.arguments())]
-    return f"{shlex.join(['vspipe', '-c', 'y4m', str(script), '-'])} | {shlex.join([*words, str(out)])}"
+    return f"{shlex.join(['vspipe', '-c', 'y4m', _named(script), '-'])} | {shlex.join([*words, _named(out)])}"
+
+
+def _named(file: Path) -> str:
+    """Return a file's name such that a program takes it neither for an option nor, up to a colon, for a protocol."""
+    name = str(file)
+    return os.path.join(".", name) if name.startswith("-") or (":" in name and not file.is_absolute()) else name  # noqa: PTH118

@@ -230,6 +230,15 @@ def check_writable(what: str, path: Path, *suffixes: str) -> None:
         raise PermissionError(f"{what} {str(path)!r} must be in a folder that can be written")
 
 
+def check_folder(what: str, path: Path) -> None:
+    """Raise OSError for a folder, existing or not, in which files cannot be written. what: its name in errors."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{what} {str(path)!r} must be a folder, {str(there)!r} is a file")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{what} {str(path)!r} must be a folder that can be written")
+
+
 def timecode(seconds: float) -> str:
     """Format seconds as h:mm:ss.t."""
     tenths = round(seconds * 10)

@@ -47,14 +47,8 @@ class Scene:
 
 
 def default_cache() -> Path:
-    """Return the folder for indexes of films without a working folder, made if missing. Raise OSError on failure."""
-    folder = cache_folder() / "index"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        where = f"the cache folder {str(folder)!r}"
-        raise OSError(f"{where} cannot be made ({error.strerror}), ${CACHE_VARIABLE} names another") from None
-    return folder
+    """Return the folder for indexes of films without a working folder. It is made when a film needs it."""
+    return cache_folder() / "index"
 
 
 def open_video(path: Path, cache: Path, interlaced: str | None = None, fps: Fraction | None = None) -> vs.VideoNode:
@@ -285,7 +279,7 @@ def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{what} {str(path)!r} must be a file, there is none")
-    cache.mkdir(parents=True, exist_ok=True)
+    _make(cache)
     try:
         clip = vs.core.bs.VideoSource(str(path.absolute()), showprogress=False, cachepath=str(cache.absolute()))
         tracks = vs.core.bs.TrackInfo(str(path.absolute()))
@@ -302,3 +296,11 @@ def open_any(what: str, path: Path, cache: Path) -> vs.VideoNode:
         raise ValueError(f"{what} {str(path)!r} must be a film or a picture, this is sound with a cover")
     assert isinstance(clip, vs.VideoNode)
     return clip
+
+
+def _make(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        more = f", ${CACHE_VARIABLE} names another" if cache == default_cache() else ""
+        raise OSError(f"the cache folder {str(cache)!r} cannot be made ({error.strerror}){more}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ import vapoursynth as vs
 
 from vsexvc.film.sequence import FPS, is_sequence, listing
 
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # as Matroska's tag states it
 _JUMP = 1.0  # more seconds than this between two frames are a gap
 
 
@@ -109,10 +111,10 @@ def check_whole(path: Path, times: Times) -> str | None:
     """
     with av.open(str(path)) as file:
         stream = picture_of(file)
-        told = next((value for key, value in stream.metadata.items() if key.split("-")[0].upper() == "DURATION"), None)
-        if told is not None:
-            hours, minutes, seconds = told.split(":")
-            announced = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        told = next((value for key, value in stream.metadata.items() if key.split("-")[0].upper() == "DURATION"), "")
+        if of_matroska := _DURATION.fullmatch(told):  # other tags of this name may hold anything
+            hours, minutes, seconds = map(float, of_matroska.groups())
+            announced = 3600 * hours + 60 * minutes + seconds
         else:
             announced = float((stream.duration or 0) * fraction(stream.time_base))
     shown = [float(stamp * times.base) for stamp in times.stamps]
