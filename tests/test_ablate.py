@@ -168,9 +168,8 @@ def test_folders_are_looked_at_before_the_training(options, tmp_path, fit):
     assert fit.asked == []
 
 
-def test_only_the_first_process_measures(options, folder, fit, quick, monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
-    again(options, folder)
-    assert len(fit.asked) == 5 and quick == []
-    assert capsys.readouterr().out == ""
-    assert not (options.out / "ablation.md").exists()
+def test_several_processes_are_refused(options, folder, fit, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="must run in one process"):
+        again(options, folder)
+    assert fit.asked == []

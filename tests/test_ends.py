@@ -56,3 +56,23 @@ def test_the_table(network: ColorizationNet, clip: Clip, monkeypatch: pytest.Mon
     assert all(float(figure) < 0.1 for row in table.rows for figure in row[3:5])  # CIEDE2000 of the right colour
     assert table.document["contradiction"]["chroma"] == pytest.approx(1.0, abs=0.02)
     assert table.document["contradiction"]["nearer"] == 1.0
+
+
+def test_equal_frames_grey_clips_and_short_ones(
+    network: ColorizationNet, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jump is a ratio of means over clips; grey clips do not count where references contradict each other."""
+    moving = Clip(Path("moving"), clip.rgb.copy())
+    moving.rgb[-2] = 255 - moving.rgb[-2]
+    grey = Clip(Path("grey"), np.full_like(clip.rgb, 100))
+    films = {film.path: film for film in (clip, moving, grey)}
+    monkeypatch.setattr(ends, "read_clip", lambda path, frames: films[path])
+    table = ends.measure(network, list(films), "some", frames=6)
+    step = float((moving.lab[-1, 1:] - moving.lab[-2, 1:]).norm(dim=0).mean())
+    alone = ends.measure(network, [moving.path], "one", frames=6)
+    for row, values in table.document["rows"].items():
+        assert values[-1] == pytest.approx(alone.document["rows"][row][-1], abs=0.02 / step + 0.01)
+    assert table.document["contradiction"]["chroma"] == pytest.approx(1.0, abs=0.3)
+    films[Path("short")] = Clip(Path("short"), clip.rgb[:2])
+    with pytest.raises(ValueError, match="short must have three frames"):
+        ends.measure(network, [Path("short")], "some", frames=6)

@@ -223,14 +223,46 @@ def test_weights_can_be_trained_on(folder: Path, tmp_path: Path, capsys: pytest.
     assert "holds a network of another configuration" in capsys.readouterr().err
 
 
-def test_two_processes_share_a_step(folder: Path, tmp_path: Path, adversarial: str) -> None:
-    """Two processes of torchrun on the CPU train one network on different samples."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train"]
+TWO = """
+import os, signal, sys
+import torch
+import torch.distributed as distributed
+from train.__main__ import main
+from train.fit import loop
+
+run, step = loop._Run.run, loop._Run._train_step
+
+def compared(self):
+    path = run(self)
+    own = torch.cat([x.detach().flatten() for x in self.net.parameters()])
+    all_of_them = [torch.empty_like(own) for _ in range(2)]
+    distributed.all_gather(all_of_them, own)
+    assert torch.equal(*all_of_them)
+    return path
+
+def interrupted(self, batch):
+    if self.rank == 0 and self.step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, batch)
+
+loop._Run.run, loop._Run._train_step = compared, interrupted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("stop", "steps"), [(9, 3), (1, 2)])
+def test_two_processes_share_a_step(folder: Path, tmp_path: Path, adversarial: str, stop: int, steps: int) -> None:
+    """Two processes of torchrun on the CPU train one network on different samples, and end together."""
+    (tmp_path / "two.py").write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(tmp_path / "two.py"), str(stop)]
     command += arguments(folder, tmp_path / "two", 3, adversarial + " --batch 1 --adversarial-after 0 --threads 1")
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     state = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 3
+    assert state["step"] == steps
     assert all(value.isfinite().all() for value in tensors(tmp_path / "two").values())
     first = [list(itertools.islice(running._From(4 + rank, 2), 2)) for rank in range(2)]
     assert first == [[4, 6], [5, 7]]
@@ -248,6 +280,41 @@ def test_an_impossible_run_ends_in_one_line(tmp_path: Path, capsys: pytest.Captu
     assert "need features that see colour" in refused("--steps 1 --contextual 0.2")
     assert "a length of 2 or more" in refused("--steps 1 --adversarial 0.2 --length 1")
     assert "got 3 and (100, 100)" in refused("--steps 1 --length 3 --size 100 100")
+    assert refused("--steps 1 --validate /none").endswith("no such folder: /none")
+
+
+def test_features_that_are_missing_or_not_asked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"features": {}}, tmp_path / "features.pt")
+    for more, words in (
+        ("--semantic lite0", "semantic 'lite0' needs trained features, init None has none: give --meaning"),
+        ("--meaning x.pt", "meaning needs a network with semantic features, this one has none"),
+        ("--retrieve-by self", "retrieve_by self needs a network with semantic features"),
+        (f"--init {tmp_path / 'features.pt'}", "init must be weights or the checkpoint of a run of fit"),
+    ):
+        assert main(arguments(folder, tmp_path / "run", 1, more)) == 1
+        assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_clip_that_cannot_be_validated_does_not_end_the_run(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"no video")
+    more = f"--validate {tmp_path / 'clips'} --validate-minutes 0"
+    assert main(arguments(folder, tmp_path / "run", 1, more)) == 0
+    assert "not validated" in caplog.text
+
+
+@pytest.mark.parametrize("options", ["--freeze-features", "--freeze-correspondence"])
+def test_frozen_features_keep_their_statistics(folder: Path, tmp_path: Path, options: str) -> None:
+    assert main(arguments(folder, tmp_path / "first", 2)) == 0
+    more = f"--init {tmp_path / 'first' / 'checkpoint.pt'} {options} --correspond-share 0"
+    assert main(arguments(folder, tmp_path / "next", 2, more)) == 0
+    first, after = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["net"] for n in ("first", "next"))
+    assert all(torch.equal(value, after[name]) for name, value in first.items() if name.startswith("features."))
+    assert not torch.equal(first["color.conv4_1.weight"], after["color.conv4_1.weight"])
 
 
 def test_a_network_grows_semantic_features(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

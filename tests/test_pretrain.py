@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,7 +67,9 @@ def test_what_was_done_to_the_colours_is_told() -> None:
 
 
 @pytest.mark.parametrize("kind", ["L", "imagenet"])
-def test_pretraining_goes_on_where_it_was(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_pretraining_goes_on_where_it_was(
+    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def arguments(out: str, steps: int) -> list[str]:
         return (
             f"features --clips {folder / 'clips'} --images {folder / 'images'} --out {tmp_path / out} --steps {steps} "
@@ -78,10 +83,29 @@ def test_pretraining_goes_on_where_it_was(folder: Path, tmp_path: Path, kind: st
     assert torch.equal(views[7]["rgb"], views[7]["rgb"]) and not torch.equal(views[7]["rgb"], views[8]["rgb"])
     state = torch.load(tmp_path / "whole" / "features.pt", weights_only=True)
     assert state["step"] == 4
-    # A finished run does not run again; its checkpoint is unchanged.
-    assert main(arguments("whole", 4)) == 0
-    again = sources.read(str(tmp_path / "whole" / "features.pt"))
+    taken, steps = pretrain._terms, []
+
+    def terms(*given: Any) -> dict[str, torch.Tensor]:
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return taken(*given)
+
+    monkeypatch.setattr(pretrain, "_terms", terms)
+    assert main(arguments("parts", 4)) == 0
+    assert torch.load(tmp_path / "parts" / "features.pt", weights_only=True)["step"] == 2
+    assert main(arguments("parts", 4)) == 0 and len(steps) == 4
+    again = sources.read(str(tmp_path / "parts" / "features.pt"))
     assert all(torch.equal(value, again.state[key]) for key, value in whole.state.items())
+
+
+def test_pictures_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are left out; without any other the command ends."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"no picture")
+    line = f"features --clips {tmp_path / 'images'} --images {tmp_path / 'images'} --out {tmp_path / 'out'} --steps 1"
+    assert main([*line.split(), "--workers", "0"]) == 1
+    assert "none of 1 pictures can be read" in capsys.readouterr().err
 
 
 def test_nothing_to_learn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

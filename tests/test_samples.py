@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.color import rgb2lab
 
 from train.data import augment, flow, samples
-from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, cached, find, tone
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, UnreadableError, cached, find, read_image, tone
 
 SHIFT = (3, 2)  # pixels per frame that the content of `panning` moves to the left and up
 
@@ -180,8 +183,45 @@ def test_bad_pictures_are_named_once_left_out_and_counted(tmp_path: Path, caplog
         assert caplog.text.count(name) == 1
     assert "(3 of 4 pictures so far)" in caplog.text
     hopeless = samples.Sequences([], images[:1], plain(size=(32, 48)), seed=0, count=1)
-    with pytest.raises(OSError, match="50 of 1 pictures in a row"):
+    with pytest.raises(OSError, match="all of 1 pictures are unreadable, dark or faded"):
         hopeless[0]
+
+
+def test_one_good_picture_of_many_is_enough(tmp_path: Path) -> None:
+    """A sample may not fail by chance: a resumed run would meet it again."""
+    cv2.imwrite(str(tmp_path / "good.png"), colourful(100, 160))
+    for n in range(200):
+        (tmp_path / f"{n}.png").write_bytes(b"no picture")
+    sequences = samples.Sequences([], find([tmp_path], IMAGE_SUFFIXES), plain(size=(32, 48)), seed=0, count=9)
+    assert all(sequences[n]["lab"].shape == (4, 3, 32, 48) for n in range(9))
+
+
+def test_files_that_the_system_or_the_decoder_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link to nothing, a name of 240 bytes, and a picture too large for the decoder are no end of a run."""
+    write_video(tmp_path / "good.avi", [colourful(216, 384)] * 3)
+    (tmp_path / "good.avi").rename(tmp_path / f"{'映' * 78}.avi")
+    (tmp_path / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
+    kept = samples.cached_clips(find([tmp_path], VIDEO_SUFFIXES), tmp_path / "cache")
+    assert len(kept) == 1 and np.load(kept[0]).shape == (3, 216, 384, 3)
+    Image.new("L", (32, 32)).save(tmp_path / "huge.png")
+    content = bytearray((tmp_path / "huge.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60000, 60000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "huge.png").write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"huge\.png cannot be decoded"):
+        read_image(tmp_path / "huge.png")
+
+
+def test_a_foreign_reference_is_another_picture(panning: Path, tmp_path: Path) -> None:
+    """One clip alone has no other; of two clips the other one is taken."""
+    alone = samples.Sequences([panning], [], plain(foreign=1.0), seed=0, count=8)
+    assert all(alone[n]["true"] == 1 for n in range(8))
+    red = np.broadcast_to(np.array((200, 40, 40), np.uint8), (14, 216, 384, 3))
+    np.save(tmp_path / "red.npy", red)
+    both = samples.Sequences([panning, tmp_path / "red.npy"], [], plain(foreign=1.0), seed=0, count=30)
+    for sample in map(both.__getitem__, range(30)):
+        is_red = [float(frame[1:].std((1, 2)).max()) < 0.01 for frame in sample["lab"]]
+        assert sample["true"] == 0 and is_red[0] != is_red[1]
 
 
 def test_a_noisy_reference_is_a_frame_of_the_sequence_with_the_noise_that_was_asked_for(panning: Path) -> None:

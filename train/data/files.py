@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from vsexvc.colour.lab import rgb_to_lab
+from vsexvc.support.errors import first_line
 
 Picture = NDArray[np.uint8]
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
@@ -50,7 +51,10 @@ def read_clip(path: Path, size: tuple[int, int] = CACHED_SIZE, most: int = 100_0
 
 def read_image(path: Path) -> Picture:
     """Read a picture as RGB (rows, columns, 3) uint8. Raise UnreadableError if it cannot be decoded."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # such as a size beyond its limit
+        raise UnreadableError(f"read_image: {path} cannot be decoded: {first_line(error)}") from None
     if picture is None:
         raise UnreadableError(f"read_image: {path} cannot be decoded")
     return np.ascontiguousarray(picture[:, :, ::-1])
@@ -61,13 +65,14 @@ def find(folders: list[Path], suffixes: set[str]) -> list[Path]:
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise OSError(f"no such folder: {', '.join(missing)}")
-    return sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+    found = (path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in found if path.is_file())  # no folder, and no link to a file that is gone
 
 
 @contextmanager
 def appearing(target: Path) -> Iterator[BinaryIO]:
     """Open a file for atomic writing, even if several processes write it."""
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    part = target.with_name(f".{uuid.uuid4().hex}")
     try:
         with part.open("wb") as file:
             yield file

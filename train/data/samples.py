@@ -41,6 +41,8 @@ from vsexvc.colour.lab import rgb_to_lab
 
 _Motion = tuple[optical_flow.Array, NDArray[np.bool_]]  # flow_backward and valid of one frame
 
+_TRIES = 20  # to draw another picture; where that fails there is no other, or hardly any
+_LONGEST_NAME = 50  # characters of a clip's name in its files' names, at most four bytes each
 _BLOCK = 64  # pairs of frames whose flow is in one file; the first sample of a clip waits for one file
 
 # Of the options below.
@@ -113,7 +115,7 @@ def cached_clips(paths: list[Path], cache: Path, options: DataOptions | None = N
     arrays = []
     left_out: Counter[str] = Counter()
     for path in paths:
-        target = cache / f"{path.stem}-{identity(path, CACHED_SIZE)}.npy"
+        target = cache / f"{path.stem[:_LONGEST_NAME]}-{identity(path, CACHED_SIZE)}.npy"
         try:
             frames = cached(target, partial(read_clip, path))
         except UnreadableError as error:
@@ -199,10 +201,11 @@ class Sequences(Dataset[dict[str, Tensor]]):
         drawn = self._from_image(rng) if use_image else self._from_clip(rng)
         frames = drawn.frames
         foreign = rng.random() < o.foreign
-        if foreign:
-            frames[0] = augment.fit(self._foreign(drawn.source, rng), o.size, rng)
-        elif rng.random() < o.covered:
-            frames[0] = augment.covered(frames[0], augment.fit(self._foreign(drawn.source, rng), o.size, rng), rng)
+        other = self._foreign(drawn.source, rng) if foreign or rng.random() < o.covered else None
+        foreign &= other is not None
+        if other is not None:
+            picture = augment.fit(other, o.size, rng)
+            frames[0] = picture if foreign else augment.covered(frames[0], picture, rng)
         frames = augment.color_of_sequence(frames, rng)
         lab = rgb_to_lab(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0)
         if o.flow:
@@ -244,22 +247,30 @@ class Sequences(Dataset[dict[str, Tensor]]):
         return None
 
     def _image(self, rng: np.random.Generator) -> tuple[int, Picture]:
-        for _ in range(50):
+        while len(self.left_out) < len(set(self.images)):
             number = int(rng.integers(len(self.images)))
             picture = self._read(number)
             if picture is not None:
                 return number, picture
-        raise OSError(f"Sequences: 50 of {len(self.images)} pictures in a row are unreadable, dark or faded")
+        raise OSError(f"Sequences: all of {len(self.images)} pictures are unreadable, dark or faded")
 
-    def _foreign(self, source: Source, rng: np.random.Generator) -> Picture:
+    def _foreign(self, source: Source, rng: np.random.Generator) -> Picture | None:
+        """Draw another picture than the sample's own, or a frame of another clip; None if there is no other."""
         if self.retrieval is not None and rng.random() < self.options.retrieved:
             for kind, number in rng.permutation(np.array(self.retrieval.five(*source), dtype=object)):
                 picture = self._frame(number, rng) if kind == "clip" else self._read(number)
                 if picture is not None:
                     return picture
-        if self.images and (not self.clips or rng.random() < 0.6):
-            return self._image(rng)[1]
-        return self._frame(int(rng.integers(len(self.clips))), rng)
+        for _ in range(_TRIES):
+            if self.images and (not self.clips or rng.random() < 0.6):
+                number, picture = self._image(rng)
+                found: Source = ("image", number)
+            else:
+                number = int(rng.integers(len(self.clips)))
+                found, picture = ("clip", number), self._frame(number, rng)
+            if found != source:
+                return picture
+        return None
 
     def _frame(self, number: int, rng: np.random.Generator) -> Picture:
         clip = self.clips[number]

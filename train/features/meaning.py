@@ -35,6 +35,7 @@ log = logging.getLogger("train")
 
 SIZE = (216, 384)  # rows, columns of the pictures
 _EPSILON = 1e-3  # epsilon of the package's batch norm
+_USED = ("s2", "s4", "s5")  # levels that MeaningNet reads
 _CHROMA = 20.0  # chroma of a cell that counts twice with `vivid` 1
 
 
@@ -161,11 +162,12 @@ def _pictures(files: list[Path], rng: np.random.Generator) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def _describe(trunk: SemanticNet, files: list[Path], rng: np.random.Generator) -> tuple[Levels, Tensor]:
-    """Return the levels of all pictures, half precision, and their ab at 1/8 size."""
+    """Return the levels of all pictures that are used, half precision, and their ab at 1/8 size."""
     found: list[tuple[Tensor, ...]] = []
     for picture in _pictures(files, rng):
         lab = rgb_to_lab(picture[None])
-        levels = [level.half() for level in trunk(grey_rgb(lab[:, :1] - 50.0))]
+        seen = trunk(grey_rgb(lab[:, :1] - 50.0))._asdict().items()
+        levels = [level.half() if name in _USED else level.new_empty(1, 0) for name, level in seen]
         found.append((*levels, F.avg_pool2d(lab[:, 1:], MEANING_CELL)))
     *levels, ab = (torch.cat(some) for some in zip(*found, strict=True)) if found else (torch.empty(0),) * 6
     return Levels(*levels), ab

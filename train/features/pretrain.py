@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from train import commit, running
 from train.data import augment, samples
-from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find, read_image
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, UnreadableError, find, read_image
 from train.features.sources import Input
 from vsexvc.colour.lab import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
@@ -87,6 +87,7 @@ class Views(Dataset[dict[str, Tensor]]):
         if not self.clips and not self.images:
             raise ValueError("Views: found no clip and no picture")
         self.size, self.seed = size, seed
+        self.left_out: set[int] = set()
 
     def __len__(self) -> int:
         return 1 << 40
@@ -96,13 +97,7 @@ class Views(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng((self.seed, index))
         label = -1
         if not self.clips or (self.images and rng.random() < 0.7):
-            while True:
-                chosen = int(rng.integers(len(self.images)))
-                try:
-                    picture, label = read_image(self.images[chosen]), self.labels[chosen]
-                    break
-                except OSError as error:
-                    log.warning("skipped: %s", error)
+            picture, label = self._image(rng)
             pictures = [picture, picture]
         else:
             clip = self.clips[rng.integers(len(self.clips))]
@@ -120,6 +115,19 @@ class Views(Dataset[dict[str, Tensor]]):
         lab[:, :1] = torch.cat([augment.luminance(L[None], rng) for L in lab[:, :1]])
         lab[1, 1:], change = _recolour(lab[1, 1:], rng)
         return {"rgb": lab_to_rgb(lab), "lab": lab, "label": torch.tensor(label), "change": change}
+
+    def _image(self, rng: np.random.Generator) -> tuple[Picture, int]:
+        """Draw a picture and its label; each worker logs an unreadable one once."""
+        while len(self.left_out) < len(self.images):
+            number = int(rng.integers(len(self.images)))
+            if number in self.left_out:
+                continue
+            try:
+                return read_image(self.images[number]), self.labels[number]
+            except UnreadableError as error:
+                self.left_out.add(number)
+                log.warning("left out: %s", error)
+        raise OSError(f"features: none of {len(self.images)} pictures can be read")
 
 
 def _labelled(folders: list[Path]) -> tuple[list[Path], list[int], list[str]]:

@@ -48,8 +48,7 @@ def run(
 ) -> None:
     """Train with all terms, then without each of TERMS that has a weight; print and write one table.
 
-    A later call continues: no run is trained or measured twice. Under torchrun all processes train, and the first one
-    measures.
+    A later call continues: no run is trained or measured twice.
 
     Args:
         options: options of the full run; each run has this budget and starts from this `init`.
@@ -64,6 +63,8 @@ def run(
         ValueError: no term has a weight; `out` holds runs with other options; see loop.fit and evaluate.
         OSError: a folder or file cannot be read or written.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("ablate: it must run in one process; torchrun is for fit")
     for folder in folders:
         clip_paths(folder)  # report errors now, not after hours of training
     runs: dict[str, FitOptions] = {"full": dataclasses.replace(options, out=out / "full")}
@@ -78,8 +79,6 @@ def run(
     rows: list[dict[str, Any]] = []
     for name, of_run in runs.items():
         path = _trained(of_run, config, sample, out / "cache")
-        if int(os.environ.get("RANK", "0")):
-            continue
         if not _is_finished(path, of_run):
             print(f"ablate: stopped in {name}; the same command goes on")
             break

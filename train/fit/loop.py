@@ -34,6 +34,7 @@ from train.fit.discriminator import Discriminator
 from train.fit.options import FitOptions
 from train.fit.unroll import Result, Unrolled
 from train.measure import protocol
+from train.measure.baselines import clip_paths
 from vsexvc.colour.lab import centred
 from vsexvc.nets.config import NetworkConfig
 from vsexvc.nets.network import MULTIPLE
@@ -63,6 +64,8 @@ def fit(options: FitOptions, config: NetworkConfig, sample: samples.DataOptions)
         )
     if not 0 <= options.lead_in < sample.length:
         raise ValueError(f"fit: lead_in must be 0 or more and below length {sample.length}, got {options.lead_in}")
+    for folder in options.validate:
+        clip_paths(folder)  # report errors now, not at the first validation
     options.out.mkdir(parents=True, exist_ok=True)
     running.set_up(options.threads)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -132,15 +135,16 @@ class _Run:
         start, begun, waited = self.step, time.monotonic(), 0.0
         earlier, saved, validated = self.seconds, begun, begun
         self.unrolled.train()
+        ended = False
         with running.listening() as stop, meter:
-            while self._used() < 1.0 and not stop.asked:
+            while self._used() < 1.0 and not ended:
                 asked = time.monotonic()
                 batch = next(batches)
                 waited += time.monotonic() - asked
                 numbers = self._train_step(batch)
                 self.step += 1
                 self.seconds = earlier + time.monotonic() - begun
-                self._agree(stop)
+                ended = self._agree(stop)
                 now = time.monotonic()
                 numbers |= {"steps/s": (self.step - start) / (now - begun), "waiting": waited / (now - begun)}
                 meter.at(self._used(), self.step, numbers)
@@ -175,12 +179,18 @@ class _Run:
         log.info("%d clips, %d images, %d parameters", len(clips), len(images), count)
         return running.batches(sequences, o.batch, self.step, o.workers, self.rank, self.ranks)
 
-    def _agree(self, stop: running.Stop) -> None:
-        """Make all processes stop at the same step and read the same clock."""
-        if self.ranks > 1:
-            both = torch.tensor([self.seconds, float(stop.asked)], dtype=torch.float64, device=self.device)
-            torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
-            self.seconds, stop.asked = float(both[0]), bool(both[1])
+    def _agree(self, stop: running.Stop) -> bool:
+        """Return whether the run ends: all processes at the same step, and by the clock of the first, which validates.
+
+        A signal that comes later in a step counts at the next one.
+        """
+        if self.ranks == 1:
+            return stop.asked
+        own = self.seconds if self.rank == 0 else 0.0
+        both = torch.tensor([own, float(stop.asked)], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
+        self.seconds = float(both[0])
+        return bool(both[1])
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -273,7 +283,12 @@ class _Run:
     def _validate(self, writer: SummaryWriter, limit: int | None) -> None:
         network, results = networks.plain(self.net), {}
         for folder in self.options.validate:
-            for name, value in protocol.run(network, folder, limit=limit).items():
+            try:
+                found = protocol.run(network, folder, limit=limit)
+            except (OSError, ValueError) as error:  # a clip that cannot be read must not end hours of training
+                log.warning("not validated: %s", error)
+                continue
+            for name, value in found.items():
                 results[f"{folder.name}/{name}"] = float(value)
                 writer.add_scalar(f"validation/{folder.name}/{name}", value, self.step)
         log.info("step %d, %.1f minutes: %s", self.step, self.seconds / 60, json.dumps(results))

@@ -30,6 +30,7 @@ def network(options: FitOptions, config: NetworkConfig) -> tuple[ColorizationNet
         OSError: a file cannot be read.
     """
     state, commits = _stored(options, config)
+    _check_meaning(options, config, state)
     source = None
     if options.init is None and options.features != "scratch":
         source = sources.read(options.features)
@@ -49,7 +50,8 @@ def network(options: FitOptions, config: NetworkConfig) -> tuple[ColorizationNet
         net.meaning.load_state_dict(torch.load(options.meaning, map_location="cpu", weights_only=True))
     if source is not None:
         net.features.load_state_dict(source.state)
-    if source is not None and not source.batch_norm:
+    is_vgg = options.features == config.features_input == "imagenet"  # torchvision's, also in a file of `init`
+    if is_vgg or (source is not None and not source.batch_norm):
         net.features.requires_grad_(False)
     _freeze(net, options)
     if options.spectral_norm:
@@ -66,11 +68,26 @@ def _stored(options: FitOptions, config: NetworkConfig) -> tuple[dict[str, Tenso
         return None, []
     if options.init.endswith(".pt"):
         stored: dict[str, Any] = torch.load(options.init, map_location="cpu", weights_only=True)
+        if not stored.keys() >= {"net", "config", "commits"}:
+            raise ValueError(f"fit: init must be weights or the checkpoint of a run of fit, {options.init} is neither")
         check_config(config, stored["config"], options.init)
         return stored["net"], stored["commits"]
     net = store.load(options.init)
     check_config(config, net.config.to_json(), options.init)
     return net.state_dict(), []
+
+
+def _check_meaning(options: FitOptions, config: NetworkConfig, state: dict[str, Tensor] | None) -> None:
+    """Raise ValueError where semantic features are missing, or given to a network that has none."""
+    if config.semantic:
+        if options.meaning is None and not any(key.startswith("meaning.") for key in state or ()):
+            raise ValueError(
+                f"fit: semantic {config.semantic!r} needs trained features, init {options.init} has none: give "
+                "--meaning (`python -m train meaning` makes the file)"
+            )
+    elif options.meaning is not None or options.retrieve_by == "self":
+        what = "meaning" if options.meaning is not None else "retrieve_by self"
+        raise ValueError(f"fit: {what} needs a network with semantic features, this one has none (--semantic)")
 
 
 def _freeze(net: ColorizationNet, options: FitOptions) -> None:

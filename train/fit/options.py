@@ -152,7 +152,7 @@ RECIPES: dict[RecipeName, Recipe] = {
     "paper": Recipe(
         {},
         NetworkConfig(features_input="imagenet", temperature=0.01),
-        samples.DataOptions(size=(216, 384), length=2, strides=(1,)),
+        samples.DataOptions(size=(216, 384), length=2, strides=(1,), damage=0.0),
     ),
     # Trains all parts from scratch, in hours on two CPU cores: the recipe of models/exvc-small.
     "small": Recipe(

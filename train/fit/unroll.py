@@ -8,7 +8,7 @@ Axes: B batch, S frames of a sample (0 the reference, 1 the frame before, 2.. th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,13 @@ class Unrolled(nn.Module):
         self.no_previous, self.feature_noise, self.bf16, self.worn = no_previous, feature_noise, bf16, worn
         self.remembered, self.lead_in = remembered, lead_in
         self.strip: Tensor | None = None  # a sample of the last batch, see `picture`
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen feature net keeps the statistics of its batch norm."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.net.features.parameters()):
+            self.net.features.eval()
+        return self
 
     def forward(self, batch: dict[str, Tensor], everything: bool = True) -> Result:
         """Compute the terms. batch: of data.Sequences. everything: False if only features and correspondence learn."""

@@ -8,6 +8,7 @@ Axes: N frames of a clip, H = 216, W = 384.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,17 +79,23 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
         frames: of each clip at most.
 
     Raises:
-        OSError: a clip cannot be read.
+        OSError: a clip cannot be read. ValueError: it has fewer than three frames.
     """
     found: dict[str, list[tuple[float, ...]]] = {}
     conflicts: list[tuple[float, float]] = []
+    steps: list[float] = []
     for path in followed(clips, f"two references: {name}", " clips", head="train"):
         clip = read_clip(path, frames)
+        if len(clip.rgb) < 3:
+            raise ValueError(f"ends: {path} must have three frames or more, {len(clip.rgb)} are taken")
+        steps.append(float((clip.lab[-1, 1:] - clip.lab[-2, 1:]).norm(dim=0).mean()))
         for row, last in (("one reference", None), ("two references", clip.lab[-1:])):
             found.setdefault(row, []).append(_figures(clip, between(network, clip, last)))
         conflicts.append(_conflict(clip, between(network, clip, turned(clip.lab[-1:]))))
     means = {row: np.mean(values, axis=0).tolist() for row, values in found.items()}
-    chroma, nearer = np.mean(conflicts, axis=0).tolist()
+    for values in means.values():  # a ratio of means: the last two frames of a clip may be equal
+        values[-1] = values[-1] / np.mean(steps) if any(steps) else math.nan
+    chroma, nearer = (np.mean([pair for pair in conflicts if pair[0] == pair[0]] or [(math.nan,) * 2], axis=0)).tolist()
     return Table(
         title=f"Two references: {name}, {len(clips)} clips",
         header=("", "dB", "worst frame", "CIEDE2000", "90 %", "jump at the end over the truth's"),
@@ -108,18 +115,20 @@ def measure(network: ColorizationNet, clips: Sequence[Path], name: str, *, frame
 
 
 def _figures(clip: Clip, ab: Tensor) -> tuple[float, ...]:
-    """Return dB, mean and worst frame; CIEDE2000, mean and 90 %; change of ab to the true end, over the truth's."""
+    """Return dB, mean and worst frame; CIEDE2000, mean and 90 %; mean change of ab to the true end."""
     between_ends = Clip(clip.path, clip.rgb[1:-1])
     pairs = zip(to_rgb(between_ends, ab), between_ends.rgb, strict=True)
     each = np.array([(metrics.psnr(result, true), *metrics.delta_e(result, true)) for result, true in pairs])
     decibels, *delta_e = each.mean(0).tolist()
-    last, before = clip.lab[-1, 1:], clip.lab[-2, 1:]
-    jump = float((last - ab[-1]).norm(dim=0).mean() / (last - before).norm(dim=0).mean().clamp_min(1e-6))
+    jump = float((clip.lab[-1, 1:] - ab[-1]).norm(dim=0).mean())
     return decibels, float(each[:, 0].min()), *delta_e, jump
 
 
 def _conflict(clip: Clip, ab: Tensor) -> tuple[float, float]:
-    """Return the chroma over that of the followed colour, and the share of pixels that follow the nearer reference."""
+    """Return the chroma over that of the followed colour, and the share of pixels that follow the nearer reference.
+
+    Both are nan for a grey clip.
+    """
     truth, other = clip.lab[1:-1, 1:], turned(clip.lab[1:-1])[:, 1:]
     coloured = truth.norm(dim=1) > _COLOURED
     follows_first = (ab - truth).norm(dim=1) <= (ab - other).norm(dim=1)

@@ -198,9 +198,9 @@ def main(options: EvaluateOptions) -> None:
             texts.append(found.as_markdown())
             print(f"\n{texts[-1]}\n", flush=True)
             document.setdefault("folders" if what == "propagation" else what, []).append(found.as_json())
-    if options.out is not None:
-        tables.write_json(options.out / "evaluation.json", document)
-        (options.out / "evaluation.md").write_text("\n\n".join(texts) + "\n")
+            if options.out is not None:  # after each table: a later measure may fail
+                tables.write_json(options.out / "evaluation.json", document)
+                (options.out / "evaluation.md").write_text("\n\n".join(texts) + "\n")
 
 
 def _request(options: EvaluateOptions, folders: Sequence[Path]) -> Request:
