@@ -1,6 +1,6 @@
-"""Augment as section 4 does: geometric distortion, luminance noise, and one change of colour for a whole sequence.
+"""Augment pictures: geometric distortion and luminance noise as in section 4, and what the paper has not.
 
-The damage of old film is not in the paper. All functions are pure: they take a picture, (rows, columns, 3) uint8 RGB,
+The latter are one change of colour for a whole sequence, and the damage of old film. All functions are pure: they take a picture, (rows, columns, 3) uint8 RGB,
 or L, and a random generator. They read no files.
 
 Axes: S frames of a sample (0 the reference), F those without the reference, H and W rows and columns.
