@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -318,6 +319,15 @@ def mixed(panning: Path, first: int = 0) -> samples.Sequences:
         cv2.imwrite(str(path), colourful(120, 200, seed=n))
     everything = samples.DataOptions(size=(32, 48), length=2, image_share=0.4, foreign=0.2, noisy=0.2, damage=0.5)
     return samples.Sequences([panning], pictures, everything, seed=3, count=100, first=first)
+
+
+def test_another_process_maps_the_clips_again(panning: Path) -> None:
+    """Workers that are not forked get no copy of the frames."""
+    sequences = samples.Sequences([panning], [], plain(), seed=0, count=3)
+    sent = pickle.dumps(sequences)
+    assert len(sent) < 10_000 < panning.stat().st_size
+    there = pickle.loads(sent)
+    assert all(torch.equal(sequences[1][name], there[1][name]) for name in ("lab", "true"))
 
 
 def test_a_sample_depends_on_its_index_only(panning: Path) -> None:

@@ -1,7 +1,7 @@
 """Augment pictures: geometric distortion and luminance noise as in section 4, and what the paper has not.
 
-The latter are one change of colour for a whole sequence, and the damage of old film. All functions are pure: they take a picture, (rows, columns, 3) uint8 RGB,
-or L, and a random generator. They read no files.
+The latter are one change of colour for a whole sequence, and the damage of old film. All functions are pure: they take
+a picture, (rows, columns, 3) uint8 RGB, or L, and a random generator. They read no files.
 
 Axes: S frames of a sample (0 the reference), F those without the reference, H and W rows and columns.
 """

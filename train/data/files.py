@@ -98,6 +98,19 @@ def cached(target: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     return np.load(target, mmap_mode="r")  # type: ignore[no-any-return]
 
 
+class Clips(list[Picture]):
+    """Hold the frames of decoded clips, memory mapped. Another process gets the paths and maps them again."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Map the .npy files of `samples.cached_clips`."""
+        super().__init__(np.load(path, mmap_mode="r") for path in paths)
+        self.paths = paths
+
+    def __reduce__(self) -> tuple[type[Clips], tuple[list[Path]]]:
+        """Tell pickle how to make the same again."""
+        return Clips, (self.paths,)
+
+
 def identity(path: Path, *more: object) -> str:
     """Return 20 hexadecimal digits that depend on the file's path, size and time, and on the other arguments."""
     stat = path.stat()

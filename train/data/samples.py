@@ -27,6 +27,7 @@ from train.data import augment
 from train.data import flow as optical_flow
 from train.data.files import (
     CACHED_SIZE,
+    Clips,
     Picture,
     UnreadableError,
     cached,
@@ -171,7 +172,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
 
         The samples are first .. first + count - 1. Flow is kept beside the clips' files.
         """
-        self.paths, self.clips = clips, [np.load(path, mmap_mode="r") for path in clips]
+        self.paths, self.clips = clips, Clips(clips)
         self.long = [n for n, clip in enumerate(self.clips) if len(clip) >= options.length + 2]
         if not self.long and not images:
             raise ValueError(f"Sequences: found no image and no clip of {options.length + 2} frames or more")

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from train import commit, running
 from train.data import augment, samples
-from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Picture, UnreadableError, find, read_image
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clips, Picture, UnreadableError, find, read_image
 from train.features.sources import Input
 from vsexvc.colour.lab import centred, lab_to_rgb, rgb_to_lab
 from vsexvc.nets.config import NetworkConfig
@@ -82,7 +82,7 @@ class Views(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, clips: list[Path], folders: list[Path], size: tuple[int, int], seed: int) -> None:
-        self.clips = [np.load(path, mmap_mode="r") for path in clips]
+        self.clips = Clips(clips)
         self.images, self.labels, self.classes = _labelled(folders)
         if not self.clips and not self.images:
             raise ValueError("Views: found no clip and no picture")

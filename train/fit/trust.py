@@ -22,7 +22,7 @@ from torch import Tensor
 from train import running
 from train.data import augment
 from train.data.augment import Picture
-from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, UnreadableError, find, read_image
+from train.data.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clips, UnreadableError, find, read_image
 from train.data.retrieval import Retrieval, Source
 from train.data.samples import cached_clips
 from vsexvc.colour.lab import rgb_to_lab
@@ -128,7 +128,7 @@ class Drawn:
     """Draw pairs of pictures (H, W, 3) of SIZE."""
 
     def __init__(self, clips: list[Path], images: list[Path], retrieval: Retrieval, seed: int) -> None:
-        self.clips = [np.load(path, mmap_mode="r") for path in clips]
+        self.clips = Clips(clips)
         self.images, self.retrieval = images, retrieval
         self.rng = np.random.default_rng(seed)
 
