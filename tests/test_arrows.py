@@ -62,6 +62,7 @@ ORDER = {
         "schedule",
         "stretch",
         "reader",
+        "framing",
         "handover",
         "typical",
         "output",

@@ -223,6 +223,23 @@ def test_clips_with_tags_that_are_not_handled(format: int, tags: dict[str, Any],
             out.get_frame(0)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (5, 2, 0, 4, 1, 3)])
+def test_the_picture_within_borders_is_coloured_as_without(model: str, order: tuple[int, ...]) -> None:
+    """Borders above and below make the frame less wide, but the network sees the picture at its own size."""
+    clip, ref = (core.std.Expr(moving(*given), "x 3 * 4 / 60 +") for given in ((vs.YUV444P8, 6), (vs.RGB24, 1)))
+    box = {"top": 20, "bottom": 20}
+    framed = clip.std.AddBorders(**box, color=[16, 128, 128])
+    expected = [planes(colorize(clip, model, ref), n) for n in order]
+    for picture in (ref, ref.std.AddBorders(**box)):
+        result = colorize(framed, model, picture)
+        for n, plain in zip(order, expected, strict=True):
+            out = planes(result, n)
+            for plane, true in zip(out[1:], plain[1:], strict=True):
+                assert np.abs(plane[20:-20].astype(int) - true).max() <= 1
+                assert (plane[:20] == 128).all() and (plane[-20:] == 128).all()
+        assert set(props(result, 0)) == set(props(colorize(clip, model, ref), 0))
+
+
 def test_black_borders_stay_neutral(model: str) -> None:
     """Borders at the top, the bottom and the left stay neutral with noise of two codes above black."""
     inner = moving(vs.YUV444P8, 3, 84, 40)

@@ -436,11 +436,11 @@ class TestAreas:
 
     @pytest.mark.parametrize("seed", [0, 1])
     def test_any_order(self, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pump_module, "_AREAS", 1)
+        monkeypatch.setattr(pump_module, "_FRAMINGS", 1)
         node, pump = self.node({0: 4, 30: 0, 42: 6}, (30, 42, 45), dark=[*range(50, 60)])
         for n in random.Random(seed).sample(range(100), 60):
             assert read(node.get_frame(n))[0] == (4 if n < 30 else 0 if n < 42 else 6), n
-        assert len(pump._areas) == 1
+        assert len(pump._framings) == 1
 
     def test_of_a_scene_that_begins_in_the_dark(self) -> None:
         node, _ = self.node({0: 5}, (), dark=range(60))

@@ -1,10 +1,15 @@
 """Find black borders: the rows and columns of the picture within them, from a few frames of one scene.
 
+The picture within them is enlarged to the network's size, as if the film had no borders (`Zoom`).
+
 Axes: B frames, H and W the network's size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch.nn.functional as F
 from torch import Tensor
 
 Area = tuple[slice, slice]  # rows and columns
@@ -18,6 +23,45 @@ _LOGO = 1 / 4  # largest width of a logo, as a share of a line
 _STEADY = 6.0  # largest change of a logo in L
 _ONE_SIDE = 1 / 8  # largest share of the frame of a border whose opposite is narrower
 _SHORTEST = 16  # least lines of the picture
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """Say how a frame is resized so that the picture within its borders has the network's size.
+
+    Attributes:
+        before: rows and columns of the whole frame as the network would get it.
+        size: the enlarged ones.
+        area: those of the picture in the enlarged frame.
+        ends: first and last row, first and last column of the picture, as shares of the frame's, 0..1.
+    """
+
+    before: tuple[int, int]
+    size: tuple[int, int]
+    area: Area
+    ends: tuple[float, ...]
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Resize whole frames of any size, (B, C, H', W')."""
+        return F.interpolate(frames, self.size, mode="bicubic", antialias=True)
+
+
+def zoomed(L: Tensor, before: tuple[int, int], shorter: int) -> Zoom:
+    """Return the zoom for frames, so that the shorter side of their area has `shorter` lines.
+
+    Args:
+        L: (B, 1, H', W'), 0..100, frames of a scene; the larger, the more exact.
+        before: rows and columns of the frames as the network would get them.
+        shorter: lines.
+    """
+    area = picture_area(L)
+    scale = shorter / min(lines.stop - lines.start for lines in area)
+    rows, columns = (slice(round(lines.start * scale), round(lines.stop * scale)) for lines in area)
+    height, width = L.shape[2:]
+    ends = [
+        end / count for lines, count in zip(area, (height, width), strict=True) for end in (lines.start, lines.stop)
+    ]
+    return Zoom(before, (round(height * scale), round(width * scale)), (rows, columns), tuple(ends))
 
 
 def whole(L: Tensor) -> Area:

@@ -65,12 +65,15 @@ def build(
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
+    fine = []  # from which the picture within black borders is enlarged
     if preset.size is not None:
         small = luma(stated)
     else:
         small = luma(stated, width, height)
         # The pump resizes each reference in its own aspect, except for propagation.
         fixed = (width, height) if schedule.propagate else ()
+        if not schedule.propagate:
+            fine = [luma(stated, *(max(a, min(b, 2 * a)) for a, b in ((width, clip.width), (height, clip.height))))]
         ref = ref.resize.Bicubic(*fixed, **_SRGB)
     pump = Pump(
         session,
@@ -87,7 +90,7 @@ def build(
         device=device,
     )
     coloured = vs.core.exvc.PyFilter(
-        clips=[measure_cuts(small, schedule.sc_threshold) if schedule.sc else small, ref],
+        clips=[measure_cuts(small, schedule.sc_threshold) if schedule.sc else small, ref, *fine],
         step=pump,
         interrupt=interrupt,
         format=vs.YUV444PS,

@@ -23,8 +23,8 @@ from torch import Tensor
 from vsexvc.backends.transfer import upload
 from vsexvc.colour.spaces import ColorSpace
 from vsexvc.colour.upsample import Grid, subsample, upsample_ab
-from vsexvc.frames import UNSPECIFIED, Lightness, Tags, read_tags
-from vsexvc.output import REPORTED
+from vsexvc.frames import UNSPECIFIED, Lightness, Tags, listed, read_tags
+from vsexvc.output import AREA, FINE, REPORTED
 from vsexvc.support.errors import first_line
 from vsexvc.support.threads import TorchThread
 
@@ -37,7 +37,7 @@ class Merge:
     """Make output frames. It has no state: frames come in any order, in any thread.
 
     The clips of the PyFilter are: 1 the source in the output's format and size, 2 its GRAY16 luma and 3 its colours at
-    the network's size (see Pump), 4 the mask.
+    the network's size (see Pump; within borders larger, `FINE`), 4 the mask.
     """
 
     def __init__(
@@ -116,15 +116,21 @@ class Merge:
         luma = space.luma(torch.stack([self._read(source, i) for i in range(3)])) if is_rgb else self._read(source, 0)
         scale, zero = _scale(format, full_range, chroma=False)
         luma = luma.sub_(zero).div_(scale).clamp_(0.0, 1.0)
-        finer = min(source.width / grid.factor_w / small.width, source.height / grid.factor_h / small.height) >= _FINER
+        fine = coloured.props.get(FINE)  # of a frame that is enlarged within its borders
+        colours = coloured if fine is None else fine
+        ratios = source.width / grid.factor_w / colours.width, source.height / grid.factor_h / colours.height
+        finer = min(ratios) >= _FINER
         first, last = (grid, Grid()) if finer else (Grid(), grid)
         luma = subsample(luma[None, None], first)
         L = space.lightness(luma)
-        ab = torch.stack([self._read(coloured, i) for i in (1, 2)])[None].mul_(self._saturation)
+        ab = torch.stack([self._read(colours, i) for i in (1, 2)])[None].mul_(self._saturation)
         if self._guided:
-            ab = upsample_ab(ab, self._lightness(small), L, first)
+            L_small = self._lightness(small) if fine is None else self._read(fine, 0)[None, None]
+            ab = upsample_ab(ab, L_small, L, first)
         else:
             ab = F.interpolate(ab, L.shape[2:], mode="bilinear")
+        if fine is not None:
+            ab.mul_(_inside(fine, L))
         planes = [0, 1, 2] if is_rgb else [1, 2]
         scale, zero = _scale(format, full_range, chroma=not is_rgb)
         values = subsample((space.rgb if is_rgb else space.chroma)(luma, L, ab), last)[0].mul_(scale).add_(zero)
@@ -150,6 +156,16 @@ class Merge:
             frame.props["_ChromaLocation"] = tags.chroma_location
             for name, value in (("_Transfer", tags.transfer), ("_Primaries", tags.primaries)):
                 frame.props[name] = 1 if value == UNSPECIFIED else value
+
+
+def _inside(fine: vs.VideoFrame, L: Tensor) -> Tensor:
+    """Return how much of each sample of L (1, 1, H, W) lies within the borders of a frame, (H, W), 0..1."""
+    top, bottom, left, right = listed(fine.props[AREA])
+    rows, columns = (
+        (torch.arange(count + 1, dtype=torch.float64).div_(count).clamp_(first, last).diff() * count).to(L)
+        for first, last, count in ((top, bottom, L.shape[2]), (left, right, L.shape[3]))
+    )
+    return rows[:, None] * columns
 
 
 def _scale(format: vs.VideoFormat, full_range: bool, chroma: bool) -> tuple[float, float]:

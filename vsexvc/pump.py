@@ -30,12 +30,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vsexvc.backends.transfer import download
-from vsexvc.borders import Area, is_dark, picture_area
+from vsexvc.borders import Area, picture_area
 from vsexvc.cuts import CUT, PLAIN, UNKNOWN, Cuts
 from vsexvc.frames import ERROR, listed
+from vsexvc.framing import Framing, find_framing
 from vsexvc.handover import States
-from vsexvc.output import Output
+from vsexvc.output import Output, fetched
 from vsexvc.reader import Reader
 from vsexvc.scenes import is_cut
 from vsexvc.schedule import BLOCK, LUMA_CLIP, REF_CLIP, REMEMBER, SEARCH, Frames, Need, Schedule
@@ -52,9 +52,7 @@ _RECENT_STATES, _CHECKPOINTS, _REQUESTS = 8, 16, 64  # most that are kept
 # Most bytes of tensors in each store: several times the need at the default size.
 _REFERENCE_BYTES, _STATE_BYTES, _OUTPUT_BYTES = 1 << 30, 256 << 20, 256 << 20
 _MANY_REFERENCES = 8  # more of them make a scene's choice so slow that the user is notified
-# Frames of a segment, from its start, in which its area is found; later ones are used if earlier ones are dark.
-_SAMPLES, _LATER_SAMPLES = (0, 8, 16, 24), (48, 72, 96)
-_AREAS = 64  # areas that are kept
+_FRAMINGS = 64  # framings and stretches that are kept
 _LEAST_COLOUR = 3.0  # ab up to which a reference has no colours
 _LONG_REPLAY, _LONG_SEARCH = 256, 8192  # frames of a replay, and of a search for a cut, from which the user is notified
 
@@ -87,7 +85,7 @@ class _Work:
 
     stretch: Stretch
     references: list[Any]
-    area: Area | None
+    framing: Framing
 
     def reference(self, index: int) -> Any:
         return self.references[self.stretch.indices.index(index)]
@@ -106,8 +104,9 @@ class Pump:
     """Compute the network's frames, as the step callable of exvc.PyFilter.
 
     clips[0]: GRAY16 at the network's size (`halve`: twice that), full range, with the properties of
-    vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer. It returns YUV444PS frames
-    (similarity, a, b) of the network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
+    vsexvc.scenes.measure_cuts; clips[1]: the references, RGBS with sRGB transfer; clips[2], where `size` is given:
+    clips[0] at up to twice its size, for scenes with borders. It returns YUV444PS frames (similarity, a, b) of the
+    network's size with the properties ExvcReference, ExvcSimilarity and ExvcSceneStart.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Pump:
             threads, device: see TorchThread.
         """
         self._session, self._schedule, self._window, self._log = session, schedule, window, log
-        self._reader = Reader(size, halve)
+        self._reader = Reader(size, halve, borders)
         self._recurrent = recurrent
         self._borders, self._longest = borders, longest
         self._worker = TorchThread(threads, device)  # so two threads never run the code below at once
@@ -158,8 +157,8 @@ class Pump:
         self._checkpoints: Kept[Any] = Kept(_CHECKPOINTS, _STATE_BYTES)
         near = max(_NEAR_REFERENCES, 2 * schedule.around)
         self._references: Kept[Any] = Kept(REFERENCES if schedule.ref_frames is None else near, _REFERENCE_BYTES)
-        self._areas: Kept[Area] = Kept(_AREAS, 0)  # by the segment's start
-        self._stretches: Kept[Stretch] = Kept(_AREAS, 0)  # by their first frame
+        self._framings: Kept[Framing] = Kept(_FRAMINGS, 0)  # by the segment's start
+        self._stretches: Kept[Stretch] = Kept(_FRAMINGS, 0)  # by their first frame
         self._backward = Backward(session.step)
         self._notices: list[str] = []  # for log: under VSScript the worker's thread has no VapourSynth environment
         self._scores: dict[int, list[float]] = {}  # by scene: the mean similarity of each reference so far
@@ -208,12 +207,12 @@ class Pump:
                 self._notices.append(
                     f"Colorize: frame {n} needs the {n - replay.position} frames of its scene before it"
                 )
-            area = yield from self._find_area(replay.start)
-            work = yield from self._find_work(replay, area)
+            framing = yield from self._find_framing(replay.start)
+            work = yield from self._find_work(replay, framing)
             block = range(replay.position, min(replay.position + BLOCK, self._schedule.num_frames))
             block = range(block.start, min([block.stop, *self._starts(block)[:1]]))
             backward = yield from self._find_backward(work, block)
-            self._advance(replay, block, work, backward, (yield [(number, LUMA_CLIP) for number in block]))
+            self._advance(replay, block, work, backward, (yield framing.needed(block)))
         return output
 
     def _find_start(self, n: int) -> Generator[list[Need], Frames, int]:
@@ -241,28 +240,15 @@ class Pump:
             if found is not None:
                 replay.position, replay.state = found, store[found]
 
-    def _find_area(self, start: int) -> Generator[list[Need], Frames, Area | None]:
-        """Find the area within black borders of the segment that starts there; None if borders are picture."""
+    def _find_framing(self, start: int) -> Generator[list[Need], Frames, Framing]:
+        """Find the picture within black borders of the segment that starts there."""
         if not self._borders:
-            return None
-        if start in self._areas:
-            return self._areas[start]
-        frames, last = [self._reader.luma((yield [(start, LUMA_CLIP)]))], start
-        for offset in (*_SAMPLES[1:], *_LATER_SAMPLES):
-            number = start + offset
-            if number >= self._schedule.num_frames or (offset > _SAMPLES[-1] and not is_dark(torch.cat(frames))):
-                break
-            between = range(last + 1, number + 1) if self._schedule.sc else ()
-            unknown = [k for k in between[:-1] if self._cuts[k] == UNKNOWN]
-            L = self._reader.luma((yield [(k, LUMA_CLIP) for k in (*unknown, number)])[-1:])
-            if any(self._cuts[k] == CUT for k in between):
-                break
-            frames.append(L)
-            last = number
-        self._areas[start] = area = picture_area(torch.cat(frames))
-        return area
+            return Framing()
+        if start not in self._framings:
+            self._framings[start] = yield from find_framing(self._schedule, self._cuts, self._reader, start)
+        return self._framings[start]
 
-    def _find_work(self, replay: _Replay, area: Area | None) -> Generator[list[Need], Frames, _Work]:
+    def _find_work(self, replay: _Replay, framing: Framing) -> Generator[list[Need], Frames, _Work]:
         """Find the references of the block at the replay's position."""
         schedule = self._schedule
         if schedule.ref_frames is None:
@@ -276,7 +262,7 @@ class Pump:
         references = []
         for index in stretch.indices:
             references.append((yield from self._load(index)))
-        return _Work(stretch, references, area)
+        return _Work(stretch, references, framing)
 
     def _find_backward(self, work: _Work, block: range) -> Generator[list[Need], Frames, dict[int, Tensor]]:
         """Return ab of the block's frames that come from the end of its stretch; none if there is no such end."""
@@ -286,7 +272,7 @@ class Pump:
         last = work.reference(stretch.end)
 
         def start() -> Any:
-            return self._session.start(last, work.area)
+            return self._session.start(last, work.framing.inside)
 
         def aligned(some: range, frames: Frames) -> Sequence[Any]:
             return self._aligned(work, some, self._reader.luma(frames))
@@ -303,8 +289,9 @@ class Pump:
             self._notices.append(f"Colorize: a frame of each scene is compared with all {count} references")
         while (index := len(scores)) < self._schedule.num_references:
             reference = yield from self._load(index)
-            L = self._reader.luma((yield [(self._typical[scene], LUMA_CLIP)]))
-            area = yield from self._find_area(scene)
+            framing = yield from self._find_framing(scene)
+            L = framing.read(self._reader, (yield framing.needed([self._typical[scene]])))
+            area = framing.inside
             if len(scores) == index:  # no other request has computed it meanwhile
                 found = self._session.correspond(L, [reference], area)[0].similarity
                 scores.append(float(found[:, :, *(area or picture_area(L))].mean()))
@@ -329,18 +316,20 @@ class Pump:
         The last frame is repeated up to a half or a whole BLOCK: a backend has to prepare the network for two shapes.
         """
         its = torch.arange(BLOCK if len(L) > BLOCK // 2 else BLOCK // 2).clamp_max(len(L) - 1)
-        return self._session.correspond(L[its], work.references, work.area, work.stretch.handicaps(block)[its], state)
+        area, handicaps = work.framing.inside, work.stretch.handicaps(block)[its]
+        return self._session.correspond(L[its], work.references, area, handicaps, state)
 
     def _advance(self, replay: _Replay, block: range, work: _Work, backward: dict[int, Tensor], frames: Frames) -> None:
         """Compute a block up to the next cut, unless another request has done so meanwhile."""
         self._jump(replay)
         if replay.n in self._outputs or replay.position != block.start:
             return
-        state, stretch, area = replay.state, work.stretch, work.area
+        state, stretch = replay.state, work.stretch
         if state is None:
-            state = self._session.start(work.reference(stretch.holding) if self._schedule.propagate else None, area)
+            held = work.reference(stretch.holding) if self._schedule.propagate else None
+            state = self._session.start(held, work.framing.inside)
         end = next((number for number in block[1:] if self._cuts[number] == CUT), block.stop)
-        L = self._reader.luma(frames[: end - block.start])
+        L = work.framing.read(self._reader, frames)[: end - block.start]
         aligned = self._aligned(work, range(block.start, end), L, state if self._schedule.memory else None)
         for number in range(block.start, end):
             one = aligned[number - block.start]
@@ -350,11 +339,12 @@ class Pump:
                 ab = one.warped_ab
             if number in backward:
                 ab = joined(ab, backward[number], stretch.nearness(number))
-            planes, arrived = download(torch.cat((one.similarity, ab), dim=1)[0])
-            inside = area or picture_area(L[number - block.start][None])
+            zoom = work.framing.zoom
+            planes, arrived, fine = fetched(torch.cat((one.similarity, ab), dim=1), L[[number - block.start]], zoom)
+            inside = work.framing.area or picture_area(L[[number - block.start]])
             shares = one.match.taken.mean((0, 2, 3)).tolist() if len(stretch.indices) > 1 else [1.0]
             by_index = dict(zip(stretch.indices, shares, strict=False))  # then come remembered frames
-            self._outputs[number] = Output(planes, arrived, inside, by_index, replay.start)
+            self._outputs[number] = Output(planes, arrived, inside, by_index, replay.start, fine, zoom)
             self._outputs.move_to_end(number)
         if self._schedule.memory and self._recurrent and _passes(REMEMBER, block.start, end, replay.start):
             state = self._session.remember(state, aligned[end - 1 - block.start], self._schedule.memory)
@@ -365,7 +355,7 @@ class Pump:
         if _passes(_CHECKPOINT, block.start, end, replay.start):
             self._checkpoints[end] = state
         unasked = [number for number in self._outputs if number not in self._requests]
-        window = max(BLOCK, min(self._window, _OUTPUT_BYTES // bytes_of([self._outputs[end - 1].planes])))
+        window = max(BLOCK, min(self._window, _OUTPUT_BYTES // bytes_of([self._outputs[end - 1]])))
         for number in unasked[: max(0, len(unasked) - window)]:
             del self._outputs[number]
 

@@ -13,7 +13,7 @@ MOST_AROUND = 64  # highest value of `around`
 MOST_MEMORY = 8  # highest value of `memory`
 REMEMBER = 32  # frames of a segment between two that it remembers
 SEARCH = 32  # frames that are examined for a cut at once
-LUMA_CLIP, REF_CLIP = 0, 1  # the clips of the PyFilter
+LUMA_CLIP, REF_CLIP, FINE_CLIP = 0, 1, 2  # the clips of the PyFilter
 
 Need = tuple[int, int]  # frame number, index of the clip
 Frames = Sequence[vs.VideoFrame]

@@ -10,7 +10,8 @@
 A State holds copies and is never changed: a replay from a kept one has the same bytes.
 
 The network sees pictures without their black borders: a reference without its own borders, and all frames of a scene
-without those of the scene (`Session.area`), so that all its states have one size.
+without those of the scene (`Session.area`), so that all its states have one size. The caller may enlarge frames so that
+the area has the network's size (borders.Zoom).
 
 Axes: B frames, H and W the picture inside the network, h = H/4 and w = W/4; A and Z the area within its borders.
 """

@@ -22,8 +22,9 @@ from train.measure.baselines import Clip, read_clip
 from train.measure.protocol import correspondences
 from train.measure.scores import to_rgb
 from train.measure.tables import Table
+from vsexvc.borders import zoomed
 from vsexvc.nets.network import ColorizationNet
-from vsexvc.session import Session
+from vsexvc.session import Session, network_size
 from vsexvc.support.progress import followed
 
 BORDER = 32  # rows or columns on each side
@@ -33,7 +34,10 @@ _MARGINS = {"plain": (0, 0), "letterbox": (BORDER, 0), "pillarbox": (0, BORDER)}
 
 @torch.inference_mode()
 def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int) -> Tensor:
-    """Colour the frames from the second on within black borders, as the filter does.
+    """Colour the frames from the second on within black borders.
+
+    As in the filter they are resized to the network's size with their borders, or more, where the picture would be
+    smaller than the network's size.
 
     Args:
         network: in evaluation mode.
@@ -46,12 +50,18 @@ def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int)
     """
     session = Session(network)
     reference, state = session.reference(clip.lab[:1]), session.start(None)
-    L = F.pad(clip.lab[1:, :1], (columns, columns, rows, rows))
-    height, width = clip.lab.shape[2:]
+    framed = F.pad(clip.lab[1:, :1], (columns, columns, rows, rows))
+    height, width = framed.shape[2:]
+    shorter = min(clip.lab.shape[2:])
+    before = network_size(width, height, shorter)
+    L = F.interpolate(framed, before, mode="bicubic", antialias=True).clamp(0.0, 100.0)
+    if min(lines.stop - lines.start for lines in session.area(L)) < shorter:
+        L = zoomed(framed, before, shorter)(framed).clamp(0.0, 100.0)
     results = []
     for correspondence in correspondences(session, L, reference):
         state, ab = session.step(state, correspondence)
-        results.append(ab[:, :, rows : rows + height, columns : columns + width].cpu())
+        full = F.interpolate(ab, (height, width), mode="bilinear", antialias=True)
+        results.append(full[:, :, rows : height - rows, columns : width - columns].cpu())
     return torch.cat(results).float()
 
 
