@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vsexvc import borders
 from vsexvc.borders import Area, is_dark, picture_area
 
 H, W = 64, 80
@@ -131,3 +132,18 @@ class TestFade:
         lamp = torch.zeros(2, 1, H, W)
         lamp[:, :, 10:15, 10:15] = 80.0
         assert is_dark(lamp)
+
+
+def test_a_picture_is_enlarged_to_its_shorter_side() -> None:
+    """32 black lines above and below 216 x 384: found in the frames as they are, they give the picture as it is."""
+    L = torch.nn.functional.pad(torch.full((2, 1, 216, 384), 50.0), (0, 0, 32, 32))
+    zoom = borders.zoomed(L, (216, 296), 216)
+    assert (zoom.before, zoom.size) == ((216, 296), (280, 384))
+    assert zoom.area == (slice(32, 248), slice(0, 384))
+    assert zoom.ends == (32 / 280, 248 / 280, 0.0, 1.0)
+    assert torch.allclose(zoom(L)[:, :, *zoom.area], L[:, :, 32:248], atol=1e-3)
+    half = borders.zoomed(L[..., ::2, ::2], (108, 148), 216)
+    assert half.size == (280, 384) and half.area == zoom.area
+    assert borders.is_small((slice(24, 192), slice(0, 296)), 216)
+    assert not borders.is_small((slice(3, 214), slice(0, 384)), 216)  # a few lines
+    assert not borders.is_small((slice(0, 216), slice(40, 344)), 216)  # a pillarbox

@@ -23,6 +23,7 @@ _LOGO = 1 / 4  # largest width of a logo, as a share of a line
 _STEADY = 6.0  # largest change of a logo in L
 _ONE_SIDE = 1 / 8  # largest share of the frame of a border whose opposite is narrower
 _SHORTEST = 16  # least lines of the picture
+_ENOUGH = 0.95  # share of the network's size from which a picture is not enlarged: borders of a few lines are common
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Zoom:
     def __call__(self, frames: Tensor) -> Tensor:
         """Resize whole frames of any size, (B, C, H', W')."""
         return F.interpolate(frames, self.size, mode="bicubic", antialias=True)
+
+
+def is_small(area: Area, shorter: int) -> bool:
+    """Return whether a picture within borders must be enlarged, so that its shorter side has `shorter` lines."""
+    rows, columns = area
+    return bool(min(rows.stop - rows.start, columns.stop - columns.start) < _ENOUGH * shorter)
 
 
 def zoomed(L: Tensor, before: tuple[int, int], shorter: int) -> Zoom:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsexvc.borders import Area, Zoom, picture_area, zoomed
+from vsexvc.borders import Area, Zoom, is_small, picture_area, zoomed
 from vsexvc.colour.lab import rgb_to_lab
 from vsexvc.colour.transparency import continued
 from vsexvc.frames import ERROR, Lightness, alpha_of
@@ -27,7 +27,7 @@ class Reader:
 
     def enlarges(self, area: Area) -> bool:
         """Return whether frames are enlarged because their shorter side within borders is too small for the network."""
-        return self._size is not None and min(lines.stop - lines.start for lines in area) < self._size
+        return self._size is not None and is_small(area, self._size)
 
     def zoom(self, L: Tensor, before: tuple[int, int]) -> Zoom:
         """Return how frames that `enlarges` are enlarged; see borders.zoomed."""

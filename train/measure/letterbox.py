@@ -22,7 +22,7 @@ from train.measure.baselines import Clip, read_clip
 from train.measure.protocol import correspondences
 from train.measure.scores import to_rgb
 from train.measure.tables import Table
-from vsexvc.borders import zoomed
+from vsexvc.borders import is_small, zoomed
 from vsexvc.nets.network import ColorizationNet
 from vsexvc.session import Session, network_size
 from vsexvc.support.progress import followed
@@ -55,7 +55,7 @@ def colour_within(network: ColorizationNet, clip: Clip, rows: int, columns: int)
     shorter = min(clip.lab.shape[2:])
     before = network_size(width, height, shorter)
     L = F.interpolate(framed, before, mode="bicubic", antialias=True).clamp(0.0, 100.0)
-    if min(lines.stop - lines.start for lines in session.area(L)) < shorter:
+    if is_small(session.area(L), shorter):
         L = zoomed(framed, before, shorter)(framed).clamp(0.0, 100.0)
     results = []
     for correspondence in correspondences(session, L, reference):
