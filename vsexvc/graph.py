@@ -65,16 +65,13 @@ def build(
         clip = stated.std.CopyFrameProps(clip).std.CopyFrameProps(stated, props=["_Matrix"])
     format = check_format((clip.width, clip.height), clip.format, None, output) if format is None else format
     height, width = network_size(clip.width, clip.height, size)
-    fine = []  # from which the picture within black borders is enlarged
     if preset.size is not None:
         small = luma(stated)
     else:
         small = luma(stated, width, height)
         # The pump resizes each reference in its own aspect, except for propagation.
-        fixed = (width, height) if schedule.propagate else ()
-        if not schedule.propagate:
-            fine = [luma(stated, *(max(a, min(b, 2 * a)) for a, b in ((width, clip.width), (height, clip.height))))]
-        ref = ref.resize.Bicubic(*fixed, **_SRGB)
+        ref = ref.resize.Bicubic(*((width, height) if schedule.propagate else ()), **_SRGB)
+    fine = [] if schedule.propagate or preset.size is not None else [_larger(stated, width, height)]
     pump = Pump(
         session,
         schedule,
@@ -103,6 +100,11 @@ def build(
     merge = partial(Merge, is_grey, device, saturation * preset.gain, masked=masked, guided=preset.guided)
     merges = [merge() for _ in range(min(merges_at_once(device), clip.num_frames))]
     return _merged(merges, clip, stated, [small, coloured], mask, format)
+
+
+def _larger(stated: vs.VideoNode, width: int, height: int) -> vs.VideoNode:
+    """Return luma at up to twice a size, from which the picture within black borders is enlarged."""
+    return luma(stated, max(width, min(stated.width, 2 * width)), max(height, min(stated.height, 2 * height)))
 
 
 def merges_at_once(device: torch.device) -> int:
