@@ -80,7 +80,12 @@ def fetched(planes: Tensor, L: Tensor, zoom: Zoom | None) -> tuple[Tensor, Calla
     around = columns.start, zoom.size[1] - columns.stop, rows.start, zoom.size[0] - rows.stop
     ab = F.pad(planes[:, 1:, rows, columns], around, mode="replicate")
     fine, fine_arrived = download(torch.cat((L.to(ab.device), ab), dim=1)[0])
-    return small, lambda: (arrived(), fine_arrived())[0], fine
+
+    def both_arrived() -> None:
+        arrived()
+        fine_arrived()
+
+    return small, both_arrived, fine
 
 
 def _written(planes: NDArray[np.float32]) -> vs.VideoFrame:

@@ -172,7 +172,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
 
         The samples are first .. first + count - 1. Flow is kept beside the clips' files.
         """
-        self.paths, self.clips = clips, Clips(clips)
+        self.clips = Clips(clips)
         self.long = [n for n, clip in enumerate(self.clips) if len(clip) >= options.length + 2]
         if not self.long and not images:
             raise ValueError(f"Sequences: found no image and no clip of {options.length + 2} frames or more")
@@ -183,7 +183,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
             )
         self.images, self.options, self.seed, self.count, self.first = images, options, seed, count, first
         self.retrieval = retrieval
-        self.left_out: set[Path] = set()
+        self.left_out: set[int] = set()
 
     def __len__(self) -> int:
         return self.count
@@ -232,7 +232,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
     def _read(self, number: int) -> Picture | None:
         """Read a picture; None if it is unreadable, dark or faded, which each worker logs once."""
         path = self.images[number]
-        if path in self.left_out:
+        if number in self.left_out:
             return None
         try:
             picture = read_image(path)
@@ -243,12 +243,12 @@ class Sequences(Dataset[dict[str, Tensor]]):
             message = str(error)
         if message is None:
             return picture
-        self.left_out.add(path)
+        self.left_out.add(number)
         log.warning("left out: %s (%d of %d pictures so far)", message, len(self.left_out), len(self.images))
         return None
 
     def _image(self, rng: np.random.Generator) -> tuple[int, Picture]:
-        while len(self.left_out) < len(set(self.images)):
+        while len(self.left_out) < len(self.images):
             number = int(rng.integers(len(self.images)))
             picture = self._read(number)
             if picture is not None:
@@ -313,7 +313,7 @@ class Sequences(Dataset[dict[str, Tensor]]):
 
     def _motion(self, which: int, stride: int, numbers: list[int], window: augment.Window) -> Iterator[_Motion]:
         """Return the motion between neighbours of `numbers` from the disk; a clip's flow is made at its first use."""
-        clip, path = self.clips[which], self.paths[which]
+        clip, path = self.clips[which], self.clips.paths[which]
         for before, now in pairwise(numbers):
             if before == now:
                 still = np.zeros((*window.size, 2), np.float32)

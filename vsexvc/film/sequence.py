@@ -197,7 +197,7 @@ def _heads(what: str, files: Sequence[Path]) -> list[Head]:
         if one is None and not found:
             frame = _decoded(what, file)
             one = Head(frame.width, frame.height, 1, _is_grey(frame), _bits(frame), _has_alpha(frame))
-        if one is not None and suffix not in bits:
+        elif one is not None and suffix not in bits:
             with suppress(ValueError):  # a damaged picture raises the error of its frame
                 bits[suffix] = _bits(_decoded(what, file, one.by_pillow))
         one = one or found[0]

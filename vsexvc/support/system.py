@@ -94,10 +94,7 @@ def own_group() -> dict[str, Any]:
 
 def heap_trimmer() -> Callable[[int], object]:
     """Return glibc's malloc_trim, which returns free memory to the system; elsewhere a function that does nothing."""
-    if not sys.platform.startswith("linux"):
-        return lambda keep: None
-    trim: Callable[[int], object] = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: None)  # musl has none
-    return trim
+    return _of_glibc("malloc_trim")
 
 
 def keep_heap() -> None:
@@ -106,9 +103,15 @@ def keep_heap() -> None:
     By default it returns large blocks to the system, whose pages must then be mapped and cleared again: a third of the
     processor time of a training step.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    set_option: Callable[[int, int], object] | None = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if set_option is not None:
-        for option, value in _KEEP:
-            set_option(option, value)
+    set_option = _of_glibc("mallopt")
+    for option, value in _KEEP:
+        set_option(option, value)
+
+
+def _of_glibc(name: str) -> Callable[..., object]:
+    """Return a function of glibc; elsewhere, as with musl, one that does nothing."""
+
+    def nothing(*arguments: int) -> None:
+        pass
+
+    return getattr(ctypes.CDLL(None), name, nothing) if sys.platform.startswith("linux") else nothing
